@@ -1,0 +1,34 @@
+# Every target sets itself up; the second run only compares the locks with a stamp.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+STAMP := $(VENV)/.locked
+ARGS ?=
+
+help: ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
+
+$(STAMP): requirements/dev.txt requirements/bootstrap.txt pyproject.toml .ci/setup
+	@PYTHON=$(PYTHON) VENV=$(VENV) bash .ci/setup
+
+setup: $(STAMP) ## the virtual environment with every locked dependency
+
+demo: $(STAMP) ## a shop of 20 shoppers with every real part; ARGS="--seconds 30 --seed 7 --json out.json --chaos"
+	@$(BIN)/footfall-sim demo $(ARGS)
+
+test: $(STAMP) ## import contracts, then every test (ARGS go to pytest)
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+
+check: $(STAMP) ## formatting, lint, strict types
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+format: $(STAMP) ## let ruff put the formatting right
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
+	@bash .ci/lock
+
+.PHONY: help setup demo test check format lock

@@ -1,0 +1,1 @@
+"""The seam: what crosses between devices, apps and the backend."""

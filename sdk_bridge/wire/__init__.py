@@ -1,0 +1,1 @@
+"""Messages, codec and topics of the wire. Imports nothing else of Footfall's."""
