@@ -1,0 +1,1 @@
+"""The server: ingest, journal, fold, and what is decided from them."""

@@ -8,12 +8,13 @@ import asyncio
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
+import structlog
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -21,7 +22,13 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 CONNECT_SECONDS = 10.0  # a broker that accepts TCP and then says nothing must not hold us for ever
+GOODBYE_SECONDS = 1.0  # to flush a DISCONNECT; without it the broker would publish our last will
 MISC_SECONDS = 1.0  # paho's keep-alive wants a look at least this often
+MAX_INFLIGHT = 10  # paho does not heed the broker's Receive Maximum, and HiveMQ's is 10: beyond, it hangs up
+MAX_WAITING = 4096  # publishes not yet written (QoS 0) or acknowledged (QoS 1): beyond, `publish` says no
+MAX_WAITING_BYTES = 16 * 1024 * 1024  # a stalled broker must not fill a Pi's memory
+
+log = structlog.get_logger(__name__)
 
 
 class MqttUnavailable(ConnectionError):
@@ -78,7 +85,7 @@ class Message:
 
 
 class Connection:
-    """A live connection. Use `connect`, not the constructor."""
+    """A live connection. Use `connect`, not the constructor; call it on its loop's thread only."""
 
     def __init__(self, client: paho.Client, loop: asyncio.AbstractEventLoop) -> None:
         self._client = client
@@ -87,7 +94,11 @@ class Connection:
         self._subscribed: dict[int, asyncio.Future[None]] = {}
         self._connected: asyncio.Future[None] = loop.create_future()
         self._closed: asyncio.Future[str] = loop.create_future()
+        self._ticker: asyncio.TimerHandle | None = None
+        self._waiting: dict[int, int] = {}  # bytes of each publish that is still with us, by packet id
+        self._waiting_bytes = 0
         self.maximum_packet_bytes: int | None = None
+        self.refused = 0  # publishes that the broker answered with a refusal, such as an ACL's
 
     @property
     def is_open(self) -> bool:
@@ -105,7 +116,10 @@ class Connection:
         if code != paho.MQTT_ERR_SUCCESS or mid is None:
             raise MqttUnavailable(f"cannot subscribe: {paho.error_string(code)}")
         self._subscribed[mid] = done
-        await self._unless_closed(done)
+        try:
+            await self._unless_closed(done)
+        finally:
+            self._subscribed.pop(mid, None)
 
     def publish(
         self,
@@ -116,20 +130,28 @@ class Connection:
         retain: bool = False,
         properties: Sequence[tuple[str, str]] = (),
     ) -> bool:
-        """Hands a message to the connection; False where it is closed or its queue is full."""
-        if not self.is_open:
+        """Hands a message to the connection; False where it is closed or too much waits already."""
+        size = len(payload)
+        if not self.is_open or not self._has_room(size):
             return False
         extra = None
         if properties:
             extra = _properties(PacketTypes.PUBLISH)
             extra.UserProperty = list(properties)
         info = self._client.publish(topic, payload, qos=qos, retain=retain, properties=extra)
-        return info.rc == paho.MQTT_ERR_SUCCESS
+        if info.rc != paho.MQTT_ERR_SUCCESS:
+            return False
+        self._waiting[info.mid] = size
+        self._waiting_bytes += size
+        return True
 
     def acknowledge(self, message: Message) -> None:
         """Sends the broker the acknowledgement that frees its in-flight slot; a no-op once closed."""
         if self.is_open and message._qos > 0:
             self._client.ack(message._mid, message._qos)
+
+    def _has_room(self, size: int) -> bool:
+        return len(self._waiting) < MAX_WAITING and self._waiting_bytes + size <= MAX_WAITING_BYTES
 
     async def _unless_closed(self, done: asyncio.Future[None]) -> None:
         """Waits for `done`, for the connection's end, or ten seconds; only the first of them is good."""
@@ -140,19 +162,89 @@ class Connection:
             raise MqttUnavailable(reason)
         done.result()
 
+    # Beginning and end.
+
+    def _dial(self, broker: Broker, properties: Properties) -> None:
+        """Connects in a thread of its own: name service and TLS handshake block, and may do so for long.
+
+        A daemon, and not the shared executor: a dead name server must hold up neither the outbox nor an exit.
+        """
+
+        def dial() -> None:
+            try:
+                error = _attempt(self._client, broker, properties)
+                self._loop.call_soon_threadsafe(self._dialled, error)
+            except RuntimeError:  # the loop is closed, so nobody waits for this socket any more
+                self._close_socket()
+
+        threading.Thread(target=dial, name=f"dial {broker.host}", daemon=True).start()
+
+    def _dialled(self, error: MqttUnavailable | None) -> None:
+        if self._closed.done():  # given up meanwhile
+            self._close_socket()
+        elif error is not None:
+            self._refuse(error)
+
+    def _refuse(self, error: MqttUnavailable) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(error)
+            self._end(str(error))
+
+    async def _close(self) -> None:
+        try:
+            if self.is_open:
+                self._client.disconnect()
+                await asyncio.wait({self._closed}, timeout=GOODBYE_SECONDS)
+        finally:
+            self._end("closed by us")
+            self._close_socket()
+
+    def _close_socket(self) -> None:
+        sock = self._client.socket()
+        if sock is not None and sock.fileno() != -1:
+            if not self._loop.is_closed():
+                self._detach(sock.fileno())
+            sock.close()
+
+    def _end(self, reason: str) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+        if not self._closed.done():
+            self._closed.set_result(reason)
+
+    def _step(self, step: Callable[[], object]) -> None:
+        """One step of paho's. What escapes leaves its parser amid a packet, so the connection is over."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - the loop must live; reported below, and `closed` tells
+            self._end(f"{type(error).__name__}: {error}")
+            self._close_socket()
+            self._loop.call_exception_handler({"message": "an MQTT connection failed", "exception": error})
+
+    def _tick(self) -> None:
+        self._step(self._client.loop_misc)
+        if not self._closed.done():
+            self._ticker = self._loop.call_later(MISC_SECONDS, self._tick)
+
     # What paho calls; always on the loop's thread, save for the socket hooks during connect.
 
     def _on_connect(self, _c: Any, _u: Any, _f: Any, reason: ReasonCode, props: Properties | None) -> None:
-        if self._connected.done():
+        if self._connected.done() or self._closed.done():
             return
         if reason.is_failure:
-            self._connected.set_exception(MqttUnavailable(f"the broker refused us: {reason}"))
+            self._refuse(MqttUnavailable(f"the broker refused us: {reason}"))
             return
         self.maximum_packet_bytes = getattr(props, "MaximumPacketSize", None)
         self._connected.set_result(None)
+        self._tick()
 
-    def _on_disconnect(self, _c: Any, _u: Any, _f: Any, reason: ReasonCode, _p: Any) -> None:
-        self._end(str(reason))
+    def _on_disconnect(self, _c: Any, _u: Any, flags: Any, reason: ReasonCode, _p: Any) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._end(f"the broker ended it: {reason}")
+        elif reason.is_failure:
+            self._end("the connection was lost")  # paho knows no more of it than "Unspecified error"
+        else:
+            self._end("closed by us")
 
     def _on_subscribe(self, _c: Any, _u: Any, mid: int, reasons: list[ReasonCode], _p: Any) -> None:
         done = self._subscribed.pop(mid, None)
@@ -164,9 +256,25 @@ class Connection:
         else:
             done.set_result(None)
 
-    def _end(self, reason: str) -> None:
-        if not self._closed.done():
-            self._closed.set_result(reason)
+    def _on_publish(self, _c: Any, _u: Any, mid: int, reason: ReasonCode, _p: Any) -> None:
+        self._waiting_bytes -= self._waiting.pop(mid, 0)
+        if reason.is_failure:
+            self.refused += 1
+            if self.refused == 1:  # a wrong ACL refuses every message; one line a connection is enough
+                log.warning("publish_refused", reason=str(reason))
+
+    def _on_message(
+        self, on_message: "Callable[[Connection, Message], None]", received: paho.MQTTMessage
+    ) -> None:
+        try:
+            topic = received.topic
+        except UnicodeDecodeError:
+            topic = ""
+        pairs = tuple(getattr(received.properties, "UserProperty", ()))
+        on_message(
+            self,
+            Message(topic, bytes(received.payload), pairs, received.retain, received.mid, received.qos),
+        )
 
     # Socket hooks: paho's I/O on asyncio's selector, as in paho's own loop_asyncio example.
 
@@ -178,13 +286,17 @@ class Connection:
             self._loop.call_soon_threadsafe(call)
 
     def _on_socket_open(self, _c: Any, _u: Any, sock: Any) -> None:
-        def readable() -> None:
+        def read() -> None:
             self._client.loop_read()
             # TLS may hold decrypted bytes that the selector will not announce again.
             while isinstance(sock, ssl.SSLSocket) and sock.fileno() != -1 and sock.pending():
                 self._client.loop_read()
 
-        self._on_loop(lambda: self._loop.add_reader(sock.fileno(), readable) if sock.fileno() != -1 else None)
+        def attach() -> None:
+            if sock.fileno() != -1 and not self._closed.done():
+                self._loop.add_reader(sock.fileno(), self._step, read)
+
+        self._on_loop(attach)
 
     def _on_socket_close(self, _c: Any, _u: Any, sock: Any) -> None:
         fd = sock.fileno()
@@ -193,8 +305,8 @@ class Connection:
 
     def _on_socket_register_write(self, _c: Any, _u: Any, sock: Any) -> None:
         def register() -> None:
-            if sock.fileno() != -1 and self._client.want_write():
-                self._loop.add_writer(sock.fileno(), self._client.loop_write)
+            if sock.fileno() != -1 and not self._closed.done() and self._client.want_write():
+                self._loop.add_writer(sock.fileno(), self._step, self._client.loop_write)
 
         self._on_loop(register)
 
@@ -210,11 +322,6 @@ class Connection:
         self._loop.remove_reader(fd)
         self._loop.remove_writer(fd)
 
-    async def _misc(self) -> None:
-        while self._client.loop_misc() == paho.MQTT_ERR_SUCCESS:  # noqa: ASYNC110 - paho's clockwork, no event
-            await asyncio.sleep(MISC_SECONDS)
-        self._end("the connection was lost")
-
 
 @asynccontextmanager
 async def connect(
@@ -227,9 +334,21 @@ async def connect(
 ) -> AsyncIterator[Connection]:
     """Opens one connection; `on_message` is called on the loop for each message, which it must acknowledge.
 
-    Raises MqttUnavailable when the broker cannot be reached in ten seconds. Leaving the context closes it.
+    Raises MqttUnavailable when the broker cannot be reached in ten seconds, or a TLS file cannot be read.
+    Where `on_message` raises, the connection ends. Leaving the context closes it.
     """
-    loop = asyncio.get_running_loop()
+    client = _client(broker, will)
+    connection = Connection(client, asyncio.get_running_loop())
+    _wire(client, connection, on_message)
+    try:
+        connection._dial(broker, _connect_properties(receive_maximum, maximum_packet_bytes))
+        await connection._unless_closed(connection._connected)
+        yield connection
+    finally:
+        await connection._close()
+
+
+def _client(broker: Broker, will: Will | None) -> paho.Client:
     client = paho.Client(
         CallbackAPIVersion.VERSION2,
         client_id=broker.client_id,
@@ -237,47 +356,35 @@ async def connect(
         reconnect_on_failure=False,
         manual_ack=True,
     )
-    connection = Connection(client, loop)
-    _wire(client, connection, on_message)
-    client.max_inflight_messages_set(256)
-    client.max_queued_messages_set(4096)  # 0 would be unbounded
+    client.max_inflight_messages_set(MAX_INFLIGHT)
+    client.max_queued_messages_set(MAX_WAITING)  # 0 would be unbounded
     client.connect_timeout = CONNECT_SECONDS
     if broker.username is not None:
         client.username_pw_set(broker.username, broker.password)
-    if broker.tls is not None:
-        client.tls_set_context(broker.tls.context())
     if will is not None:
         client.will_set(will.topic, will.payload, qos=1, retain=True)
+    return client
 
+
+def _connect_properties(receive_maximum: int, maximum_packet_bytes: int) -> Properties:
     properties = _properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = 0
     properties.ReceiveMaximum = receive_maximum
     properties.MaximumPacketSize = maximum_packet_bytes
+    return properties
 
-    def dial() -> None:
+
+def _attempt(client: paho.Client, broker: Broker, properties: Properties) -> MqttUnavailable | None:
+    """One attempt to reach the broker, TLS handshake included; blocks."""
+    try:
+        if broker.tls is not None:
+            client.tls_set_context(broker.tls.context())
         client.connect(
             broker.host, broker.port, keepalive=broker.keepalive_s, clean_start=True, properties=properties
         )
-
-    try:
-        await asyncio.to_thread(dial)
     except (OSError, ValueError) as error:
-        raise MqttUnavailable(f"{broker.host}:{broker.port}: {error}") from error
-    misc = loop.create_task(connection._misc())
-    try:
-        await connection._unless_closed(connection._connected)
-        yield connection
-    finally:
-        misc.cancel()
-        with suppress(asyncio.CancelledError):
-            await misc
-        if connection.is_open:
-            client.disconnect()
-        sock = client.socket()
-        if sock is not None:
-            connection._detach(sock.fileno())
-            sock.close()
-        connection._end("closed by us")
+        return MqttUnavailable(f"{broker.host}:{broker.port}: {error}")
+    return None
 
 
 def _properties(packet: int) -> Properties:
@@ -287,23 +394,11 @@ def _properties(packet: int) -> Properties:
 def _wire(
     client: paho.Client, connection: Connection, on_message: Callable[[Connection, Message], None]
 ) -> None:
-    def deliver(_client: paho.Client, _userdata: Any, received: paho.MQTTMessage) -> None:
-        pairs = getattr(received.properties, "UserProperty", ())
-        try:
-            topic = received.topic
-        except UnicodeDecodeError:
-            topic = ""
-        on_message(
-            connection,
-            Message(
-                topic, bytes(received.payload), tuple(pairs), received.retain, received.mid, received.qos
-            ),
-        )
-
-    client.on_message = deliver
+    client.on_message = lambda _client, _userdata, received: connection._on_message(on_message, received)
     client.on_connect = connection._on_connect
     client.on_disconnect = connection._on_disconnect
     client.on_subscribe = connection._on_subscribe
+    client.on_publish = connection._on_publish
     client.on_socket_open = connection._on_socket_open
     client.on_socket_close = connection._on_socket_close
     client.on_socket_register_write = connection._on_socket_register_write

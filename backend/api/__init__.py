@@ -1,0 +1,1 @@
+"""HTTP handlers, thin; who may call what is said beside each."""

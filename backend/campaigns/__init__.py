@@ -1,0 +1,1 @@
+"""Campaigns: trigger, audience, offer, guardrails; who gets what, or why not."""

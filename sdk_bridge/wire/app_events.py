@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from sdk_bridge.wire.codec import WireError
 
 Kind: TypeAlias = Literal[
-    "identify", "track", "page", "screen", "group", "alias", "device", "push_receipt", "consent"
+    "identify", "track", "page", "screen", "group", "alias", "device", "logout", "push_receipt", "consent"
 ]
 Text: TypeAlias = Annotated[str, Meta(max_length=512)]
 
@@ -28,8 +28,9 @@ class AppEvent(Struct, frozen=True, omit_defaults=True):
     """One thing that happened in an app or on a site; times are unix milliseconds, UTC.
 
     `occurred_at` is Segment's corrected timestamp; `original_at` the device's own clock, which with `index`
-    orders the events of one device. `proven` says that the source vouches for `user_id` (a signed hash, or a
-    source that is trusted); an unproven claim is kept but binds nothing to an identified profile.
+    orders the events of one device. `name` is what happened: the tracked event, the page or screen, the group's
+    id. `proven` says that the source vouches for `user_id` (a signed hash, or a source that is trusted); an
+    unproven claim is kept but binds nothing to an identified profile. `previous_id` is an alias's.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class AppEvent(Struct, frozen=True, omit_defaults=True):
     index: int = 0
     anonymous_id: Text | None = None
     user_id: Text | None = None
+    previous_id: Text | None = None
     proven: bool = False
     name: Text | None = None
     properties: dict[str, Any] = {}

@@ -1,0 +1,48 @@
+"""What the handlers need of the process, by typed keys."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from backend.api.auth import CALLER, STATE
+from backend.storage import registry
+from backend.storage.database import Session, SqliteFile
+from backend.storage.registry import StoredSources
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The running backend as the handlers see it. `changed` is called after operators changed something."""
+
+    state: SqliteFile
+    journal: SqliteFile
+    sources: StoredSources
+    now_ms: Callable[[], int]
+    changed: Callable[[], None]
+    health: Callable[[], dict[str, Any]]
+
+
+HOST = web.AppKey("host", Host)
+
+
+async def read_rows(request: web.Request, query: str, **values: Any) -> list[dict[str, Any]]:
+    """Every row of a named query, as dictionaries."""
+    return await request.app[STATE].read(lambda session: [dict(row) for row in session.rows(query, **values)])
+
+
+async def change(
+    request: web.Request, action: str, subject: str, work: Callable[[Session], Any], detail: Any = None
+) -> Any:
+    """One audited change in one transaction; the fold reads the registry afresh afterwards."""
+    host, actor = request.app[HOST], request[CALLER].name
+
+    def write(session: Session) -> Any:
+        result = work(session)
+        registry.note(session, host.now_ms(), actor, action, subject, detail)
+        return result
+
+    result = await host.state.write(write)
+    host.changed()
+    return result

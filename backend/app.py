@@ -1,0 +1,182 @@
+"""Joins the backend's parts into one process; a part that dies ends it, and systemd starts it again."""
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from backend.api.host import Host
+from backend.api.server import build
+from backend.clock import unix_ms
+from backend.config import Config
+from backend.custody import Custody
+from backend.fold import Fold
+from backend.ingest import Ingest
+from backend.listening import Listening
+from backend.push.fcm import Fcm
+from backend.push.sender import PushSender
+from backend.storage.campaigns import SendChecks
+from backend.storage.database import SqliteFile
+from backend.storage.journal import Journal
+from backend.storage.pushes import PushStore
+from backend.storage.registry import StoredSources
+from sdk_bridge.server.app import Bridge
+
+log = structlog.get_logger()
+
+HOUSEKEEPING_S = 3600.0
+JOURNAL_FILE = "journal.db"
+STATE_FILE = "state.db"
+
+
+class AlreadyRunning(RuntimeError):
+    """Another backend uses this data folder; with SQLite one process owns everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A backend that serves: where it listens."""
+
+    host: str
+    port: int
+
+
+async def serve(config: Config, ready: Callable[[Running], None] | None = None) -> None:
+    """Runs until SIGTERM or SIGINT. Raises AlreadyRunning, StorageError, OSError when it cannot start."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    async with running(config) as (backend, parts):
+        if ready is not None:
+            ready(backend)
+        log.info("serving", url=f"http://{backend.host}:{backend.port}")
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({stopped, *parts}, return_when=asyncio.FIRST_COMPLETED)
+            for part in parts:
+                if part.done():
+                    part.result()  # raises what ended it
+                    raise RuntimeError(f"{part.get_name()} ended by itself")
+        finally:
+            stopped.cancel()
+    log.info("stopped")
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Task[None]]]]:
+    """The whole backend, alive inside the context; the tasks are its parts."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_OnlyOwner(config.folder))
+        journal_file = await stack.enter_async_context(SqliteFile(config.folder / JOURNAL_FILE, "journal"))
+        state = await stack.enter_async_context(SqliteFile(config.folder / STATE_FILE, "state"))
+        journal = Journal(journal_file, unix_ms)
+        custody = Custody(await journal.load())
+        client_id = f"footfall-backend-{os.getpid()}-{os.urandom(4).hex()}"
+        ingest = Ingest(config.mqtt.broker(client_id), journal, custody, unix_ms)
+        sender = await _sender(stack, config, state)
+
+        def listen(listening: Listening) -> None:
+            ingest.listening = listening
+
+        fold = Fold(
+            journal,
+            state,
+            unix_ms,
+            on_listening=listen,
+            on_pushes=sender.wake if sender else lambda: None,
+        )
+        await fold.load()
+        if sender is not None:
+            sender.caught_up = fold
+        sources = StoredSources(state)
+        host = Host(
+            state=state,
+            journal=journal_file,
+            sources=sources,
+            now_ms=unix_ms,
+            changed=fold.refresh,
+            health=lambda: _health(ingest, fold, journal),
+        )
+        app = build(host, Bridge(journal, sources, unix_ms).add_to)
+        parts = {
+            asyncio.create_task(part, name=name)
+            for name, part in (
+                ("journal", journal.run()),
+                ("fold", fold.run()),
+                ("ingest", ingest.run()),
+                ("housekeeping", _housekeeping(journal)),
+                *((("sender", sender.run()),) if sender else ()),
+            )
+        }
+        stack.push_async_callback(_end, parts, ingest)
+        yield await _listen(stack, app, config), parts
+
+
+async def _sender(stack: AsyncExitStack, config: Config, state: SqliteFile) -> PushSender | None:
+    if config.push is None:
+        log.warning("no_push", hint="without [push] in the settings no offer is ever sent")
+        return None
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    fcm = Fcm(Path(config.push.service_account), session, send_url=config.push.send_url)
+    return PushSender(PushStore(state), fcm, SendChecks(state), now_ms=unix_ms)
+
+
+async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> Running:
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    listener = socket.create_server((config.http.host, config.http.port), backlog=512, reuse_port=False)
+    await web.SockSite(runner, listener).start()
+    return Running(config.http.host, listener.getsockname()[1])
+
+
+async def _housekeeping(journal: Journal) -> None:
+    while True:
+        await journal.forget_old_messages()
+        await asyncio.sleep(HOUSEKEEPING_S)
+
+
+async def _end(parts: set[asyncio.Task[None]], ingest: Ingest) -> None:
+    """Lets what was taken reach the disk, then stops every part."""
+    await ingest.drain()
+    for part in parts:
+        part.cancel()
+    await asyncio.gather(*parts, return_exceptions=True)
+
+
+def _health(ingest: Ingest, fold: Fold, journal: Journal) -> dict[str, Any]:
+    return {"status": "ok", "broker": ingest.connected, "fold_behind": journal.head - fold.position}
+
+
+class _OnlyOwner:
+    """Holds the data folder's lock for the life of the process; the kernel frees it, also after SIGKILL."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = (self._folder / "owner.lock").open("a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise AlreadyRunning(
+                f"{self._folder} is in use by another backend; with SQLite one process owns everything"
+            ) from error
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()

@@ -1,0 +1,103 @@
+"""The command `footfall-backend`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import typer
+import uvloop
+
+from backend import app as backend_app
+from backend.clock import unix_ms
+from backend.config import Config, read_config
+from backend.log import set_up_logging
+from backend.storage import registry
+from backend.storage.database import Session, StorageError, open_for_writing, transaction
+from sdk_bridge.settings import SettingsError
+
+T = TypeVar("T")
+main = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="The Footfall backend: takes in what gateways and apps report, decides, and pushes offers.",
+)
+token = typer.Typer(no_args_is_help=True, help="API tokens. Only their hashes are stored.")
+main.add_typer(token, name="token")
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="The settings file.", envvar="FOOTFALL_BACKEND_CONFIG")
+]
+DEFAULT_CONFIG = Path("/etc/footfall/backend.toml")
+
+
+@main.command()
+def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Runs the backend until SIGTERM or Ctrl-C.
+
+    Example of a settings file:
+
+        data_dir = "/var/lib/footfall"
+        [push]
+        service_account = "/etc/footfall/firebase.json"
+    """
+    settings = _settings(config)
+    set_up_logging(settings.log)
+    try:
+        uvloop.run(backend_app.serve(settings))
+    except (backend_app.AlreadyRunning, StorageError, OSError) as error:
+        _fail(str(error))
+
+
+@token.command("create")
+def create(
+    role: Annotated[str, typer.Option(help="viewer, marketer, operator or admin.")],
+    name: Annotated[str, typer.Option(help="Whose token it is; shown in the audit.")] = "first",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Makes a token and prints it, this once. Works with and without a running backend."""
+    if role not in ("viewer", "marketer", "operator", "admin"):
+        _fail(f"--role: {role} is unknown; it may be viewer, marketer, operator or admin")
+    typer.echo(_in_state(_settings(config), lambda s: registry.create_token(s, name, role, unix_ms())))
+
+
+@token.command("revoke")
+def revoke(
+    name: Annotated[str, typer.Option(help="Every token of this name is refused from now on.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Revokes tokens by name; acts at once."""
+    revoked = _in_state(_settings(config), lambda s: registry.revoke_token(s, name, unix_ms()))
+    if not revoked:
+        _fail(f"no token in use is named {name}; see `footfall-backend token list`")
+    typer.echo(f"{revoked} revoked")
+
+
+@token.command("list")
+def list_tokens(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Lists the tokens by name; the tokens themselves are not known."""
+    for row in _in_state(_settings(config), lambda s: [dict(row) for row in s.rows("tokens")]):
+        state = "revoked" if row["revoked_at"] else "in use"
+        typer.echo(f"{row['name']}\t{row['role']}\t{state}")
+
+
+def _settings(path: Path) -> Config:
+    try:
+        return read_config(path)
+    except SettingsError as error:
+        _fail(str(error))
+
+
+def _in_state(settings: Config, work: Callable[[Session], T]) -> T:
+    try:
+        connection = open_for_writing(settings.folder / backend_app.STATE_FILE, "state")
+    except StorageError as error:
+        _fail(str(error))
+    try:
+        return transaction(connection, "state", work)
+    finally:
+        connection.close()
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(2)

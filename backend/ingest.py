@@ -1,0 +1,221 @@
+"""MQTT to journal: check what a gateway sent, keep what may be kept, acknowledge after the commit."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+from msgspec.structs import replace
+
+from backend.custody import Custody, Verdict
+from backend.listening import Listening
+from backend.storage.journal import GatewayAppend, Journal, LaneKey
+from sdk_bridge import mqtt
+from sdk_bridge.server.ports import JournalBusy
+from sdk_bridge.wire import codec, topics
+from sdk_bridge.wire.codec import WireError
+from sdk_bridge.wire.envelope import Envelope, boot_offset
+from sdk_bridge.wire.messages import Ack, Batch, Lane, Readings, Skip, UpMessage
+
+log = structlog.get_logger()
+
+MAX_MESSAGES_TAKEN = 4_096  # on their way to the disk; a stranger's flood must not become our memory
+RECONNECT_CAP_S = 5.0  # gateways hold what they heard meanwhile, but offers wait
+NO_CONSENT = "no consent"
+LANES: tuple[Lane, ...] = ("live", "backlog")
+
+
+class Ingest:
+    """Receives every gateway's batches on one MQTT connection. `run` lives as long as the process."""
+
+    def __init__(
+        self, broker: mqtt.Broker, journal: Journal, custody: Custody, now_ms: Callable[[], int]
+    ) -> None:
+        self._broker = broker
+        self._journal = journal
+        self._custody = custody
+        self._now_ms = now_ms
+        self._connection: mqtt.Connection | None = None
+        self._taken: set[asyncio.Task[None]] = set()
+        self._epochs: dict[str, str] = {}
+        self.listening = Listening()
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None and self._connection.is_open
+
+    async def run(self) -> None:
+        """Connects, receives, reconnects with back-off and jitter."""
+        delay = 0.1
+        while True:
+            try:
+                async with mqtt.connect(self._broker, self._on_message) as connection:
+                    await connection.subscribe([topics.subscription("up"), topics.subscription("status")])
+                    self._connection = connection
+                    delay = 0.1
+                    log.info("broker_connected", broker=f"{self._broker.host}:{self._broker.port}")
+                    self._announce_all()
+                    reason = await connection.closed()
+                    log.warning("broker_lost", reason=reason)
+            except mqtt.MqttUnavailable as error:
+                log.warning("broker_unavailable", error=str(error))
+            finally:
+                self._connection = None
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, RECONNECT_CAP_S)
+
+    def announce(self, gateway: str) -> None:
+        """Tells a gateway what is expected of it next, in every lane of its present outbox life."""
+        epoch = self._epochs.get(gateway)
+        lanes = self._custody.lanes_of(gateway)
+        if epoch is not None:
+            lanes = [LaneKey(gateway, epoch, lane) for lane in LANES]
+        for lane in lanes:
+            self._acknowledge(lane, gap=True)
+
+    def _announce_all(self) -> None:
+        for gateway in self.listening.gateways:
+            self.announce(gateway)
+
+    def _on_message(self, connection: mqtt.Connection, message: mqtt.Message) -> None:
+        """One message from the broker. Its slot is freed at once: custody lies above MQTT."""
+        connection.acknowledge(message)
+        try:
+            address, leaf = topics.parse_topic(message.topic)
+            name = f"{address.store}/{address.gateway}"
+            if name not in self.listening.gateways:
+                self._refuse("unknown gateway", name)
+            elif leaf == "status":
+                self._on_status(name, message.payload)
+            else:
+                self._on_batch(name, address.partition, message)
+        except WireError as error:
+            self._refuse("malformed", str(error))
+
+    def _on_status(self, gateway: str, payload: bytes) -> None:
+        status = codec.decode_status(payload)
+        if status.online:
+            self._epochs[gateway] = status.epoch
+            self.announce(gateway)
+
+    def _on_batch(self, gateway: str, partition: int, message: mqtt.Message) -> None:
+        envelope = Envelope.from_properties(message.properties)
+        lane = LaneKey(gateway, envelope.epoch, envelope.lane)
+        self._epochs[gateway] = envelope.epoch
+        verdict = self._custody.judge(lane, envelope.seq)
+        self.counts[verdict.value] += 1
+        if verdict is not Verdict.ACCEPT or len(self._taken) >= MAX_MESSAGES_TAKEN:
+            self._acknowledge(lane, gap=verdict is Verdict.GAP)
+            return
+        append = self._append_for(lane, partition, envelope, message.payload)
+        self._custody.take(lane, append.upto)
+        task = asyncio.get_running_loop().create_task(self._commit(append))
+        self._taken.add(task)
+        task.add_done_callback(self._taken.discard)
+
+    def _append_for(self, lane: LaneKey, partition: int, envelope: Envelope, payload: bytes) -> GatewayAppend:
+        """What is kept of a message; one that nobody can read consumes its sequence all the same."""
+        now = self._now_ms()
+        try:
+            heard = codec.decode_up(payload)
+        except WireError as error:
+            self._refuse("unreadable", f"{lane.gateway}: {error}")
+            return GatewayAppend(
+                lane, envelope.seq, envelope.seq, now, partition, buried=(str(error), payload[:65536])
+            )
+        upto = envelope.seq
+        if isinstance(heard, Skip):
+            if heard.to < envelope.seq:
+                reason = f"a skip from {envelope.seq} cannot end at {heard.to}"
+                return GatewayAppend(
+                    lane, envelope.seq, envelope.seq, now, partition, buried=(reason, payload[:65536])
+                )
+            upto = heard.to
+        kept, forgotten = without_strangers(heard, self.listening)
+        offset = boot_offset(envelope, kept.boot_id, now) if isinstance(kept, Batch) else None
+        return GatewayAppend(
+            lane,
+            envelope.seq,
+            upto,
+            now,
+            partition,
+            boot_offset=offset,
+            payload=None if kept is None else codec.encode(kept),
+            forgotten={NO_CONSENT: forgotten} if forgotten else {},
+        )
+
+    async def _commit(self, append: GatewayAppend) -> None:
+        try:
+            in_line = await self._journal.append_gateway(append)
+        except JournalBusy as error:
+            log.warning("journal_busy", gateway=append.lane.gateway, error=str(error))
+            in_line = False
+        if not in_line:
+            self._custody.abandon(append.lane)
+            return
+        self._custody.commit(append.lane, append.upto)
+        self._acknowledge(append.lane, gap=False)
+
+    def _acknowledge(self, lane: LaneKey, *, gap: bool) -> None:
+        connection = self._connection
+        if connection is None:
+            return
+        store, gateway = lane.gateway.split("/")
+        ack = Ack(lane.epoch, lane.lane, self._custody.committed(lane), gap, self._now_ms())
+        topic = topics.GatewayAddress(store, gateway).topic("down/ack")
+        connection.publish(topic, codec.encode(ack), qos=0)
+
+    def _refuse(self, reason: str, detail: str) -> None:
+        """Counts; the log gets the 1st, 2nd, 4th … of a kind, so that a flood stays readable."""
+        self.counts[reason] += 1
+        count = self.counts[reason]
+        if count & (count - 1) == 0:
+            log.warning("refused", reason=reason, detail=detail[:200], count=count)
+
+    async def drain(self) -> None:
+        """Waits for what was taken to reach the disk; at shutdown."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                while self._taken:
+                    await asyncio.wait(set(self._taken))
+
+
+def without_strangers(heard: UpMessage, listening: Listening) -> tuple[UpMessage | None, int]:
+    """The message without beacons that nobody agreed to, and how many of their adverts were left out.
+
+    None where nothing remains. Heartbeats and skips name no beacon.
+    """
+    if not isinstance(heard, Batch):
+        return heard, 0
+    keep = [listening.may_keep(key) for key in heard.keys]
+    if all(keep):
+        return heard, 0
+    number = {old: new for new, old in enumerate(i for i, kept in enumerate(keep) if kept)}
+    rows = heard.readings
+    chosen = [row for row, beacon in enumerate(rows.beacon) if keep[beacon]]
+    forgotten = sum(rows.count) - sum(rows.count[row] for row in chosen)
+    if not number:
+        return None, forgotten
+    readings = Readings(
+        beacon=[number[rows.beacon[row]] for row in chosen],
+        second=[rows.second[row] for row in chosen],
+        count=[rows.count[row] for row in chosen],
+        loss=[rows.loss[row] for row in chosen],
+        best=[rows.best[row] for row in chosen],
+    )
+    kept = Batch(
+        boot_id=heard.boot_id,
+        base_ms=heard.base_ms,
+        keys=[key for key, kept in zip(heard.keys, keep, strict=True) if kept],
+        readings=readings,
+        ranges=[
+            replace(change, beacon=number[change.beacon]) for change in heard.ranges if keep[change.beacon]
+        ],
+        health=[
+            replace(report, beacon=number[report.beacon]) for report in heard.health if keep[report.beacon]
+        ],
+    )
+    return kept, forgotten

@@ -1,0 +1,197 @@
+"""One SQLite file: numbered migrations, named queries, one writer thread, one reader thread."""
+
+import asyncio
+import re
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import aiosql
+
+T = TypeVar("T")
+Area: TypeAlias = Literal["journal", "state"]
+SQL_FOLDER = Path(__file__).parent / "sqlite"
+_MIGRATION = re.compile(r"(\d{4})_\w+\.sql")
+BUSY_MS = 5_000  # a command such as `token create` may hold the file for a moment
+
+
+class StorageError(RuntimeError):
+    """The database file cannot be used; the text says which and why."""
+
+
+class StorageConflict(StorageError):
+    """What was to be written contradicts what is there already: a key taken, a reference to nothing."""
+
+
+@cache
+def _queries(area: Area) -> Mapping[str, str]:
+    """Every named query of an area, by name, from `sqlite/<area>/queries/*.sql`."""
+    found: dict[str, str] = {}
+    for path in sorted((SQL_FOLDER / area / "queries").glob("*.sql")):
+        loaded = aiosql.from_path(path, "sqlite3")
+        for name in loaded.available_queries:
+            if name.endswith("_cursor"):
+                continue
+            if name in found:
+                raise StorageError(f"query {name} is defined twice in {area}")
+            found[name] = getattr(loaded, name).sql
+    return MappingProxyType(found)
+
+
+class Session:
+    """One transaction on one file. Queries go by the names they have in the .sql files."""
+
+    def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
+        self._connection = connection
+        self._queries = queries
+
+    def run(self, query: str, **values: Any) -> int:
+        """Executes one statement; the number of rows it changed."""
+        return self._connection.execute(self._queries[query], values).rowcount
+
+    def insert(self, query: str, **values: Any) -> int:
+        """Executes one insert; the row id it got."""
+        return self._connection.execute(self._queries[query], values).lastrowid or 0
+
+    def last_row_id(self) -> int:
+        """The row id of this connection's latest insert."""
+        return int(self._connection.execute("select last_insert_rowid()").fetchone()[0])
+
+    def many(self, query: str, rows: Iterable[Mapping[str, Any]]) -> int:
+        """Executes one statement for every row; the number of rows changed."""
+        return self._connection.executemany(self._queries[query], rows).rowcount
+
+    def rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
+        """Every row of a query."""
+        return self._connection.execute(self._queries[query], values).fetchall()
+
+    def row(self, query: str, **values: Any) -> sqlite3.Row | None:
+        """The first row of a query, or None."""
+        row: sqlite3.Row | None = self._connection.execute(self._queries[query], values).fetchone()
+        return row
+
+
+class SqliteFile:
+    """A database file with a thread that writes and one that reads; use as `async with`.
+
+    `write` runs a function in one immediate transaction, committed with synchronous=FULL before it returns;
+    an exception rolls it back. `read` sees the last commit and never waits for the writer (WAL).
+    """
+
+    def __init__(self, path: Path, area: Area) -> None:
+        self.path = path
+        self._area = area
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{area}-writer")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix=f"{area}-reader")
+        self._write_connection: sqlite3.Connection | None = None
+        self._read_connection: sqlite3.Connection | None = None
+
+    async def __aenter__(self) -> "SqliteFile":
+        loop = asyncio.get_running_loop()
+        self._write_connection = await loop.run_in_executor(self._writer, _open, self.path, self._area)
+        self._read_connection = await loop.run_in_executor(self._reader, _open_reader, self.path)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        for pool, connection in (
+            (self._reader, self._read_connection),
+            (self._writer, self._write_connection),
+        ):
+            if connection is not None:
+                await loop.run_in_executor(pool, connection.close)
+            pool.shutdown(wait=False)
+
+    async def write(self, work: Callable[[Session], T]) -> T:
+        """One transaction on the writer's thread; durable when this returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._transaction, work)
+
+    async def read(self, work: Callable[[Session], T]) -> T:
+        """One consistent view on the reader's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, self._view, work)
+
+    def _transaction(self, work: Callable[[Session], T]) -> T:
+        if self._write_connection is None:
+            raise StorageError(f"{self.path} is not open")
+        return transaction(self._write_connection, self._area, work)
+
+    def _view(self, work: Callable[[Session], T]) -> T:
+        connection = self._read_connection
+        if connection is None:
+            raise StorageError(f"{self.path} is not open")
+        connection.execute("begin")
+        try:
+            return work(Session(connection, _queries(self._area)))
+        finally:
+            connection.rollback()
+
+
+def transaction(connection: sqlite3.Connection, area: Area, work: Callable[[Session], T]) -> T:
+    """Runs `work` in one immediate transaction and commits it; rolls back on any exception.
+
+    Raises StorageConflict or StorageError for the database's own, anything else as it is.
+    """
+    try:
+        connection.execute("begin immediate")
+        result = work(Session(connection, _queries(area)))
+        connection.execute("commit")
+    except BaseException as error:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        if isinstance(error, sqlite3.IntegrityError):
+            raise StorageConflict(str(error)) from error
+        if isinstance(error, sqlite3.OperationalError):  # disk full, locked, input/output
+            raise StorageError(f"{area}: {error}") from error
+        raise
+    return result
+
+
+def _open(path: Path, area: Area) -> sqlite3.Connection:
+    """Opens for writing, and brings the schema up to date. Raises StorageError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.row_factory = sqlite3.Row
+        connection.execute(f"pragma busy_timeout = {BUSY_MS}")
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = full")
+        connection.execute("pragma foreign_keys = on")
+        connection.execute("pragma secure_delete = on")  # erased means erased, also in free pages
+        migrate(connection, area)
+    except (sqlite3.Error, OSError) as error:
+        raise StorageError(f"{path}: {error}") from error
+    return connection
+
+
+open_for_writing = _open
+
+
+def _open_reader(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    connection.execute(f"pragma busy_timeout = {BUSY_MS}")
+    connection.execute("pragma query_only = on")
+    return connection
+
+
+def migrate(connection: sqlite3.Connection, area: Area) -> None:
+    """Applies the numbered files that the database has not had yet, each in its own transaction."""
+    steps = sorted(
+        (int(match[1]), path)
+        for path in (SQL_FOLDER / area).glob("*.sql")
+        if (match := _MIGRATION.fullmatch(path.name))
+    )
+    have: int = connection.execute("pragma user_version").fetchone()[0]
+    if have > steps[-1][0]:
+        raise StorageError(
+            f"{area}: the file has schema {have}, this program knows {steps[-1][0]}; upgrade it"
+        )
+    for number, path in steps:
+        if number > have:
+            connection.executescript(
+                f"begin immediate;\n{path.read_text('utf-8')}\npragma user_version = {number};\ncommit;"
+            )

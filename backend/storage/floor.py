@@ -1,0 +1,172 @@
+"""The shop floor in the database: sightings, presences, visits, health; inside the fold's transaction."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from backend.proximity.zones import Track, Transition, ZoneEngine
+from backend.storage.database import Session
+from sdk_bridge.wire.messages import BeaconHealth, Heartbeat
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One second of one beacon at one gateway; `second` unix seconds, `loss` and `best` −dBm."""
+
+    beacon_key: str
+    gateway: str
+    second: int
+    adverts: int
+    loss: int
+    best: int
+
+
+@dataclass(slots=True)
+class Numbers:
+    """The small numbers of beacons and gateways, looked up once. Discard with the fold's live state."""
+
+    keys: dict[str, int] = field(default_factory=dict)
+    gateways: dict[str, int] = field(default_factory=dict)
+
+    def key(self, session: Session, beacon_key: str) -> int:
+        if beacon_key not in self.keys:
+            session.run("number_key", beacon_key=beacon_key)
+            self.keys[beacon_key] = _one(session, "key_number", beacon_key=beacon_key)
+        return self.keys[beacon_key]
+
+    def gateway(self, session: Session, gateway: str) -> int:
+        if gateway not in self.gateways:
+            session.run("number_gateway", gateway=gateway)
+            self.gateways[gateway] = _one(session, "gateway_number", gateway=gateway)
+        return self.gateways[gateway]
+
+
+def position(session: Session) -> int:
+    """The journal position that the state holds."""
+    return _one(session, "fold_position")
+
+
+def move_to(session: Session, reached: int) -> None:
+    """Says that everything up to a journal position is folded."""
+    session.run("move_fold", position=reached)
+
+
+def add_sightings(session: Session, numbers: Numbers, sightings: Iterable[Sighting]) -> None:
+    """Keeps what was heard, second by second."""
+    session.many("add_sighting", (_row(session, numbers, sighting) for sighting in sightings))
+
+
+def add_sightings_without_time(
+    session: Session, numbers: Numbers, boot_id: str, sightings: Iterable[Sighting]
+) -> None:
+    """Keeps what was heard in a boot whose clock was never set; `second` counts from that boot."""
+    rows = ({**_row(session, numbers, sighting), "boot_id": boot_id} for sighting in sightings)
+    session.many("add_sighting_without_time", rows)
+
+
+def apply_transition(session: Session, transition: Transition, profile_id: str | None) -> None:
+    """Opens or closes a visit to a zone."""
+    place = {
+        "beacon_key": transition.beacon_key,
+        "store_id": transition.place.store_id,
+        "zone_id": transition.place.zone_id,
+        "entered_at": transition.entered_at,
+    }
+    if transition.kind == "entered":
+        session.run("begin_visit", profile_id=profile_id, **place)
+    else:
+        session.run("end_visit", left_at=transition.at, **place)
+
+
+def save_tracks(session: Session, engine: ZoneEngine, people: Iterable[tuple[str, str | None]]) -> None:
+    """Stores the tracks that changed, given as (beacon key, its owner's profile)."""
+    for beacon_key, profile_id in people:
+        track = engine.tracks.get(beacon_key)
+        if track is None or track.zone_id is None:
+            session.run("end_presence", beacon_key=beacon_key)
+        else:
+            session.run("save_presence", **_presence(engine, beacon_key, track, profile_id))
+
+
+def restore_tracks(session: Session, engine: ZoneEngine) -> None:
+    """Puts every stored track back into the engine."""
+    for row in session.rows("presences"):
+        engine.restore(row["beacon_key"], row["engine"])
+
+
+def save_heartbeat(session: Session, gateway: str, heard_at: int, heartbeat: Heartbeat) -> None:
+    """Keeps a gateway's newest word about itself."""
+    body = msgspec.json.encode(msgspec.structs.asdict(heartbeat))
+    session.run("save_gateway_health", gateway=gateway, heard_at=heard_at, body=body)
+
+
+def save_beacon_health(
+    session: Session, beacon_key: str, gateway: str, at: int, health: BeaconHealth
+) -> None:
+    """Keeps a beacon's newest telemetry."""
+    session.run(
+        "save_beacon_health",
+        beacon_key=beacon_key,
+        at=at,
+        gateway=gateway,
+        battery_mv=health.battery_mv,
+        temperature_c=health.temperature_c,
+        adverts=health.adverts,
+        uptime_s=health.uptime_s,
+    )
+
+
+def raise_alert(session: Session, at: int, kind: str, subject: str, detail: str) -> None:
+    """Leaves word for a person."""
+    session.run("raise_alert", at=at, kind=kind, subject=subject, detail=detail)
+
+
+def live_floor(session: Session, store_id: str | None, since: int, now: int) -> dict[str, Any]:
+    """Who is where, zone by zone; profiles by id, never by name. For the live page."""
+    return {
+        "at": now,
+        "zones": [dict(row) for row in session.rows("floor_zones", since=since)],
+        "people": [dict(row) for row in session.rows("floor_people", store_id=store_id)],
+        "pushes": [dict(row) for row in session.rows("newest_pushes", limit=20)],
+        "gateways": [
+            {
+                "gateway": row["gateway"],
+                "heard_ago_ms": now - row["heard_at"],
+                "report": msgspec.json.decode(row["body"]),
+            }
+            for row in session.rows("gateway_health")
+        ],
+        "alerts": [dict(row) for row in session.rows("newest_alerts", limit=10)],
+    }
+
+
+def _presence(engine: ZoneEngine, beacon_key: str, track: Track, profile_id: str | None) -> dict[str, Any]:
+    return {
+        "beacon_key": beacon_key,
+        "profile_id": profile_id,
+        "store_id": track.store_id,
+        "zone_id": track.zone_id,
+        "entered_at": track.entered_at,
+        "seen_at": track.seen_at,
+        "engine": engine.state_of(beacon_key),
+    }
+
+
+def _row(session: Session, numbers: Numbers, sighting: Sighting) -> dict[str, int]:
+    return {
+        "second": sighting.second,
+        "gateway_number": numbers.gateway(session, sighting.gateway),
+        "key_number": numbers.key(session, sighting.beacon_key),
+        "adverts": sighting.adverts,
+        "loss": sighting.loss,
+        "best": sighting.best,
+    }
+
+
+def _one(session: Session, query: str, **values: Any) -> int:
+    row = session.row(query, **values)
+    if row is None:
+        raise LookupError(f"{query} found nothing for {values}")
+    return int(row[0])

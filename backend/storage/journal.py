@@ -1,0 +1,210 @@
+"""The journal: everything accepted, durable before its sender hears so; one commit serves many senders."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from backend.storage.database import Session, SqliteFile
+from sdk_bridge.server.ports import JournalBusy
+from sdk_bridge.wire.app_events import AppEvent, encode_events
+from sdk_bridge.wire.messages import Lane
+from sdk_bridge.wire.topics import partition_of
+
+MAX_WAITING = 2_000  # works waiting for a commit; beyond it a slow disk must show as back-pressure
+WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behind it
+DEAD_LETTERS_KEPT = 10_000
+HOUR_MS = 3_600_000
+MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One journal row. `boot_offset` None: the time of what it holds is unknown."""
+
+    position: int
+    partition: int
+    kind: str
+    source: str
+    lane: str | None
+    boot_offset: int | None
+    received_at: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKey:
+    """Whose sequence: a gateway (`store/gateway`), one life of its outbox, one lane."""
+
+    gateway: str
+    epoch: str
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayAppend:
+    """What one accepted message of a gateway leaves behind, all in one transaction.
+
+    `payload` None: nothing of it may be kept, but its sequence is consumed all the same. `reason` set: it
+    could not be understood and goes to the dead letters.
+    """
+
+    lane: LaneKey
+    first: int
+    upto: int
+    received_at: int
+    partition: int
+    boot_offset: int | None = None
+    payload: bytes | None = None
+    forgotten: dict[str, int] = field(default_factory=dict)
+    buried: tuple[str, bytes] | None = None
+
+
+class Journal:
+    """Appends in group commits and hands the fold what is next. Start `run` in the process's task group."""
+
+    def __init__(self, file: SqliteFile, now_ms: Callable[[], int]) -> None:
+        self._file = file
+        self._now_ms = now_ms
+        self._waiting: asyncio.Queue[tuple[Callable[[Session], int], asyncio.Future[int]]] = asyncio.Queue(
+            MAX_WAITING
+        )
+        self.appended = asyncio.Event()
+        """Set after each commit; the fold clears it."""
+        self.head = 0
+
+    async def load(self) -> dict[LaneKey, int]:
+        """Reads how far every sender has got, and the head. Call once before `run`."""
+        rows, self.head = await self._file.read(lambda s: (s.rows("lane_positions"), _head(s)))
+        return {LaneKey(row["gateway"], row["epoch"], row["lane"]): row["upto"] for row in rows}
+
+    async def run(self) -> None:
+        """Commits whatever is waiting, as long as the process lives."""
+        while True:
+            works = [await self._waiting.get()]
+            while len(works) < WORKS_PER_COMMIT and not self._waiting.empty():
+                works.append(self._waiting.get_nowait())
+            await self._commit(works)
+
+    async def append_gateway(self, append: GatewayAppend) -> bool:
+        """Commits a gateway's message and its sequence.
+
+        False, and nothing kept, where its sequence is not the lane's next: an earlier one failed to commit.
+        Raises JournalBusy.
+        """
+        return bool(await self._submit(lambda session: _write_gateway(session, append)))
+
+    async def append_events(self, events: Sequence[AppEvent]) -> int:
+        """Commits app events, each message id once within seven days; how many were new."""
+        return await self._submit(lambda session: _write_events(session, events))
+
+    async def bury(self, origin: str, reason: str, payload: bytes) -> None:
+        """Keeps what could not be understood, with its reason; the oldest make room."""
+        now = self._now_ms()
+
+        def write(session: Session) -> int:
+            _bury(session, now, origin, reason, payload)
+            return 0
+
+        await self._submit(write)
+
+    async def after(self, position: int, limit: int) -> list[Entry]:
+        """The next entries behind a position, in order."""
+        rows = await self._file.read(lambda s: s.rows("entries_after", position=position, limit=limit))
+        return [Entry(**dict(row)) for row in rows]
+
+    async def delete_folded(self, position: int) -> None:
+        """Deletes what the state has committed."""
+        await self._file.write(lambda s: s.run("delete_folded", position=position))
+
+    async def forget_old_messages(self) -> int:
+        """Drops message ids past the window of seven days; how many."""
+        before = self._now_ms() // HOUR_MS - MESSAGE_DAYS * 24 - 24
+        return await self._file.write(lambda s: s.run("forget_messages", before_hour=before))
+
+    async def _submit(self, work: Callable[[Session], int]) -> int:
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        try:
+            self._waiting.put_nowait((work, done))
+        except asyncio.QueueFull as error:
+            raise JournalBusy("the journal's disk cannot keep up; send again in a moment") from error
+        return await done
+
+    async def _commit(self, works: list[tuple[Callable[[Session], int], asyncio.Future[int]]]) -> None:
+        def write(session: Session) -> tuple[list[int], int]:
+            return [work(session) for work, _ in works], _head(session)
+
+        try:
+            results, self.head = await self._file.write(write)
+        except Exception as error:  # noqa: BLE001 - each waiting sender gets it, and none is acknowledged
+            for _, done in works:
+                if not done.done():
+                    done.set_exception(JournalBusy(f"the journal could not commit: {error}"))
+            return
+        for result, (_, done) in zip(results, works, strict=True):
+            if not done.done():
+                done.set_result(result)
+        self.appended.set()
+
+
+def message_hash(source: str, message_id: str) -> int:
+    """64-bit identity of an app event: the source and the client's `messageId`. Signed, as SQLite stores."""
+    digest = hashlib.blake2b(f"{source}\0{message_id}".encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+def _head(session: Session) -> int:
+    row = session.row("head")
+    return int(row[0]) if row else 0
+
+
+def _write_gateway(session: Session, append: GatewayAppend) -> int:
+    lane = append.lane
+    sender = {"gateway": lane.gateway, "epoch": lane.epoch, "lane": lane.lane}
+    row = session.row("lane_position", **sender)
+    if (row["upto"] if row else 0) != append.first - 1:
+        return 0
+    session.run("advance_lane", **sender, upto=append.upto, updated_at=append.received_at)
+    for reason, adverts in append.forgotten.items():
+        session.run("count_forgotten", gateway=lane.gateway, reason=reason, adverts=adverts)
+    if append.buried is not None:
+        _bury(session, append.received_at, lane.gateway, *append.buried)
+    if append.payload is None:
+        return 1
+    session.insert(
+        "append_entry",
+        partition=append.partition,
+        kind="gateway",
+        source=lane.gateway,
+        lane=lane.lane,
+        boot_offset=append.boot_offset,
+        received_at=append.received_at,
+        payload=append.payload,
+    )
+    return 1
+
+
+def _write_events(session: Session, events: Sequence[AppEvent]) -> int:
+    fresh: dict[tuple[int, str], list[AppEvent]] = {}
+    for event in events:
+        hour = (event.original_at or event.occurred_at) // HOUR_MS
+        if session.run("remember_message", hour=hour, hash=message_hash(event.source, event.message_id)):
+            partition = partition_of(event.user_id or event.anonymous_id or event.device_id or event.source)
+            fresh.setdefault((partition, event.source), []).append(event)
+    for (partition, source), group in fresh.items():
+        session.insert(
+            "append_entry",
+            partition=partition,
+            kind="app",
+            source=source,
+            lane=None,
+            boot_offset=None,
+            received_at=group[0].received_at,
+            payload=encode_events(group),
+        )
+    return sum(len(group) for group in fresh.values())
+
+
+def _bury(session: Session, at: int, origin: str, reason: str, payload: bytes) -> None:
+    session.run("bury", received_at=at, origin=origin[:200], reason=reason[:500], payload=payload)
+    session.run("bound_dead_letters", keep=DEAD_LETTERS_KEPT)

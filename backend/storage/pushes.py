@@ -1,0 +1,166 @@
+"""The outbox of pushes in SQLite: compare-and-set on owner and state, one transaction a batch."""
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from backend.push.model import (
+    AddressVerdict,
+    Claimed,
+    Finish,
+    NewPush,
+    PushState,
+    Requeue,
+    Settlement,
+    Unknown,
+    decode_content,
+    encode_content,
+    settle,
+    step,
+)
+from backend.push.sender import Recovered
+from backend.storage.database import Session, SqliteFile
+
+
+class PushStore:
+    """Satisfies the sender's PushQueue."""
+
+    def __init__(self, state: SqliteFile) -> None:
+        self._state = state
+
+    async def recover(self, owner: str, now: int) -> Recovered:
+        """With SQLite one process owns everything, so whoever else held a push is dead."""
+        return await self._state.write(lambda session: _recover(session, owner, now))
+
+    async def claim(self, owner: str, now: int, limit: int) -> list[Claimed]:
+        rows = await self._state.write(
+            lambda session: session.rows("claim_pushes", owner=owner, now=now, limit=limit)
+        )
+        return [_claimed(row) for row in sorted(rows, key=lambda row: (row["next_try_at"], row["push_id"]))]
+
+    async def mark_sending(self, pushes: Sequence[Claimed], now: int) -> list[Claimed]:
+        return await self._state.write(lambda session: _mark_sending(session, pushes, now))
+
+    async def settle(self, settlements: Sequence[Settlement], now: int) -> int:
+        return await self._state.write(
+            lambda session: sum(_settle(session, settlement, now) for settlement in settlements)
+        )
+
+    async def next_due(self) -> int | None:
+        row = await self._state.read(lambda session: session.row("next_push_due"))
+        return None if row is None else row[0]
+
+    async def alert(self, kind: str, subject: str, detail: str, now: int) -> None:
+        await self._state.write(lambda session: _alert(session, kind, subject, detail, now))
+
+
+def insert_pushes(session: Session, pushes: Sequence[NewPush]) -> int:
+    """Queues what the fold decided, in its transaction; how many were new (a repeated fold adds none)."""
+    return session.many("insert_push", [_row(push) for push in pushes])
+
+
+def record_receipt(session: Session, push_id: str, receipt: Literal["received", "opened"], at: int) -> bool:
+    """The app's report, `at` unix ms; False for a push that we do not know."""
+    query = "record_push_opened" if receipt == "opened" else "record_push_received"
+    return session.run(query, push_id=push_id, at=at) > 0
+
+
+def _recover(session: Session, owner: str, now: int) -> Recovered:
+    requeued = session.run("requeue_dead_claims", owner=owner)
+    dead = [_claimed(row) for row in session.rows("dead_sends", owner=owner)]
+    ends = [settle(push, Unknown("the sender died"), now, 0.0) for push in dead]
+    for end in ends:
+        _settle(session, end, now)
+    resends = sum(isinstance(end, Requeue) for end in ends)
+    return Recovered(requeued, len(ends) - resends, resends)
+
+
+def _mark_sending(session: Session, pushes: Sequence[Claimed], now: int) -> list[Claimed]:
+    marked: list[Claimed] = []
+    for push in pushes:
+        step(push.state, PushState.SENDING)
+        if session.run(
+            "mark_push_sending",
+            now=now,
+            push_id=push.push_id,
+            owner=push.owner,
+            address_kind=push.address_kind,
+            address_value=push.address_value,
+        ):
+            marked.append(push.sent_again(now))
+        else:
+            session.run("end_unmarked_push", now=now, push_id=push.push_id, owner=push.owner)
+    return marked
+
+
+def _settle(session: Session, settlement: Settlement, now: int) -> int:
+    push = settlement.push
+    key = {"push_id": push.push_id, "owner": push.owner, "before": push.state}
+    if isinstance(settlement, Requeue):
+        step(push.state, PushState.QUEUED)
+        return session.run(
+            "requeue_push",
+            next_try_at=settlement.next_try_at,
+            reason=settlement.reason,
+            resent=settlement.resent,
+            **key,
+        )
+    changed = session.run(
+        "finish_push",
+        state=step(push.state, settlement.state),
+        reason=settlement.reason,
+        message_name=settlement.message_name,
+        now=now,
+        **key,
+    )
+    _judge_address(session, settlement, now)
+    return changed
+
+
+def _judge_address(session: Session, finish: Finish, now: int) -> None:
+    push = finish.push
+    if finish.address is AddressVerdict.KEEP or push.sending_at is None:
+        return
+    address = {"kind": push.address_kind, "value": push.address_value, "sending_at": push.sending_at}
+    if finish.address is AddressVerdict.DROP:
+        session.run("drop_push_address", **address)
+    elif session.run("quarantine_push_address", now=now, **address):
+        _alert(session, "push_address_quarantined", push.push_id, finish.reason or "", now)
+
+
+def _alert(session: Session, kind: str, subject: str, detail: str, now: int) -> None:
+    session.run("raise_push_alert", kind=kind, subject=subject, detail=detail, now=now)
+
+
+def _row(push: NewPush) -> Mapping[str, Any]:
+    return {
+        "push_id": push.push_id,
+        "decision_id": push.decision_id,
+        "campaign_id": push.content.campaign_id,
+        "profile_id": push.profile_id,
+        "address_kind": push.address_kind,
+        "address_value": push.address_value,
+        "platform": push.platform,
+        "content": encode_content(push.content),
+        "not_before": push.not_before,
+        "expires_at": push.content.expires_at,
+        "created_at": push.created_at,
+        "due_at": push.due_at,
+        "completed_at": push.completed_at,
+    }
+
+
+def _claimed(row: sqlite3.Row) -> Claimed:
+    return Claimed(
+        push_id=row["push_id"],
+        decision_id=row["decision_id"],
+        profile_id=row["profile_id"],
+        address_kind=row["address_kind"],
+        address_value=row["address_value"],
+        platform=row["platform"],
+        content=decode_content(row["content"]),
+        owner=row["owner"],
+        attempt=row["attempt"],
+        resent=bool(row["resent"]),
+        sending_at=row["sending_at"],
+    )

@@ -1,0 +1,113 @@
+"""What operators set up: shops, zones, gateways, beacons, tokens, sources; and the audit of it."""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backend.listening import Gateway
+from backend.storage.database import Session, SqliteFile
+from sdk_bridge.server.ports import Source
+
+TOKEN_PREFIX = "fft_"  # noqa: S105 - a mark by which a leaked token can be recognised, not a secret
+WRITE_KEY_PREFIX = "ffw_"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is asking: the token's name and role."""
+
+    name: str
+    role: str
+
+
+def hash_secret(secret: str) -> bytes:
+    """SHA-256. The secrets are 256 random bits, so a slow hash would add nothing."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def create_token(session: Session, name: str, role: str, now: int) -> str:
+    """A new API token; shown once, kept only as a hash."""
+    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    session.run("add_token", token_hash=hash_secret(token), name=name, role=role, created_at=now)
+    note(session, now, "command line", "token created", name, {"role": role})
+    return token
+
+
+def revoke_token(session: Session, name: str, now: int) -> int:
+    """Refuses every token of a name from now on; how many were in use."""
+    revoked = session.run("revoke_token", name=name, at=now)
+    note(session, now, "command line", "token revoked", name)
+    return revoked
+
+
+def caller_of(session: Session, token: str) -> Caller | None:
+    """Whose token it is; None for a revoked or unknown one."""
+    row = session.row("token_by_hash", token_hash=hash_secret(token))
+    return None if row is None else Caller(row["name"], row["role"])
+
+
+def create_source(
+    session: Session, source_id: str, name: str, kind: str, proof: str, now: int
+) -> dict[str, str]:
+    """A new source; its write key and its proof secret are shown once."""
+    write_key = WRITE_KEY_PREFIX + secrets.token_urlsafe(24)
+    proof_secret = secrets.token_urlsafe(32)
+    session.run(
+        "add_source",
+        source_id=source_id,
+        name=name,
+        kind=kind,
+        key_hash=hash_secret(write_key),
+        proof=proof,
+        proof_secret=proof_secret,
+        created_at=now,
+    )
+    return {"source_id": source_id, "write_key": write_key, "proof_secret": proof_secret}
+
+
+class StoredSources:
+    """The bridge's sources; known keys are remembered, an unknown one is always looked up afresh."""
+
+    def __init__(self, state: SqliteFile, known_limit: int = 10_000) -> None:
+        self._state = state
+        self._known: dict[str, Source] = {}
+        self._limit = known_limit
+
+    async def source_for_key(self, write_key: str) -> Source | None:
+        known = self._known.get(write_key)
+        if known is not None:
+            return known
+        row = await self._state.read(lambda s: s.row("source_by_key", key_hash=hash_secret(write_key)))
+        if row is None:
+            return None
+        if len(self._known) >= self._limit:
+            self._known.clear()
+        source = Source(row["source_id"], row["kind"], row["proof"], row["proof_secret"])
+        self._known[write_key] = source
+        return source
+
+    def forget(self) -> None:
+        """After a revocation: every key is looked up again."""
+        self._known.clear()
+
+
+def gateways(session: Session) -> dict[str, Gateway]:
+    """Every registered gateway, by `store/gateway`."""
+    found = (Gateway(row["store_id"], row["gateway_id"], row["zone_id"]) for row in session.rows("gateways"))
+    return {gateway.name: gateway for gateway in found}
+
+
+def place_beacons(session: Session) -> frozenset[str]:
+    """Beacons that belong to the shop, not to a person: these are always kept."""
+    return frozenset(row["beacon_key"] for row in session.rows("beacons") if row["role"] != "tag")
+
+
+def note(
+    session: Session, at: int, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None
+) -> None:
+    """Writes the audit's next line."""
+    text = json.dumps(detail or {}, ensure_ascii=False, default=str)
+    session.run("audit", at=at, actor=actor, action=action, subject=subject, detail=text)

@@ -1,0 +1,62 @@
+-- name: append_entry<!
+-- One accepted batch, in the order of acceptance.
+insert into entries (partition, kind, source, lane, boot_offset, received_at, payload)
+values (:partition, :kind, :source, :lane, :boot_offset, :received_at, :payload);
+
+-- name: lane_positions
+-- How far every sender has got; read once at start.
+select gateway, epoch, lane, upto from lanes;
+
+-- name: lane_position
+-- How far one sender has got, asked inside the transaction that takes it further.
+select upto from lanes where gateway = :gateway and epoch = :epoch and lane = :lane;
+
+-- name: advance_lane!
+-- The sender's sequence, in the same transaction as what it carried.
+insert into lanes (gateway, epoch, lane, upto, updated_at)
+values (:gateway, :epoch, :lane, :upto, :updated_at)
+on conflict (gateway, epoch, lane) do update set upto = excluded.upto, updated_at = excluded.updated_at;
+
+-- name: count_forgotten!
+-- Adverts that nobody agreed to, counted where they were heard and then forgotten.
+insert into forgotten (gateway, reason, adverts) values (:gateway, :reason, :adverts)
+on conflict (gateway, reason) do update set adverts = adverts + excluded.adverts;
+
+-- name: remember_message!
+-- An app event's id; changes no row where it was there already.
+insert or ignore into message_ids (hour, hash) values (:hour, :hash);
+
+-- name: forget_messages!
+-- Ids older than the window in which a client may send again.
+delete from message_ids where hour < :before_hour;
+
+-- name: bury!
+-- What could not be understood, with the reason, for people to look at.
+insert into dead_letters (received_at, origin, reason, payload)
+values (:received_at, :origin, :reason, :payload);
+
+-- name: bound_dead_letters!
+-- The oldest go first; a stranger must not fill the disk.
+delete from dead_letters where letter_id <= (select max(letter_id) from dead_letters) - :keep;
+
+-- name: entries_after
+-- What the fold has to do next.
+select position, partition, kind, source, lane, boot_offset, received_at, payload
+from entries where position > :position order by position limit :limit;
+
+-- name: delete_folded!
+-- Entries that the state holds by now; safe to repeat.
+delete from entries where position <= :position;
+
+-- name: head$
+-- The last position ever given, also when its entry is folded and gone.
+select coalesce((select seq from sqlite_sequence where name = 'entries'), 0);
+
+-- name: forgotten_by_gateway
+-- For accounts: adverts forgotten, by gateway.
+select gateway, sum(adverts) as adverts from forgotten group by gateway;
+
+-- name: dead_letters_newest
+-- For people: what could not be understood.
+select letter_id, received_at, origin, reason, length(payload) as bytes
+from dead_letters order by letter_id desc limit :limit;

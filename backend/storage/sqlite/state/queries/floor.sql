@@ -1,0 +1,130 @@
+-- name: fold_position$
+-- The last journal entry that this state holds.
+select position from fold;
+
+-- name: move_fold!
+-- In the transaction of what the entries caused.
+update fold set position = :position;
+
+-- name: number_key!
+-- Sightings name beacons by a small number.
+insert or ignore into heard_keys (beacon_key) values (:beacon_key);
+
+-- name: key_number$
+-- The number of a beacon.
+select key_number from heard_keys where beacon_key = :beacon_key;
+
+-- name: number_gateway!
+-- Sightings name gateways by a small number.
+insert or ignore into heard_gateways (gateway) values (:gateway);
+
+-- name: gateway_number$
+-- The number of a gateway.
+select gateway_number from heard_gateways where gateway = :gateway;
+
+-- name: add_sighting!
+-- One second of one beacon at one gateway. Two boots may share a second, so adverts add up.
+insert into sightings (second, gateway_number, key_number, adverts, loss, best)
+values (:second, :gateway_number, :key_number, :adverts, :loss, :best)
+on conflict (second, gateway_number, key_number) do update set
+  loss = (loss * adverts + excluded.loss * excluded.adverts) / (adverts + excluded.adverts),
+  best = min(best, excluded.best),
+  adverts = adverts + excluded.adverts;
+
+-- name: add_sighting_without_time!
+-- The gateway's clock was never set in that boot; kept for the record, never presence.
+insert into sightings_without_time (boot_id, boot_second, gateway_number, key_number, adverts, loss, best)
+values (:boot_id, :second, :gateway_number, :key_number, :adverts, :loss, :best)
+on conflict (boot_id, boot_second, gateway_number, key_number) do update set
+  adverts = adverts + excluded.adverts;
+
+-- name: save_presence!
+-- Where a beacon is, with the filter's memory, so that a restart goes on where it stopped.
+insert into presences (beacon_key, profile_id, store_id, zone_id, entered_at, seen_at, engine)
+values (:beacon_key, :profile_id, :store_id, :zone_id, :entered_at, :seen_at, :engine)
+on conflict (beacon_key) do update set profile_id = excluded.profile_id, store_id = excluded.store_id,
+  zone_id = excluded.zone_id, entered_at = excluded.entered_at, seen_at = excluded.seen_at,
+  engine = excluded.engine;
+
+-- name: end_presence!
+-- It is nowhere any more.
+delete from presences where beacon_key = :beacon_key;
+
+-- name: presences
+-- Everything that is somewhere.
+select beacon_key, profile_id, store_id, zone_id, entered_at, seen_at, engine from presences;
+
+-- name: begin_visit!
+-- A zone was entered.
+insert into zone_visits (beacon_key, profile_id, store_id, zone_id, entered_at)
+values (:beacon_key, :profile_id, :store_id, :zone_id, :entered_at);
+
+-- name: end_visit!
+-- And left.
+update zone_visits set left_at = :left_at
+where beacon_key = :beacon_key and store_id = :store_id and zone_id = :zone_id and entered_at = :entered_at
+  and left_at is null;
+
+-- name: save_gateway_health!
+-- The newest heartbeat of a gateway.
+insert into gateway_health (gateway, heard_at, body) values (:gateway, :heard_at, :body)
+on conflict (gateway) do update set heard_at = excluded.heard_at, body = excluded.body;
+
+-- name: gateway_health
+-- The newest heartbeat of every gateway.
+select gateway, heard_at, body from gateway_health;
+
+-- name: save_beacon_health!
+-- The newest telemetry of a beacon.
+insert into beacon_health (beacon_key, at, gateway, battery_mv, temperature_c, adverts, uptime_s)
+values (:beacon_key, :at, :gateway, :battery_mv, :temperature_c, :adverts, :uptime_s)
+on conflict (beacon_key) do update set at = excluded.at, gateway = excluded.gateway,
+  battery_mv = excluded.battery_mv, temperature_c = excluded.temperature_c, adverts = excluded.adverts,
+  uptime_s = excluded.uptime_s
+where excluded.at >= at;
+
+-- name: raise_alert!
+-- Something that a person should see.
+insert into alerts (at, kind, subject, detail) values (:at, :kind, :subject, :detail);
+
+-- name: newest_alerts
+-- For people.
+select at, kind, subject, detail from alerts order by alert_id desc limit :limit;
+
+-- name: add_event!
+-- An app event with the profile it was told of at the time.
+insert into events (event_id, event_hash, profile_id, kind, name, source, message_id, occurred_at,
+  received_at, body)
+values (:event_id, :event_hash, :profile_id, :kind, :name, :source, :message_id, :occurred_at,
+  :received_at, :body);
+
+-- name: adverts_by_gateway
+-- For accounts: adverts stored, by gateway.
+select gateway, sum(adverts) as adverts from (
+  select gateway_number, adverts from sightings
+  union all select gateway_number, adverts from sightings_without_time
+) join heard_gateways using (gateway_number) group by gateway;
+
+-- name: floor_people
+-- The live floor: who is where, by profile, never by name.
+select p.beacon_key, p.profile_id, p.store_id, p.zone_id, p.entered_at, p.seen_at,
+  (select count(*) from pushes where pushes.profile_id = p.profile_id and state = 'accepted') as pushes,
+  (select count(*) from pushes where pushes.profile_id = p.profile_id and opened_at is not null) as opened
+from presences p where p.store_id = :store_id or :store_id is null order by p.entered_at;
+
+-- name: floor_zones
+-- Zones with how many people are in each, and how many came since a time.
+select z.store_id, z.zone_id, z.name,
+  (select count(*) from presences p where p.store_id = z.store_id and p.zone_id = z.zone_id
+    and p.profile_id is not null) as people,
+  (select count(*) from zone_visits v where v.store_id = z.store_id and v.zone_id = z.zone_id
+    and v.profile_id is not null and v.entered_at >= :since) as entries
+from zones z order by z.store_id, z.zone_id;
+
+-- name: zone_entries$
+-- For accounts: how often people entered any zone.
+select count(*) from zone_visits where profile_id is not null;
+
+-- name: message_ids_stored
+-- For accounts: the message ids of every stored app event.
+select message_id, count(*) as times from events group by message_id;

@@ -1,0 +1,77 @@
+-- name: save_store!
+-- A shop.
+insert into stores (store_id, name, timezone) values (:store_id, :name, :timezone)
+on conflict (store_id) do update set name = excluded.name, timezone = excluded.timezone;
+
+-- name: save_zone!
+-- A named area of a shop.
+insert into zones (store_id, zone_id, name, categories) values (:store_id, :zone_id, :name, :categories)
+on conflict (store_id, zone_id) do update set name = excluded.name, categories = excluded.categories;
+
+-- name: save_gateway!
+-- A gateway and the zone it stands for.
+insert into gateways (store_id, gateway_id, zone_id, name) values (:store_id, :gateway_id, :zone_id, :name)
+on conflict (store_id, gateway_id) do update set zone_id = excluded.zone_id, name = excluded.name;
+
+-- name: save_beacon!
+-- A beacon fixed to a place, carried by a customer, or on a trolley.
+insert into beacons (beacon_key, role, store_id, zone_id) values (:beacon_key, :role, :store_id, :zone_id)
+on conflict (beacon_key) do update set role = excluded.role, store_id = excluded.store_id,
+  zone_id = excluded.zone_id;
+
+-- name: stores
+-- Every shop.
+select store_id, name, timezone from stores order by store_id;
+
+-- name: zones
+-- Every zone.
+select store_id, zone_id, name, categories from zones order by store_id, zone_id;
+
+-- name: gateways
+-- Every gateway.
+select store_id, gateway_id, zone_id, name from gateways order by store_id, gateway_id;
+
+-- name: beacons
+-- Every beacon an operator registered.
+select beacon_key, role, store_id, zone_id from beacons order by beacon_key;
+
+-- name: add_token!
+-- Only the hash is kept.
+insert into api_tokens (token_hash, name, role, created_at) values (:token_hash, :name, :role, :created_at);
+
+-- name: token_by_hash
+-- Whose token it is, unless it was revoked.
+select name, role from api_tokens where token_hash = :token_hash and revoked_at is null;
+
+-- name: revoke_token!
+-- By its name; every token of that name.
+update api_tokens set revoked_at = :at where name = :name and revoked_at is null;
+
+-- name: tokens
+-- For people; the tokens themselves are not known to us.
+select name, role, created_at, revoked_at from api_tokens order by created_at;
+
+-- name: add_source!
+-- An app, a site or a server that may send events.
+insert into sources (source_id, name, kind, key_hash, proof, proof_secret, created_at)
+values (:source_id, :name, :kind, :key_hash, :proof, :proof_secret, :created_at);
+
+-- name: source_by_key
+-- The source of a write key, unless it was revoked.
+select source_id, kind, proof, proof_secret from sources where key_hash = :key_hash and revoked_at is null;
+
+-- name: sources
+-- For people; neither key nor secret.
+select source_id, name, kind, proof, created_at, revoked_at from sources order by created_at;
+
+-- name: revoke_source!
+-- Its key is refused from now on.
+update sources set revoked_at = :at where source_id = :source_id and revoked_at is null;
+
+-- name: audit!
+-- Who changed what.
+insert into audit (at, actor, action, subject, detail) values (:at, :actor, :action, :subject, :detail);
+
+-- name: newest_audit
+-- For people.
+select at, actor, action, subject, detail from audit order by audit_id desc limit :limit;

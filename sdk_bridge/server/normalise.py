@@ -1,0 +1,283 @@
+"""Calls to events, purely: identifiers settled, times repaired, the user proven or not, odd places looked into."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from sdk_bridge.server.beacon_keys import canonical_beacon_key
+from sdk_bridge.server.bodies import OpenBatch, Rejected, decode, decode_leniently
+from sdk_bridge.server.calls import (
+    MAX_PURPOSES,
+    SEGMENT_KINDS,
+    Call,
+    ConsentCall,
+    DeviceCall,
+    LogoutCall,
+    ReceiptCall,
+    SegmentCall,
+    segment_call,
+)
+from sdk_bridge.server.ports import Source
+from sdk_bridge.server.proof import is_proven
+from sdk_bridge.server.times import Timestamp, occurred_ms, skew_ms, unix_ms
+from sdk_bridge.wire.app_events import AppEvent, Kind, PushAddress, encode_events
+
+MAX_ID_CHARS = 512
+MAX_ADDRESS_CHARS = 4096
+
+_RECEIPTS = {"push notification received": "received", "push notification tapped": "opened"}
+_NEEDED: dict[str, tuple[str, ...]] = {
+    "identify": (),
+    "track": ("event",),
+    "page": (),
+    "screen": (),
+    "group": ("group_id",),
+    "alias": ("user_id", "previous_id"),
+}
+_SPELLING = {"event": "event", "group_id": "groupId", "user_id": "userId", "previous_id": "previousId"}
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Where and when a request came in; `new_id` makes message ids for calls that have none."""
+
+    source: Source
+    received_at: int
+    new_id: Callable[[], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An event of a batch that could not be understood, and why."""
+
+    reason: str
+    raw: bytes
+
+
+def read_batch(opened: OpenBatch, arrival: Arrival) -> tuple[list[AppEvent], list[Reject]]:
+    """Every event of a batch that can be understood, and the others with their reasons."""
+    events: list[AppEvent] = []
+    rejects: list[Reject] = []
+    for index, part in enumerate(opened.batch):
+        raw = bytes(part)
+        try:
+            call = decode(raw, segment_call, SegmentCall)
+            _inherit(call, opened)
+            events.append(segment_event(call, call.type, arrival, index))
+        except Rejected as error:
+            rejects.append(Reject(str(error), raw))
+    if not _storable(events):
+        return _mended_batch(events, opened, arrival, rejects)
+    return events, rejects
+
+
+def read_segment(call: SegmentCall, raw: bytes, kind: str, arrival: Arrival) -> AppEvent:
+    """The one event of a request to /v1/{kind}. Raises Rejected."""
+    event = segment_event(call, kind, arrival, 0)
+    if _storable([event]):
+        return event
+    return segment_event(decode_leniently(raw, SegmentCall), kind, arrival, 0)
+
+
+def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: int) -> AppEvent:
+    """One of Segment's calls as an event. Raises Rejected."""
+    known = SEGMENT_KINDS.get(kind or "")
+    if known is None:
+        raise Rejected(f"`type` must be one of {', '.join(SEGMENT_KINDS)}")
+    for field in _NEEDED[known]:
+        if getattr(call, field) in (None, ""):
+            raise Rejected(f"{known} needs `{_SPELLING[field]}`")
+    properties = _object(call.properties, "properties")
+    if call.category and "category" not in properties:
+        properties = {**properties, "category": call.category}
+    device = _device_of(call)
+    event = _event(call, known, arrival, index, device_id=device.device_id)
+    if event.user_id is None and event.anonymous_id is None:
+        raise Rejected("neither `userId` nor `anonymousId` is given")
+    push_id, receipt = _receipt_of(call, properties)
+    return msgspec.structs.replace(
+        event,
+        name=_text(call.group_id) if known == "group" else call.event or call.name,
+        previous_id=_text(call.previous_id),
+        properties=properties,
+        traits=_object(call.traits, "traits"),
+        push_address=device.address,
+        platform=device.platform,
+        push_id=push_id,
+        receipt=receipt,
+        consent=_preferences(event.context),
+    )
+
+
+def device_event(call: DeviceCall, arrival: Arrival) -> AppEvent:
+    """A registration of a device. Raises Rejected."""
+    beacon_key = None
+    if call.beacon_key:
+        beacon_key = canonical_beacon_key(call.beacon_key)
+        if beacon_key is None:
+            raise Rejected("`beaconKey` is not the key of a beacon that a person can carry")
+    event = _event(call, "device", arrival, 0, device_id=call.device_id)
+    return msgspec.structs.replace(
+        event,
+        push_address=call.push_address,
+        platform=call.platform,
+        beacon_key=beacon_key,
+        consent=_preferences(event.context),
+    )
+
+
+def logout_event(call: LogoutCall, arrival: Arrival) -> AppEvent:
+    """The end of a session on a device. Raises Rejected."""
+    return _event(call, "logout", arrival, 0, device_id=call.device_id)
+
+
+def receipt_event(call: ReceiptCall, receipt: str, arrival: Arrival) -> AppEvent:
+    """What became of a push on its device; `receipt` is `received` or `opened`. Raises Rejected."""
+    event = _event(call, "push_receipt", arrival, 0, device_id=call.device_id)
+    return msgspec.structs.replace(
+        event, push_id=call.push_id, receipt="opened" if receipt == "opened" else "received"
+    )
+
+
+def consent_event(call: ConsentCall, arrival: Arrival) -> AppEvent:
+    """A statement of consent. Raises Rejected."""
+    event = _event(call, "consent", arrival, 0, device_id=call.device_id)
+    if event.user_id is None and event.anonymous_id is None:
+        raise Rejected("neither `userId` nor `anonymousId` is given")
+    return msgspec.structs.replace(event, consent=call.consent)
+
+
+def _event(call: Call, kind: Kind, arrival: Arrival, index: int, device_id: str | None) -> AppEvent:
+    """What all kinds share. Raises Rejected."""
+    source, received_at = arrival.source, arrival.received_at
+    context = _object(call.context, "context")
+    claimed_hash = call.user_hash or context.get("userHash")
+    user_id = _text(call.user_id)
+    original = unix_ms(call.original_timestamp or call.timestamp)
+    skew = 0 if original is None else skew_ms(call.sent_at, received_at)
+    return AppEvent(
+        kind=kind,
+        message_id=_clean(call.message_id) or arrival.new_id(),
+        source=source.source_id,
+        occurred_at=received_at if original is None else occurred_ms(original, skew, received_at),
+        received_at=received_at,
+        original_at=received_at if original is None else original,
+        index=index,
+        anonymous_id=_text(call.anonymous_id),
+        user_id=user_id,
+        proven=is_proven(source, user_id, claimed_hash),
+        # The hash stays valid for ever, so it is not kept where a reader of events could take it.
+        context={name: value for name, value in context.items() if name != "userHash"},
+        device_id=_clean(device_id),
+    )
+
+
+def _inherit(call: SegmentCall, opened: OpenBatch) -> None:
+    """What a batch says once counts for each event that does not say otherwise."""
+    if call.sent_at in (None, ""):
+        call.sent_at = opened.sent_at
+    if opened.context:
+        call.context = {**opened.context, **_object(call.context, "context")}
+
+
+@dataclass(frozen=True, slots=True)
+class _Device:
+    device_id: str | None = None
+    platform: str | None = None
+    address: PushAddress | None = None
+
+
+def _device_of(call: SegmentCall) -> _Device:
+    """`context.device`: its id, type and push token. A token without an id stands for its own device."""
+    context = call.context if isinstance(call.context, dict) else {}
+    device = context.get("device")
+    if not isinstance(device, dict):
+        return _Device()
+    token = _short(device.get("token"), MAX_ADDRESS_CHARS)
+    device_id = _short(device.get("id"), MAX_ID_CHARS)
+    if device_id is None and token is not None:
+        device_id = f"address-{hashlib.sha256(token.encode()).hexdigest()[:32]}"
+    address = PushAddress("token", token) if token is not None else None
+    return _Device(device_id, _short(device.get("type"), MAX_ID_CHARS), address)
+
+
+def _receipt_of(call: SegmentCall, properties: dict[str, Any]) -> tuple[str | None, Any]:
+    receipt = _RECEIPTS.get((call.event or "").lower())
+    push_id = _short(properties.get("push_id"), MAX_ID_CHARS)
+    return (push_id, receipt) if receipt and push_id else (None, None)
+
+
+def _preferences(context: dict[str, Any]) -> dict[str, bool]:
+    """Segment's `context.consent.categoryPreferences`, as far as they are yes or no."""
+    consent = context.get("consent")
+    stated = consent.get("categoryPreferences") if isinstance(consent, dict) else None
+    if not isinstance(stated, dict):
+        return {}
+    said = {key: value for key, value in stated.items() if isinstance(value, bool) and _short(key, MAX_ID_CHARS)}
+    if len(said) > MAX_PURPOSES:
+        raise Rejected(f"more than {MAX_PURPOSES} consent categories")
+    return said
+
+
+def _object(value: dict[str, Any] | list[Any] | None, name: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    if value:
+        raise Rejected(f"`{name}` must be an object")
+    return {}
+
+
+def _text(value: str | int | None) -> str | None:
+    return _clean(str(value)) if value is not None else None
+
+
+def _clean(value: str | None) -> str | None:
+    """The identifier without surrounding blanks; None for an empty one. Raises Rejected for NUL."""
+    if value is not None and "\0" in value:
+        raise Rejected("an identifier contains NUL, which databases refuse")
+    return (value or "").strip() or None
+
+
+def _short(value: object, limit: int) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= limit and "\0" not in value else None
+
+
+def _storable(events: list[AppEvent]) -> bool:
+    """Whether the journal can encode them: JSON has integers that MessagePack has not."""
+    try:
+        encode_events(events)
+    except OverflowError:
+        return False
+    return True
+
+
+def _mended_batch(
+    events: list[AppEvent], opened: OpenBatch, arrival: Arrival, rejects: list[Reject]
+) -> tuple[list[AppEvent], list[Reject]]:
+    """The batch again, reading leniently the events whose numbers do not fit."""
+    mended: list[AppEvent] = []
+    for event in events:
+        if _storable([event]):
+            mended.append(event)
+            continue
+        call = decode_leniently(bytes(opened.batch[event.index]), SegmentCall)
+        _inherit(call, opened)
+        mended.append(segment_event(call, call.type, arrival, event.index))
+    return mended, rejects
+
+
+__all__ = [
+    "Arrival",
+    "Reject",
+    "Timestamp",
+    "consent_event",
+    "device_event",
+    "logout_event",
+    "read_batch",
+    "read_segment",
+    "receipt_event",
+    "segment_event",
+]

@@ -1,0 +1,36 @@
+"""How many events a source may send: a token bucket each."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Events a second in the long run, and how many may come at once after a silence."""
+
+    per_second: float = 5_000.0  # a public key must not be able to fill the journal by itself
+    burst: float = 50_000.0  # twenty full batches: what phones bring when a shop's network comes back
+
+
+class Buckets:
+    """One bucket per source; asked only for sources that exist, so there are no more of them than sources.
+
+    A batch may take a bucket below zero, so that one larger than the burst still passes; the next waits longer.
+    """
+
+    def __init__(self, rate: Rate) -> None:
+        self._rate = rate
+        self._levels: dict[str, tuple[float, int]] = {}
+
+    def wait_s(self, source_id: str, now_ms: int) -> int:
+        """Whole seconds until the source may send again; 0 for now."""
+        level = self._level(source_id, now_ms)
+        return 0 if level > 0 else max(1, math.ceil((1 - level) / self._rate.per_second))
+
+    def take(self, source_id: str, events: int, now_ms: int) -> None:
+        """Counts what was sent."""
+        self._levels[source_id] = (self._level(source_id, now_ms) - events, now_ms)
+
+    def _level(self, source_id: str, now_ms: int) -> float:
+        level, at = self._levels.get(source_id, (self._rate.burst, now_ms))
+        return min(self._rate.burst, level + max(0, now_ms - at) / 1000 * self._rate.per_second)
