@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import random
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import aiohttp
 import structlog
 from aiohttp import web
 
@@ -23,18 +23,19 @@ from backend.custody import Custody
 from backend.fold import Fold
 from backend.ingest import Ingest
 from backend.listening import Listening
-from backend.push.fcm import Fcm
-from backend.push.sender import PushSender
+from backend.push.fcm import FcmSettings, open_fcm
+from backend.push.sender import Guards, PushSender, Rim
 from backend.storage.campaigns import SendChecks
 from backend.storage.database import SqliteFile
 from backend.storage.journal import Journal
 from backend.storage.pushes import PushStore
 from backend.storage.registry import StoredSources
-from sdk_bridge.server.app import Bridge
+from sdk_bridge.server.bridge import Bridge
 
 log = structlog.get_logger()
 
 HOUSEKEEPING_S = 3600.0
+SENDER_STOP_S = 5.0  # an answer that takes longer leaves its push `unknown`
 JOURNAL_FILE = "journal.db"
 STATE_FILE = "state.db"
 
@@ -84,31 +85,23 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         custody = Custody(await journal.load())
         client_id = f"footfall-backend-{os.getpid()}-{os.urandom(4).hex()}"
         ingest = Ingest(config.mqtt.broker(client_id), journal, custody, unix_ms)
-        sender = await _sender(stack, config, state)
 
         def listen(listening: Listening) -> None:
             ingest.listening = listening
 
-        fold = Fold(
-            journal,
-            state,
-            unix_ms,
-            on_listening=listen,
-            on_pushes=sender.wake if sender else lambda: None,
-        )
+        fold = Fold(journal, state, unix_ms, on_listening=listen)
         await fold.load()
+        sender = await _sender(stack, config, state, fold, client_id)
         if sender is not None:
-            sender.caught_up = fold
-        sources = StoredSources(state)
+            fold.on_pushes = sender.wake
         host = Host(
             state=state,
             journal=journal_file,
-            sources=sources,
             now_ms=unix_ms,
             changed=fold.refresh,
             health=lambda: _health(ingest, fold, journal),
         )
-        app = build(host, Bridge(journal, sources, unix_ms).add_to)
+        app = build(host, Bridge(journal, StoredSources(state), unix_ms).add_to)
         parts = {
             asyncio.create_task(part, name=name)
             for name, part in (
@@ -119,17 +112,20 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
                 *((("sender", sender.run()),) if sender else ()),
             )
         }
-        stack.push_async_callback(_end, parts, ingest)
+        stack.push_async_callback(_end, parts, ingest, sender)
         yield await _listen(stack, app, config), parts
 
 
-async def _sender(stack: AsyncExitStack, config: Config, state: SqliteFile) -> PushSender | None:
+async def _sender(
+    stack: AsyncExitStack, config: Config, state: SqliteFile, fold: Fold, owner: str
+) -> PushSender | None:
     if config.push is None:
         log.warning("no_push", hint="without [push] in the settings no offer is ever sent")
         return None
-    session = await stack.enter_async_context(aiohttp.ClientSession())
-    fcm = Fcm(Path(config.push.service_account), session, send_url=config.push.send_url)
-    return PushSender(PushStore(state), fcm, SendChecks(state), now_ms=unix_ms)
+    settings = FcmSettings(Path(config.push.service_account), send_url=config.push.send_url)
+    fcm = await stack.enter_async_context(open_fcm(settings))
+    guards = Guards(may_send=SendChecks(state), caught_up=fold)
+    return PushSender(PushStore(state), fcm, guards, Rim(owner, unix_ms, random.random))
 
 
 async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> Running:
@@ -147,9 +143,13 @@ async def _housekeeping(journal: Journal) -> None:
         await asyncio.sleep(HOUSEKEEPING_S)
 
 
-async def _end(parts: set[asyncio.Task[None]], ingest: Ingest) -> None:
-    """Lets what was taken reach the disk, then stops every part."""
+async def _end(parts: set[asyncio.Task[None]], ingest: Ingest, sender: PushSender | None) -> None:
+    """Lets what was taken reach the disk and what is on its way to FCM be answered, then stops every part."""
     await ingest.drain()
+    if sender is not None:
+        sender.stop()
+        sending = [part for part in parts if part.get_name() == "sender"]
+        await asyncio.wait(sending, timeout=SENDER_STOP_S)
     for part in parts:
         part.cancel()
     await asyncio.gather(*parts, return_exceptions=True)

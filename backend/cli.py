@@ -75,7 +75,7 @@ def revoke(
 @token.command("list")
 def list_tokens(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Lists the tokens by name; the tokens themselves are not known."""
-    for row in _in_state(_settings(config), lambda s: [dict(row) for row in s.rows("tokens")]):
+    for row in _in_state(_settings(config), lambda s: s.rows("tokens")):
         state = "revoked" if row["revoked_at"] else "in use"
         typer.echo(f"{row['name']}\t{row['role']}\t{state}")
 

@@ -99,14 +99,14 @@ class Fold:
         now_ms: Callable[[], int],
         *,
         on_listening: Callable[[Listening], None],
-        on_pushes: Callable[[], None],
         settings: ZoneSettings | None = None,
     ) -> None:
         self._journal = journal
         self._state = state
         self._now_ms = now_ms
         self._on_listening = on_listening
-        self._on_pushes = on_pushes
+        self.on_pushes: Callable[[], None] = lambda: None
+        """Called after a commit that queued pushes; the sender's `wake`, where there is one."""
         self._settings = settings or ZoneSettings()
         self._people = ProfileService()
         self._live: LiveState | None = None
@@ -225,7 +225,7 @@ class Fold:
         if folded.listening is not None:
             self._on_listening(folded.listening)
         if folded.pushes:
-            self._on_pushes()
+            self.on_pushes()
 
     def _reached(self, position: int) -> None:
         self.position = position

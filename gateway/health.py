@@ -7,8 +7,8 @@ class HealthDesk:
     """Remembers the name behind each radio address, and each address's last report.
 
     An address is used for nothing else and never leaves the gateway. BlueZ hands a report out again with
-    every other frame of the device, so a repeated one is not news. Holds at most `limit` addresses; full,
-    it forgets the one named first, and `forgotten` counts them.
+    every other frame of the device, so a repeated one is not news. Holds at most `limit` addresses; full, it
+    forgets the one it has known longest, which its next advert names again. `forgotten` counts them.
     """
 
     def __init__(self, limit: int = 4096) -> None:

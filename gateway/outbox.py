@@ -392,13 +392,15 @@ class Outbox:
     @contextmanager
     def _transaction(self) -> Iterator[_Work]:
         work = _Work.on(self.stock)
+        before = work.row()
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield work
-            self._database.execute(
-                f"UPDATE life SET ({_LIFE}) = (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our columns
-                work.row(),
-            )
+            if work.row() != before:  # a turn without work costs no write
+                self._database.execute(
+                    f"UPDATE life SET ({_LIFE}) = (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - our columns
+                    work.row(),
+                )
             self._database.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):  # where the failure itself rolled back there is nothing to do

@@ -12,7 +12,7 @@ loss a beacon of 1 Hz is silent for eight mean gaps every ten days, and a shop h
 from dataclasses import dataclass
 from typing import Final
 
-_WARM_UP: Final = 32  # gaps until the learned interval moves at its slowest; one lost burst hardly bends it
+_WARM_UP: Final = 64  # gaps until the learned interval moves at its slowest; lucky runs hardly bend it
 _SMOOTHING_MS: Final = 1500  # time constant of the smoothed RSSI: a step shows in a second, a fade does not
 _QUICKEST: Final = 0.15  # weight of one advert however slow the beacon; a fade of 20 dB then moves 3 dB
 _AVERAGED: Final = 7  # first adverts are simply averaged, so that a newcomer's level is known at once

@@ -104,8 +104,9 @@ class FakeBluez:
 
         True exactly when a signal went out that makes bleak call back once in the client scanning on this
         adapter. What a client cannot hear any more (it is about to stop, or its bus broke on the way) still
-        counts until BlueZ knows. Raises PacketTooLong for more than a legacy packet and its scan response
-        hold, ValueError for an impossible address or strength.
+        counts until BlueZ knows; a bleak scanner that was abandoned without `stop` calls back as well.
+        Raises PacketTooLong for more than a legacy packet and its scan response hold, ValueError for an
+        impossible address or strength.
         """
         if not _ADDRESS.fullmatch(address):
             raise ValueError(f"{address!r} is no address such as C0:00:00:00:00:01")
@@ -220,8 +221,9 @@ class FakeBluez:
         """bluetoothd goes on. What was called meanwhile is never answered, or, as after SIGSTOP, late."""
         self._hung = False
         held, self._held = self._held, []
-        for call in held if answer_late else ():
-            await self._answer(call)
+        for message in held:
+            if answer_late or message.message_type is MessageType.SIGNAL:  # a client's death is no call
+                await self._answer(message)
 
     def stall(self, adapter: str, cure: Cure = Cure.RESCAN) -> None:
         """Discovery on the adapter gets stuck: it claims to run and hears nothing until the cure."""

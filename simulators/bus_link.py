@@ -48,8 +48,7 @@ class Link:
 
     async def send(self, message: Message) -> None:
         """Returns when the message is written, and every so often when the daemon has read it."""
-        if not self._bus.connected:
-            raise EOFError("the bus connection is gone")
+        self._must_be_connected()
         await self._bus.send(message)
         self._sent += 1
         if self._sent >= SENDS_BETWEEN_ROUND_TRIPS or self.large:
@@ -62,8 +61,8 @@ class Link:
 
     async def ping(self, client: str) -> None:
         """Returns when the client has handled all that was sent to it, or has left."""
-        call = Message(destination=client, path="/", interface=PEER, member="Ping")
-        await self._bus.call(call)
+        self._must_be_connected()
+        await self._bus.call(Message(client, "/", PEER, "Ping"))
 
     async def watch(self, rule: str) -> None:
         """Asks for the signals of a match rule."""
@@ -79,6 +78,12 @@ class Link:
             raise BusNameTaken(f"{service} already has an owner on this bus")
 
     async def _daemon(self, member: str, signature: str = "", body: list[Any] | None = None) -> None:
+        self._must_be_connected()
         name = "org.freedesktop.DBus"
         call = Message(name, "/org/freedesktop/DBus", name, member, signature=signature, body=body or [])
         await self._bus.call(call)
+
+    def _must_be_connected(self) -> None:
+        """dbus-fast would wait for ever for the answer to what it could not send."""
+        if not self._bus.connected:
+            raise EOFError("the bus connection is gone")

@@ -9,7 +9,6 @@ from aiohttp import web
 from backend.api.auth import CALLER, STATE
 from backend.storage import registry
 from backend.storage.database import Session, SqliteFile
-from backend.storage.registry import StoredSources
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +17,6 @@ class Host:
 
     state: SqliteFile
     journal: SqliteFile
-    sources: StoredSources
     now_ms: Callable[[], int]
     changed: Callable[[], None]
     health: Callable[[], dict[str, Any]]

@@ -133,12 +133,10 @@ async def put_source(request: web.Request) -> web.Response:
 
 @needs("admin")
 async def delete_source(request: web.Request) -> web.Response:
-    source_id, host = id_in_path(request, "source"), request.app[HOST]
-    now = host.now_ms()
+    source_id, now = id_in_path(request, "source"), request.app[HOST].now_ms()
     revoked = await change(
         request, "source revoked", source_id, lambda s: s.run("revoke_source", source_id=source_id, at=now)
     )
-    host.sources.forget()
     if not revoked:
         raise Problem(404, "source", f"there is no source {source_id} in use")
     return web.json_response({"revoked": source_id})

@@ -1,0 +1,1 @@
+"""Who somebody is: identifiers, merges, traits, consent, devices and push addresses."""

@@ -25,7 +25,6 @@ import structlog
 import yarl
 from firebase_admin import credentials, messaging
 from firebase_admin.exceptions import FirebaseError, UnknownError
-from google.auth.credentials import Credentials
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import Request
 from msgspec import Struct
@@ -64,9 +63,9 @@ class OAuthFailed(ConnectionError):
 
 @dataclass
 class AccessTokens:
-    """OAuth tokens of one service account: refreshed in a thread, one refresh at a time, before they expire."""
+    """OAuth tokens of one service account, refreshed in a thread, one at a time, before they expire."""
 
-    credential: Credentials
+    credential: Any  # google.auth.credentials.Credentials, which carries no types
     clock: Callable[[], float] = time.time
     patience_s: float = OAUTH_PATIENCE_S
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "oauth"))
@@ -137,7 +136,7 @@ class AccessTokens:
         return self._token
 
 
-def _life_s(credential: Credentials, now_s: float) -> float:
+def _life_s(credential: Any, now_s: float) -> float:
     """Seconds until the token expires; google-auth keeps the expiry as a naive UTC datetime."""
     if credential.expiry is None:
         return REFRESH_BEFORE_S

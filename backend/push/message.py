@@ -23,7 +23,7 @@ _encoder = _messaging_encoder.MessageEncoder()
 
 
 class MessageError(ValueError):
-    """The content cannot become a message that FCM takes; the text says which part, and is the author's to mend."""
+    """The content cannot become a message that FCM takes; the text says which part its author must mend."""
 
 
 def build(push: Claimed, now: int) -> messaging.Message:

@@ -152,6 +152,10 @@ class Claimed(Struct, frozen=True, kw_only=True):
     def state(self) -> PushState:
         return PushState.CLAIMED if self.sending_at is None else PushState.SENDING
 
+    def leaving(self, now: int) -> "Claimed":
+        """This push in `sending` since `now` (unix ms), on its next attempt."""
+        return msgspec.structs.replace(self, attempt=self.attempt + 1, sending_at=now)
+
 
 # What the service answered ------------------------------------------------------------------------------
 class AddressVerdict(StrEnum):
@@ -304,7 +308,7 @@ SPREAD = 0.1  # all who were told "in 60 seconds" must not come back in the same
 
 def wait_ms(attempt: int, random: float, asked_s: float = 0.0) -> int:
     """How long to wait after failed send number `attempt` (from 1), for a `random` in [0, 1)."""
-    ceiling = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(max(attempt - 1, 0), 16))
+    ceiling = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(max(attempt - 1, 0), 16))
     return math.ceil(1000 * max(ceiling * (1 + random) / 2, asked_s * (1 + SPREAD * random)))
 
 

@@ -48,10 +48,10 @@ class Recovered(Struct, frozen=True):
 
 
 class PushQueue(Protocol):
-    """The durable outbox. Every change is a compare-and-set on owner and state, and is committed on return."""
+    """The durable outbox. Every change is a compare-and-set on owner and state, committed on return."""
 
     async def recover(self, owner: str, now: int) -> Recovered:
-        """Takes from every owner but this one, all dead: `claimed` to queued, `sending` to unknown or resend."""
+        """Frees what dead owners (all but this) hold: `claimed` is queued, `sending` unknown or resent."""
 
     async def claim(self, owner: str, now: int, limit: int) -> list[Claimed]:
         """Up to `limit` queued pushes that are due at `now`, the longest due first."""
@@ -63,7 +63,7 @@ class PushQueue(Protocol):
         """
 
     async def settle(self, settlements: Sequence[Settlement], now: int) -> int:
-        """Finishes or requeues all in one transaction, and drops or quarantines addresses; how many it did."""
+        """Finishes or requeues all in one transaction, and judges their addresses; how many it did."""
 
     async def next_due(self) -> int | None:
         """When the next queued push is due, in unix ms."""
@@ -75,7 +75,7 @@ class PushQueue(Protocol):
 class MaySend(Protocol):
     """Asked right before `sending`: consent, purchase, quiet hours, caps."""
 
-    async def may_send(self, push: Claimed, now: int) -> str | None:
+    async def may_send(self, claimed: Claimed, now: int) -> str | None:
         """None to go, else the reason of the suppression."""
 
 
@@ -128,7 +128,7 @@ class PushSender:
     def __init__(
         self, queue: PushQueue, gateway: FcmGateway, guards: Guards, rim: Rim, *, slots: int = 200
     ) -> None:
-        """`slots`: messages in hand at once, so also sends at once; all `sending` rows have left or are leaving."""
+        """`slots`: messages in hand at once, so also sends at once: no `sending` row waits for its turn."""
         self._queue = queue
         self._gateway = gateway
         self._guards = guards
@@ -141,7 +141,7 @@ class PushSender:
         self._done: asyncio.Queue[Settlement] = asyncio.Queue(slots)
         self._circuits: dict[str, Circuit] = {}
         self._counts: Counter[str] = Counter()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._tasks = asyncio.TaskGroup()
 
     def wake(self) -> None:
         """Pushes were queued: look now."""
@@ -161,8 +161,7 @@ class PushSender:
         """Recovers what dead senders left, then works until `stop`. Storage errors end it."""
         recovered = await self._queue.recover(self._rim.owner, self._rim.now())
         log.info("push.recovered", **{name: getattr(recovered, name) for name in recovered.__struct_fields__})
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
+        async with self._tasks as tasks:
             workers = [tasks.create_task(self._dispatch()), tasks.create_task(self._settle())]
             await self._claim()
             for worker in workers:
@@ -187,17 +186,19 @@ class PushSender:
         room = self._slots - self._in_hand
         if room < max(1, self._slots // 8):  # many tiny claims would each pay a commit
             return LONGEST_NAP_S
+        if project.is_open and self._in_hand:  # one probe at a time
+            return LONGEST_NAP_S
         pushes = await self._queue.claim(self._rim.owner, now, 1 if project.is_open else room)
         for push in pushes:
             self._take(push)
-        if pushes and not project.is_open:
+        if pushes:
             return 0.0
         due = await self._queue.next_due()
-        return LONGEST_NAP_S if due is None else _seconds(due - now, at_least=1 if pushes else 0)
+        return LONGEST_NAP_S if due is None else _seconds(due - now)
 
     def _take(self, push: Claimed) -> None:
         self._in_hand += 1
-        self._spawn(self._prepare(push))
+        self._tasks.create_task(self._prepare(push))
 
     async def _prepare(self, push: Claimed) -> None:
         if await self._guards.caught_up.caught_up(push.profile_id):
@@ -246,7 +247,7 @@ class PushSender:
             return
         sending = await self._queue.mark_sending(pushes, self._rim.now())
         for push in sending:
-            self._spawn(self._send(push))
+            self._tasks.create_task(self._send(push))
         ended = len(pushes) - len(sending)
         self._counts["ended before sending"] += ended
         self._release(ended)
@@ -298,15 +299,13 @@ class PushSender:
             case Finish(push, state, reason, _, address):
                 self._counts[state] += 1
                 if address is not AddressVerdict.KEEP or state is PushState.UNKNOWN:
-                    log.warning("push.ended", push_id=push.push_id, state=state, reason=reason, address=address)
+                    log.warning(
+                        "push.ended", push_id=push.push_id, state=state, reason=reason, address=address
+                    )
 
     def _release(self, pushes: int) -> None:
         self._in_hand -= pushes
         self._nudge.set()
-
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
-        assert self._tasks is not None
-        self._tasks.create_task(work)
 
 
 def waves(pushes: Iterable[Claimed]) -> list[list[Claimed]]:
@@ -342,5 +341,5 @@ def _scopes(push: Claimed) -> tuple[str, str]:
     return PROJECT, _platform(push)
 
 
-def _seconds(milliseconds: int, at_least: int = 0) -> float:
-    return min(LONGEST_NAP_S, max(at_least, milliseconds) / 1000)
+def _seconds(milliseconds: int) -> float:
+    return min(LONGEST_NAP_S, max(0, milliseconds) / 1000)

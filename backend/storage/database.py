@@ -32,7 +32,7 @@ def _queries(area: Area) -> Mapping[str, str]:
     """Every named query of an area, by name, from `sqlite/<area>/queries/*.sql`."""
     found: dict[str, str] = {}
     for path in sorted((SQL_FOLDER / area / "queries").glob("*.sql")):
-        loaded = aiosql.from_path(path, "sqlite3")
+        loaded = aiosql.from_path(path, "sqlite3", mandatory_parameters=False)
         for name in loaded.available_queries:
             if name.endswith("_cursor"):
                 continue
@@ -148,6 +148,16 @@ def transaction(connection: sqlite3.Connection, area: Area, work: Callable[[Sess
             raise StorageError(f"{area}: {error}") from error
         raise
     return result
+
+
+def view(path: Path, area: Area, work: Callable[[Session], T]) -> T:
+    """One consistent read of a file that another process may own."""
+    connection = _open_reader(path)
+    try:
+        connection.execute("begin")
+        return work(Session(connection, _queries(area)))
+    finally:
+        connection.close()
 
 
 def _open(path: Path, area: Area) -> sqlite3.Connection:

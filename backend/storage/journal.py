@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from backend.storage.database import Session, SqliteFile
+from backend.storage.database import Session, SqliteFile, StorageError
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire.app_events import AppEvent, encode_events
 from sdk_bridge.wire.messages import Lane
@@ -16,6 +16,10 @@ WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behi
 DEAD_LETTERS_KEPT = 10_000
 HOUR_MS = 3_600_000
 MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
+LANES_A_GATEWAY = 32  # 16 lives of its outbox; one that began another every minute would never stop growing
+EVENTS_AN_ENTRY = 4096  # the fold numbers events by position and index; the bridge takes 2,500 at the most
+MAX_WAITING_BYTES = 64 * 1024 * 1024  # a stalled disk must not become our memory either
+BYTES_AN_EVENT = 2048  # an estimate: what an app event weighs while it waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +70,8 @@ class Journal:
     def __init__(self, file: SqliteFile, now_ms: Callable[[], int]) -> None:
         self._file = file
         self._now_ms = now_ms
-        self._waiting: asyncio.Queue[tuple[Callable[[Session], int], asyncio.Future[int]]] = asyncio.Queue(
-            MAX_WAITING
-        )
+        self._waiting: asyncio.Queue[_Work] = asyncio.Queue(MAX_WAITING)
+        self._waiting_bytes = 0
         self.appended = asyncio.Event()
         """Set after each commit; the fold clears it."""
         self.head = 0
@@ -86,17 +89,18 @@ class Journal:
                 works.append(self._waiting.get_nowait())
             await self._commit(works)
 
-    async def append_gateway(self, append: GatewayAppend) -> bool:
-        """Commits a gateway's message and its sequence.
+    async def append_gateway(self, append: GatewayAppend) -> int:
+        """Commits a gateway's message and its sequence; how far its lane is committed after that.
 
-        False, and nothing kept, where its sequence is not the lane's next: an earlier one failed to commit.
-        Raises JournalBusy.
+        Nothing is kept where its sequence is not the lane's next: then an earlier one failed to commit, or
+        this one is committed already. Raises JournalBusy.
         """
-        return bool(await self._submit(lambda session: _write_gateway(session, append)))
+        size = len(append.payload or b"") + len(append.buried[1] if append.buried else b"")
+        return await self._submit(lambda session: _write_gateway(session, append), size)
 
     async def append_events(self, events: Sequence[AppEvent]) -> int:
         """Commits app events, each message id once within seven days; how many were new."""
-        return await self._submit(lambda session: _write_events(session, events))
+        return await self._submit(lambda session: _write_events(session, events), BYTES_AN_EVENT * len(events))
 
     async def bury(self, origin: str, reason: str, payload: bytes) -> None:
         """Keeps what could not be understood, with its reason; the oldest make room."""
@@ -106,7 +110,7 @@ class Journal:
             _bury(session, now, origin, reason, payload)
             return 0
 
-        await self._submit(write)
+        await self._submit(write, len(payload))
 
     async def after(self, position: int, limit: int) -> list[Entry]:
         """The next entries behind a position, in order."""

@@ -87,7 +87,7 @@ def _mark_sending(session: Session, pushes: Sequence[Claimed], now: int) -> list
             address_kind=push.address_kind,
             address_value=push.address_value,
         ):
-            marked.append(push.sent_again(now))
+            marked.append(push.leaving(now))
         else:
             session.run("end_unmarked_push", now=now, push_id=push.push_id, owner=push.owner)
     return marked

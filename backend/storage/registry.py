@@ -69,29 +69,16 @@ def create_source(
 
 
 class StoredSources:
-    """The bridge's sources; known keys are remembered, an unknown one is always looked up afresh."""
+    """The bridge's sources; asked of the database each time, the bridge remembers for a few seconds."""
 
-    def __init__(self, state: SqliteFile, known_limit: int = 10_000) -> None:
+    def __init__(self, state: SqliteFile) -> None:
         self._state = state
-        self._known: dict[str, Source] = {}
-        self._limit = known_limit
 
     async def source_for_key(self, write_key: str) -> Source | None:
-        known = self._known.get(write_key)
-        if known is not None:
-            return known
         row = await self._state.read(lambda s: s.row("source_by_key", key_hash=hash_secret(write_key)))
         if row is None:
             return None
-        if len(self._known) >= self._limit:
-            self._known.clear()
-        source = Source(row["source_id"], row["kind"], row["proof"], row["proof_secret"])
-        self._known[write_key] = source
-        return source
-
-    def forget(self) -> None:
-        """After a revocation: every key is looked up again."""
-        self._known.clear()
+        return Source(row["source_id"], row["kind"], row["proof"], row["proof_secret"])
 
 
 def gateways(session: Session) -> dict[str, Gateway]:

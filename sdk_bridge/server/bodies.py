@@ -1,4 +1,4 @@
-"""Bytes of strangers to JSON values: bounded in size and depth, forgiving where SDKs are known to be sloppy."""
+"""Bytes of strangers to typed JSON: bounded in size and depth, forgiving where SDKs are sloppy."""
 
 import json
 import math
@@ -15,6 +15,7 @@ T = TypeVar("T")
 MAX_EVENT_BYTES = 32 * 1024  # Segment's own limits: what their SDKs are built to stay under
 MAX_BATCH_BYTES = 500 * 1024
 MAX_BATCH_EVENTS = 2_500
+MAX_SHARED_BYTES = 4 * MAX_BATCH_BYTES  # or 500 KB on the wire could become 80 MB in the journal
 MAX_DEPTH = 32  # deeper nesting could pass here and exhaust the stack of whoever reads the journal later
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -35,10 +36,12 @@ class OpenBatch(msgspec.Struct, rename="camel"):
     batch: list[msgspec.Raw]
     write_key: str | None = None
     sent_at: str | int | float | None = None
-    context: dict[str, Any] | None = None
+    context: msgspec.Raw = msgspec.Raw(b"null")
+    shared: dict[str, Any] | None = None  # the context, once it is decoded; never taken from the sender
 
 
 _open_batch = msgspec.json.Decoder(OpenBatch)
+_context: "msgspec.json.Decoder[dict[str, Any] | None]" = msgspec.json.Decoder(dict[str, Any] | None)
 
 
 def inflate(body: bytes, limit: int) -> bytes:
@@ -62,11 +65,11 @@ def too_large(limit: int) -> Refusal:
     return Refusal(400, "too_large", f"the body exceeds {limit // 1024} KB")
 
 
-def decode(raw: bytes, decoder: "msgspec.json.Decoder[T]", kind: type[T]) -> T:
-    """One event's bytes as `kind`. Raises Rejected.
+def decode(raw: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
+    """One event's bytes, typed. Raises Rejected.
 
-    NaN and infinities become null, as a browser's JSON.stringify writes them; lone surrogates and broken UTF-8
-    become U+FFFD; integers beyond 64 bits become floats.
+    NaN and infinities become null, as a browser's JSON.stringify writes them; lone surrogates and broken
+    UTF-8 become U+FFFD; integers beyond 64 bits become floats.
     """
     if len(raw) > MAX_EVENT_BYTES:
         raise Rejected(f"the event exceeds {MAX_EVENT_BYTES // 1024} KB")
@@ -75,18 +78,31 @@ def decode(raw: bytes, decoder: "msgspec.json.Decoder[T]", kind: type[T]) -> T:
     try:
         return decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return decode_leniently(raw, kind)
+        return _decode_leniently(raw, decoder)
 
 
-def decode_leniently(raw: bytes, kind: type[T]) -> T:
+def _decode_leniently(raw: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
     """As `decode`, for bytes that strict JSON refuses; their depth has been checked. Raises Rejected."""
     try:
         loose = json.loads(raw.decode("utf-8-sig", "replace"), parse_constant=lambda _: None)
-        return msgspec.convert(_mended(loose), kind)
+        return decoder.decode(msgspec.json.encode(mended(loose)))
     except msgspec.ValidationError as error:
         raise Rejected(str(error)) from error
     except ValueError as error:  # JSONDecodeError, or an integer of thousands of digits
         raise Rejected("not JSON") from error
+
+
+def mended(value: Any) -> Any:
+    """The value with everything replaced that MessagePack or UTF-8 could not hold."""
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {mended(key): mended(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [mended(item) for item in value]
+    if isinstance(value, int) and value not in _INT64:
+        return _finite(value)
+    return _finite(value) if isinstance(value, float) else value
 
 
 def open_batch(body: bytes) -> OpenBatch:
@@ -99,7 +115,18 @@ def open_batch(body: bytes) -> OpenBatch:
         opened = _open_damaged(body)
     if len(opened.batch) > MAX_BATCH_EVENTS:
         raise Refusal(400, "too_many_events", f"a batch holds at most {MAX_BATCH_EVENTS} events")
+    opened.shared = _shared_context(bytes(opened.context), len(opened.batch))
     return opened
+
+
+def _shared_context(raw: bytes, events: int) -> dict[str, Any] | None:
+    """The batch's own context. It is stored with each event, so its size counts as often."""
+    if len(raw) * events > MAX_SHARED_BYTES:
+        raise Refusal(400, "too_large", "the batch's `context` is too large for so many events")
+    try:
+        return decode(raw, _context)
+    except Rejected as error:
+        raise Refusal(400, "invalid_batch", f"`context`: {error}") from error
 
 
 def _open_damaged(body: bytes) -> OpenBatch:
@@ -108,10 +135,10 @@ def _open_damaged(body: bytes) -> OpenBatch:
     if span is None:
         raise Refusal(400, "invalid_json", "the body is not a JSON object with a `batch` array")
     shell = body[: span[0]] + b"[]" + body[span[1] :]
+    if _too_deep(shell):
+        raise Refusal(400, "invalid_json", f"nested deeper than {MAX_DEPTH} levels")
     try:
-        if _too_deep(shell):
-            raise Rejected(f"nested deeper than {MAX_DEPTH} levels")
-        opened = decode_leniently(shell, OpenBatch)
+        opened = _decode_leniently(shell, _open_batch)
     except Rejected as error:
         raise Refusal(400, "invalid_json", str(error)) from error
     opened.batch = [msgspec.Raw(element) for element in elements]
@@ -154,19 +181,6 @@ def _too_deep(raw: bytes) -> bool:
         elif token[0] in b"}]":
             depth -= 1
     return False
-
-
-def _mended(value: Any) -> Any:
-    """The value with everything replaced that MessagePack or UTF-8 could not hold."""
-    if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
-    if isinstance(value, dict):
-        return {_mended(key): _mended(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_mended(item) for item in value]
-    if isinstance(value, int) and value not in _INT64:
-        return _finite(value)
-    return _finite(value) if isinstance(value, float) else value
 
 
 def _finite(value: float) -> float | None:

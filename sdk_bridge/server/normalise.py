@@ -1,4 +1,4 @@
-"""Calls to events, purely: identifiers settled, times repaired, the user proven or not, odd places looked into."""
+"""Calls to events, purely: identifiers settled, times repaired, the user proven or not."""
 
 import hashlib
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from sdk_bridge.server.beacon_keys import canonical_beacon_key
-from sdk_bridge.server.bodies import OpenBatch, Rejected, decode, decode_leniently
+from sdk_bridge.server.bodies import OpenBatch, Rejected, decode, mended
 from sdk_bridge.server.calls import (
     MAX_PURPOSES,
     SEGMENT_KINDS,
@@ -22,7 +22,7 @@ from sdk_bridge.server.calls import (
 )
 from sdk_bridge.server.ports import Source
 from sdk_bridge.server.proof import is_proven
-from sdk_bridge.server.times import Timestamp, occurred_ms, skew_ms, unix_ms
+from sdk_bridge.server.times import occurred_ms, skew_ms, unix_ms
 from sdk_bridge.wire.app_events import AppEvent, Kind, PushAddress, encode_events
 
 MAX_ID_CHARS = 512
@@ -64,22 +64,17 @@ def read_batch(opened: OpenBatch, arrival: Arrival) -> tuple[list[AppEvent], lis
     for index, part in enumerate(opened.batch):
         raw = bytes(part)
         try:
-            call = decode(raw, segment_call, SegmentCall)
+            call = decode(raw, segment_call)
             _inherit(call, opened)
             events.append(segment_event(call, call.type, arrival, index))
         except Rejected as error:
             rejects.append(Reject(str(error), raw))
-    if not _storable(events):
-        return _mended_batch(events, opened, arrival, rejects)
-    return events, rejects
+    return storable(events), rejects
 
 
-def read_segment(call: SegmentCall, raw: bytes, kind: str, arrival: Arrival) -> AppEvent:
-    """The one event of a request to /v1/{kind}. Raises Rejected."""
-    event = segment_event(call, kind, arrival, 0)
-    if _storable([event]):
-        return event
-    return segment_event(decode_leniently(raw, SegmentCall), kind, arrival, 0)
+def storable(events: list[AppEvent]) -> list[AppEvent]:
+    """The events, changed where the journal could not encode them: JSON's integers have no bound."""
+    return events if _encodable(events) else [_mended_event(event) for event in events]
 
 
 def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: int) -> AppEvent:
@@ -88,7 +83,7 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
     if known is None:
         raise Rejected(f"`type` must be one of {', '.join(SEGMENT_KINDS)}")
     for field in _NEEDED[known]:
-        if getattr(call, field) in (None, ""):
+        if _text(getattr(call, field)) is None:
             raise Rejected(f"{known} needs `{_SPELLING[field]}`")
     properties = _object(call.properties, "properties")
     if call.category and "category" not in properties:
@@ -100,7 +95,7 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
     push_id, receipt = _receipt_of(call, properties)
     return msgspec.structs.replace(
         event,
-        name=_text(call.group_id) if known == "group" else call.event or call.name,
+        name=_text(call.group_id) if known == "group" else _clean(call.event) or _clean(call.name),
         previous_id=_text(call.previous_id),
         properties=properties,
         traits=_object(call.traits, "traits"),
@@ -119,11 +114,13 @@ def device_event(call: DeviceCall, arrival: Arrival) -> AppEvent:
         beacon_key = canonical_beacon_key(call.beacon_key)
         if beacon_key is None:
             raise Rejected("`beaconKey` is not the key of a beacon that a person can carry")
-    event = _event(call, "device", arrival, 0, device_id=call.device_id)
+    if call.push_address is not None and "\0" in call.push_address.value:
+        raise Rejected("`pushAddress` contains NUL")
+    event = _event(call, "device", arrival, 0, device_id=_device_id(call.device_id))
     return msgspec.structs.replace(
         event,
         push_address=call.push_address,
-        platform=call.platform,
+        platform=_clean(call.platform),
         beacon_key=beacon_key,
         consent=_preferences(event.context),
     )
@@ -131,14 +128,17 @@ def device_event(call: DeviceCall, arrival: Arrival) -> AppEvent:
 
 def logout_event(call: LogoutCall, arrival: Arrival) -> AppEvent:
     """The end of a session on a device. Raises Rejected."""
-    return _event(call, "logout", arrival, 0, device_id=call.device_id)
+    return _event(call, "logout", arrival, 0, device_id=_device_id(call.device_id))
 
 
 def receipt_event(call: ReceiptCall, receipt: str, arrival: Arrival) -> AppEvent:
     """What became of a push on its device; `receipt` is `received` or `opened`. Raises Rejected."""
     event = _event(call, "push_receipt", arrival, 0, device_id=call.device_id)
+    push_id = _clean(call.push_id)
+    if push_id is None:
+        raise Rejected("`pushId` is blank")
     return msgspec.structs.replace(
-        event, push_id=call.push_id, receipt="opened" if receipt == "opened" else "received"
+        event, push_id=push_id, receipt="opened" if receipt == "opened" else "received"
     )
 
 
@@ -179,8 +179,8 @@ def _inherit(call: SegmentCall, opened: OpenBatch) -> None:
     """What a batch says once counts for each event that does not say otherwise."""
     if call.sent_at in (None, ""):
         call.sent_at = opened.sent_at
-    if opened.context:
-        call.context = {**opened.context, **_object(call.context, "context")}
+    if opened.shared:
+        call.context = {**opened.shared, **_object(call.context, "context")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +216,9 @@ def _preferences(context: dict[str, Any]) -> dict[str, bool]:
     stated = consent.get("categoryPreferences") if isinstance(consent, dict) else None
     if not isinstance(stated, dict):
         return {}
-    said = {key: value for key, value in stated.items() if isinstance(value, bool) and _short(key, MAX_ID_CHARS)}
+    said = {
+        key: value for key, value in stated.items() if isinstance(value, bool) and _short(key, MAX_ID_CHARS)
+    }
     if len(said) > MAX_PURPOSES:
         raise Rejected(f"more than {MAX_PURPOSES} consent categories")
     return said
@@ -228,6 +230,13 @@ def _object(value: dict[str, Any] | list[Any] | None, name: str) -> dict[str, An
     if value:
         raise Rejected(f"`{name}` must be an object")
     return {}
+
+
+def _device_id(value: str) -> str:
+    cleaned = _clean(value)
+    if cleaned is None:
+        raise Rejected("`deviceId` is blank")
+    return cleaned
 
 
 def _text(value: str | int | None) -> str | None:
@@ -245,8 +254,7 @@ def _short(value: object, limit: int) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= limit and "\0" not in value else None
 
 
-def _storable(events: list[AppEvent]) -> bool:
-    """Whether the journal can encode them: JSON has integers that MessagePack has not."""
+def _encodable(events: list[AppEvent]) -> bool:
     try:
         encode_events(events)
     except OverflowError:
@@ -254,30 +262,10 @@ def _storable(events: list[AppEvent]) -> bool:
     return True
 
 
-def _mended_batch(
-    events: list[AppEvent], opened: OpenBatch, arrival: Arrival, rejects: list[Reject]
-) -> tuple[list[AppEvent], list[Reject]]:
-    """The batch again, reading leniently the events whose numbers do not fit."""
-    mended: list[AppEvent] = []
-    for event in events:
-        if _storable([event]):
-            mended.append(event)
-            continue
-        call = decode_leniently(bytes(opened.batch[event.index]), SegmentCall)
-        _inherit(call, opened)
-        mended.append(segment_event(call, call.type, arrival, event.index))
-    return mended, rejects
-
-
-__all__ = [
-    "Arrival",
-    "Reject",
-    "Timestamp",
-    "consent_event",
-    "device_event",
-    "logout_event",
-    "read_batch",
-    "read_segment",
-    "receipt_event",
-    "segment_event",
-]
+def _mended_event(event: AppEvent) -> AppEvent:
+    return msgspec.structs.replace(
+        event,
+        properties=mended(event.properties),
+        traits=mended(event.traits),
+        context=mended(event.context),
+    )

@@ -45,5 +45,7 @@ class Sources(Protocol):
     """The registry of write keys."""
 
     async def source_for_key(self, write_key: str) -> Source | None:
-        """The source of this key, None when no live source has it. May raise JournalBusy."""
+        """The source of this key, None when no live source has it, which is found out afresh each time: SDKs
+        drop for ever what is answered 401. May raise JournalBusy.
+        """
         ...

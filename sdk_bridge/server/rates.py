@@ -15,7 +15,8 @@ class Rate:
 class Buckets:
     """One bucket per source; asked only for sources that exist, so there are no more of them than sources.
 
-    A batch may take a bucket below zero, so that one larger than the burst still passes; the next waits longer.
+    A batch may take a bucket below zero, so that one larger than the burst still passes; the next waits
+    longer.
     """
 
     def __init__(self, rate: Rate) -> None:

@@ -1,11 +1,11 @@
 """The one error that the bridge answers with: a status, a code for programs and a sentence for people."""
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer; the fault is the sender's or passing
+class Refusal(Exception):
     """The request is answered with `status` and `{"code", "message"}`.
 
-    Segment's SDKs come again after 408, 410, 429, 460 and 5xx, and drop the batch for ever on anything else, so
-    400 and 401 are only for what would fail again.
+    Segment's SDKs come again after 408, 410, 429, 460 and 5xx, and drop the batch for ever on anything
+    else, so 400 and 401 are only for what would fail again.
     """
 
     def __init__(self, status: int, code: str, message: str, retry_after_s: int | None = None) -> None:

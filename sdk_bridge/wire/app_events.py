@@ -28,9 +28,9 @@ class AppEvent(Struct, frozen=True, omit_defaults=True):
     """One thing that happened in an app or on a site; times are unix milliseconds, UTC.
 
     `occurred_at` is Segment's corrected timestamp; `original_at` the device's own clock, which with `index`
-    orders the events of one device. `name` is what happened: the tracked event, the page or screen, the group's
-    id. `proven` says that the source vouches for `user_id` (a signed hash, or a source that is trusted); an
-    unproven claim is kept but binds nothing to an identified profile. `previous_id` is an alias's.
+    orders the events of one device. `name` is what happened: the tracked event, the page or screen, the
+    group's id. `proven` says that the source vouches for `user_id` (a signed hash, or a source that is
+    trusted); an unproven claim is kept but binds nothing to an identified profile. `previous_id` is alias's.
     """
 
     kind: Kind
@@ -61,13 +61,17 @@ _decoder = msgspec.msgpack.Decoder(list[AppEvent])
 
 
 def encode_events(events: list[AppEvent]) -> bytes:
-    """The events as one MessagePack blob."""
-    return msgspec.msgpack.encode(events)
+    """The events as one MessagePack blob. Raises WireError for what it cannot hold: whole numbers beyond 64
+    bits, lone surrogates, nesting without end."""
+    try:
+        return msgspec.msgpack.encode(events)
+    except (OverflowError, UnicodeEncodeError, RecursionError, TypeError) as error:
+        raise WireError(str(error)) from error
 
 
 def decode_events(blob: bytes) -> list[AppEvent]:
     """The events of one blob. Raises WireError."""
     try:
         return _decoder.decode(blob)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(str(error)) from error

@@ -1,6 +1,7 @@
 """Bytes to messages and back: MessagePack from our gateways, JSON objects of the same shape from others."""
 
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -19,30 +20,11 @@ from sdk_bridge.wire.messages import (
 )
 
 M = TypeVar("M")
+MAX_REASON = 200  # characters of an error, which may quote the stranger's payload
 
 
 class WireError(ValueError):
     """The payload is not a message of this wire; the text says where it departs."""
-
-
-_pack = msgspec.msgpack.Encoder()
-_up: msgspec.msgpack.Decoder[UpMessage] = msgspec.msgpack.Decoder(UpMessage)
-_ack = msgspec.msgpack.Decoder(Ack)
-_status = msgspec.msgpack.Decoder(Status)
-
-_TAGGED: dict[str, type[msgspec.Struct]] = {
-    "batch": Batch,
-    "heartbeat": Heartbeat,
-    "skip": Skip,
-    "ack": Ack,
-    "status": Status,
-}
-_NESTED: dict[tuple[type, str], type[msgspec.Struct]] = {
-    (Batch, "readings"): Readings,
-    (Batch, "ranges"): RangeChange,
-    (Batch, "health"): BeaconHealth,
-    (Skip, "counts"): SkipCounts,
-}
 
 
 def encode(message: UpMessage | Ack | Status) -> bytes:
@@ -52,7 +34,7 @@ def encode(message: UpMessage | Ack | Status) -> bytes:
 
 def decode_up(payload: bytes) -> UpMessage:
     """A gateway's batch, heartbeat or skip. Raises WireError."""
-    message = _decode(payload, _up, UpMessage)
+    message: UpMessage = _decode(payload, _up, _up_object)
     if isinstance(message, Batch):
         _check_batch(message)
     return message
@@ -60,12 +42,12 @@ def decode_up(payload: bytes) -> UpMessage:
 
 def decode_ack(payload: bytes) -> Ack:
     """The backend's acknowledgement. Raises WireError."""
-    return _decode(payload, _ack, Ack)
+    return _decode(payload, _ack, _ack_object)
 
 
 def decode_status(payload: bytes) -> Status:
     """A gateway's retained status. Raises WireError."""
-    return _decode(payload, _status, Status)
+    return _decode(payload, _status, _status_object)
 
 
 def to_json_object(message: UpMessage | Ack | Status) -> dict[str, Any]:
@@ -73,15 +55,17 @@ def to_json_object(message: UpMessage | Ack | Status) -> dict[str, Any]:
     return {"type": message.__struct_config__.tag, **_as_object(message)}
 
 
-def _decode(payload: bytes, decoder: "msgspec.msgpack.Decoder[M]", kind: Any) -> M:
+def _decode(
+    payload: bytes, decoder: "msgspec.msgpack.Decoder[M]", object_decoder: "msgspec.json.Decoder[Any]"
+) -> M:
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise WireError(f"payload of {len(payload)} bytes exceeds {MAX_PAYLOAD_BYTES}")
     try:
         if payload[:1] == b"{":
-            return msgspec.convert(_as_array(msgspec.json.decode(payload)), kind)  # type: ignore[no-any-return]
+            return _as_message(object_decoder.decode(payload))  # type: ignore[no-any-return]
         return decoder.decode(payload)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise WireError(str(error)) from error
+        raise WireError(str(error)[:MAX_REASON]) from error
 
 
 def _check_batch(batch: Batch) -> None:
@@ -95,38 +79,9 @@ def _check_batch(batch: Batch) -> None:
     )
     if used >= len(batch.keys):
         raise WireError(f"beacon index {used} lies outside the {len(batch.keys)} keys")
-
-
-def _as_array(obj: Any) -> list[Any]:
-    """A JSON object turned into the array that the typed decoder checks; field order is the Struct's."""
-    struct = _TAGGED.get(obj.get("type")) if isinstance(obj.get("type"), str) else None
-    if struct is None:
-        raise WireError(f"`type` must be one of {', '.join(_TAGGED)}")
-    return [struct.__struct_config__.tag, *_fields_in_order(struct, obj)]
-
-
-def _fields_in_order(struct: type[msgspec.Struct], obj: Any) -> list[Any]:
-    if not isinstance(obj, dict):
-        raise WireError(f"{struct.__name__} must be an object")
-    values: list[Any] = []
-    for field in msgspec.structs.fields(struct):
-        if field.name in obj:
-            value = obj[field.name]
-            nested = _NESTED.get((struct, field.name))
-            if nested is not None:
-                value = (
-                    [_fields_in_order(nested, item) for item in value]
-                    if isinstance(value, list)
-                    else _fields_in_order(nested, value)
-                )
-            values.append(value)
-        elif field.default is not msgspec.NODEFAULT:
-            values.append(field.default)
-        elif field.default_factory is not msgspec.NODEFAULT:
-            values.append(field.default_factory())
-        else:
-            raise WireError(f"{struct.__name__} lacks `{field.name}`")
-    return values
+    names = "".join(batch.keys)
+    if not (names.isascii() and names.isprintable()):  # a NUL would be refused by PostgreSQL, days later
+        raise WireError("a beacon's key must be printable ASCII")
 
 
 def _as_object(value: Any) -> Any:
@@ -135,3 +90,66 @@ def _as_object(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_object(item) for item in value]
     return value
+
+
+def _as_message(value: Any) -> Any:
+    """A checked object form turned into the Struct that it mirrors."""
+    if isinstance(value, list):
+        return [_as_message(item) for item in value] if value and type(value[0]) in _mirrored else value
+    struct = _mirrored.get(type(value))
+    if struct is None:
+        return value
+    return struct(*(_as_message(getattr(value, name)) for name in struct.__struct_fields__))
+
+
+def _object_forms(structs: Iterable[type[msgspec.Struct]]) -> dict[type[msgspec.Struct], Any]:
+    """Each Struct's twin with the same fields by name, so that JSON is checked by the same rules."""
+    forms: dict[Any, Any] = {}
+    for struct in structs:
+        forms[struct] = msgspec.defstruct(
+            struct.__name__,
+            [_named(field, forms) for field in msgspec.structs.fields(struct)],
+            namespace={"__doc__": struct.__doc__},
+            module=struct.__module__,
+            frozen=True,
+            tag=struct.__struct_config__.tag,
+            tag_field="type" if struct.__struct_config__.tag is not None else None,
+        )
+    return forms
+
+
+def _named(field: msgspec.structs.FieldInfo, forms: dict[Any, Any]) -> tuple[str, Any] | tuple[str, Any, Any]:
+    kind = _with_objects(field.type, forms)
+    if field.required:
+        return field.name, kind
+    if field.default_factory is not msgspec.NODEFAULT:
+        return field.name, kind, msgspec.field(default_factory=field.default_factory)
+    return field.name, kind, field.default
+
+
+def _with_objects(kind: Any, forms: dict[Any, Any]) -> Any:
+    """The type with every Struct in it replaced by its object form."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return Annotated[(_with_objects(inner[0], forms), *inner[1:])]
+    if origin is list:
+        return list[_with_objects(inner[0], forms)]  # type: ignore[misc] # a type made at run time
+    return forms.get(kind, kind)
+
+
+# Those within others come first.
+OBJECT_FORMS = _object_forms(
+    (Readings, RangeChange, BeaconHealth, SkipCounts, Batch, Heartbeat, Skip, Ack, Status)
+)
+"""The Structs that accept and describe the JSON form, by the Struct that travels as MessagePack."""
+_mirrored = {form: struct for struct, form in OBJECT_FORMS.items()}
+
+_pack = msgspec.msgpack.Encoder()
+_up: msgspec.msgpack.Decoder[UpMessage] = msgspec.msgpack.Decoder(UpMessage)
+_ack = msgspec.msgpack.Decoder(Ack)
+_status = msgspec.msgpack.Decoder(Status)
+_up_object: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+    Union[tuple(OBJECT_FORMS[struct] for struct in get_args(UpMessage))]  # noqa: UP007 - made at run time
+)
+_ack_object: msgspec.json.Decoder[Any] = msgspec.json.Decoder(OBJECT_FORMS[Ack])
+_status_object: msgspec.json.Decoder[Any] = msgspec.json.Decoder(OBJECT_FORMS[Status])

@@ -14,10 +14,13 @@ MAX_PAYLOAD_BYTES = 128 * 1024  # beyond any batch of ours; stops a stranger fro
 MAX_KEYS = 4096  # beacons in one batch
 MAX_ROWS = 16384  # rows in one column
 
-BootId: TypeAlias = Annotated[str, Meta(max_length=36)]
+_ASCII = r"^[ -~]*$(?!\n)"  # no NUL for PostgreSQL to refuse; Python's `$` alone lets a last newline pass
+
+BootId: TypeAlias = Annotated[str, Meta(max_length=36, pattern=_ASCII)]
 """Linux's /proc/sys/kernel/random/boot_id; empty for a sender whose times are unix time already."""
 BeaconKey: TypeAlias = Annotated[str, Meta(min_length=1, max_length=160)]
-"""Canonical text of a beacon's identity, such as `ibeacon:<uuid>:<major>:<minor>`."""
+"""Canonical text of a beacon's identity, such as `ibeacon:<uuid>:<major>:<minor>`; printable ASCII."""
+Word: TypeAlias = Annotated[str, Meta(max_length=32, pattern=_ASCII)]
 Millis: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
 Small: TypeAlias = Annotated[int, Meta(ge=0, le=127)]
 Index: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_KEYS - 1)]
@@ -85,7 +88,7 @@ class Heartbeat(Struct, frozen=True, array_like=True, tag="heartbeat"):
     outbox_batches: Count
     outbox_bytes: Count
     clock_synchronised: bool
-    version: Annotated[str, Meta(max_length=32)]
+    version: Word
 
 
 class SkipCounts(Struct, frozen=True, array_like=True):
@@ -99,7 +102,7 @@ class Skip(Struct, frozen=True, array_like=True, tag="skip"):
     """The sequences from the envelope's up to and with `to` will never come; raises an alert."""
 
     to: Annotated[int, Meta(ge=1, le=2**53)]
-    reason: Annotated[str, Meta(max_length=64)]
+    reason: Annotated[str, Meta(max_length=64, pattern=_ASCII)]
     counts: SkipCounts
 
 
@@ -113,7 +116,7 @@ class Ack(Struct, frozen=True, array_like=True, tag="ack"):
     `server_ms` is the backend's unix time, which anchors a gateway whose own clock was never set.
     """
 
-    epoch: Annotated[str, Meta(min_length=1, max_length=32)]
+    epoch: Annotated[str, Meta(min_length=1, max_length=32, pattern=_ASCII)]
     lane: Lane
     upto: Annotated[int, Meta(ge=0, le=2**53)]
     gap: bool
@@ -124,5 +127,5 @@ class Status(Struct, frozen=True, array_like=True, tag="status"):
     """Retained; the last will is the same message with `online` false."""
 
     online: bool
-    epoch: Annotated[str, Meta(max_length=32)]
-    version: Annotated[str, Meta(max_length=32)]
+    epoch: Word
+    version: Word

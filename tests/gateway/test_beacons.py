@@ -1,6 +1,7 @@
 """Beacon frames: golden vectors that other languages can read, and any bytes at all."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,16 @@ def test_a_beacon_cannot_be_changed() -> None:
         beacon.major = 3
 
 
-def test_strangers_cannot_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[bytes, Any] = {}
-    parse = beacons._remembering(lambda payload: seen.setdefault(payload, decode({APPLE: payload}, {})))
-    remembered = parse.__closure__[1].cell_contents
-    for number in range(3 * beacons.REMEMBERED):
-        parse(IBEACON[:18] + number.to_bytes(4, "big") + b"\xc5")
-    assert 0 < len(remembered) <= beacons.REMEMBERED
+def test_strangers_cannot_fill_the_memory() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(5 * beacons.REMEMBERED):
+            beacon = decode({APPLE: IBEACON[:18] + number.to_bytes(4, "big") + b"\xc5"}, {})
+            assert beacon.key
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 3_000_000
 
 
 PREFIXES = [b"", b"\x02\x15", b"\xbe\xac", b"\x00", b"\x10\x00", b"\x20\x00", b"\x20\x01", b"\x30"]

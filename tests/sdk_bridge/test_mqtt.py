@@ -73,6 +73,10 @@ async def eventually(condition, seconds: float = 20.0) -> None:
         await asyncio.sleep(0.01)
 
 
+async def send(sender: Connection, topic: str, payload: bytes) -> None:
+    await eventually(lambda: sender.publish(topic, payload))
+
+
 @asynccontextmanager
 async def listening(broker, topic: str, inbox: Inbox, **more):
     async with mqtt.connect(at(broker), inbox, **more) as connection:
@@ -90,8 +94,7 @@ def test_thousands_arrive_once_and_in_order(broker, new_loop):
     async def exchange():
         async with listening(broker, topic, inbox), mqtt.connect(at(broker), Inbox()) as sender:
             for number in range(total):
-                while not sender.publish(topic, number.to_bytes(4, "big")):
-                    await asyncio.sleep(0.005)
+                await send(sender, topic, number.to_bytes(4, "big"))
             await eventually(lambda: len(inbox.messages) >= total)
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -117,17 +120,19 @@ async def test_unacknowledged_messages_hold_their_slots(broker):
     if broker.kind == "iotcore":
         pytest.skip("rumqttd pays no regard to a Receive Maximum")
     topic, inbox = new_topic(), Inbox(acknowledging=False)
-    async with listening(broker, topic, inbox, receive_maximum=10) as receiver:
-        async with mqtt.connect(at(broker), Inbox()) as sender:
-            for number in range(30):
-                sender.publish(topic, bytes([number]))
-            await eventually(lambda: len(inbox.messages) >= 10)
-            await asyncio.sleep(0.2)
-            assert len(inbox.messages) == 10
-            inbox.acknowledging = True
-            for message in list(inbox.messages):
-                receiver.acknowledge(message)
-            await eventually(lambda: len(inbox.messages) == 30)
+    async with (
+        listening(broker, topic, inbox, receive_maximum=10) as receiver,
+        mqtt.connect(at(broker), Inbox()) as sender,
+    ):
+        for number in range(30):
+            sender.publish(topic, bytes([number]))
+        await eventually(lambda: not sender._waiting)  # the broker has them all
+        await eventually(lambda: len(inbox.messages) >= 10)
+        assert len(inbox.messages) == 10
+        inbox.acknowledging = True
+        for message in list(inbox.messages):
+            receiver.acknowledge(message)
+        await eventually(lambda: len(inbox.messages) == 30)
     assert inbox.payloads == [bytes([number]) for number in range(30)]
 
 
@@ -208,17 +213,16 @@ async def test_publish_says_no_beyond_the_bytes_it_may_hold(broker, monkeypatch)
 async def test_a_stopped_broker_fills_no_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(mqtt, "MAX_WAITING_BYTES", 8 * 1024 * 1024)
     monkeypatch.setattr(mqtt, "GOODBYE_SECONDS", 0.1)
-    async with await start_broker(tmp_path) as own:
-        async with mqtt.connect(at(own), Inbox()) as sender:
-            os.kill(own.pid, signal.SIGSTOP)
-            try:
-                accepted = 0
-                while sender.publish("t", bytes(64 * 1024), qos=0):
-                    accepted += 1
-                    await asyncio.sleep(0)
-                assert 128 <= accepted <= 400  # 8 MiB, and what the kernel's buffers took
-            finally:
-                os.kill(own.pid, signal.SIGCONT)
+    async with await start_broker(tmp_path) as own, mqtt.connect(at(own), Inbox()) as sender:
+        os.kill(own.pid, signal.SIGSTOP)
+        try:
+            accepted = 0
+            while sender.publish("t", bytes(64 * 1024), qos=0):
+                accepted += 1
+                await asyncio.sleep(0)
+            assert 128 <= accepted <= 400  # 8 MiB, and what the kernel's buffers took
+        finally:
+            os.kill(own.pid, signal.SIGCONT)
 
 
 # --- connecting and losing
@@ -303,11 +307,10 @@ async def test_silence_after_the_welcome_is_noticed(monkeypatch):
 
 async def test_a_subscription_without_answer_fails(monkeypatch):
     monkeypatch.setattr(mqtt, "CONNECT_SECONDS", 0.5)
-    async with fake_broker(CONNACK) as mute:
-        async with mqtt.connect(mute, Inbox()) as connection:
-            with pytest.raises(MqttUnavailable):
-                await connection.subscribe(["t"])
-            assert connection._subscribed == {}
+    async with fake_broker(CONNACK) as mute, mqtt.connect(mute, Inbox()) as connection:
+        with pytest.raises(MqttUnavailable):
+            await connection.subscribe(["t"])
+        assert connection._subscribed == {}
 
 
 @pytest.mark.parametrize(
@@ -383,11 +386,13 @@ async def test_the_brokers_death_is_seen(tmp_path, broker):
 
 
 async def test_two_clients_of_one_id_evict_each_other_once(broker):
-    async with mqtt.connect(at(broker, "twin"), Inbox()) as first:
-        async with mqtt.connect(at(broker, "twin"), Inbox()) as second:
-            await asyncio.wait_for(first.closed(), 5)
-            assert second.is_open
-            assert not first.is_open
+    async with (
+        mqtt.connect(at(broker, "twin"), Inbox()) as first,
+        mqtt.connect(at(broker, "twin"), Inbox()) as second,
+    ):
+        await asyncio.wait_for(first.closed(), 5)
+        assert second.is_open
+        assert not first.is_open
 
 
 async def test_clean_start_brings_nothing_of_the_past(broker):
@@ -415,6 +420,10 @@ async def test_acknowledging_a_message_of_a_closed_connection_is_harmless(broker
 # --- the last will
 
 
+def spawn(program: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
 @pytest.mark.parametrize(("ending", "published"), [("kill", [b"gone"]), ("leave", [])])
 async def test_the_will_speaks_for_the_killed_and_not_for_the_leaver(broker, ending, published):
     topic, inbox = new_topic(), Inbox()
@@ -431,9 +440,7 @@ async def test_the_will_speaks_for_the_killed_and_not_for_the_leaver(broker, end
         """
     )
     async with listening(broker, topic, inbox) as watcher:
-        process = subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+        process = spawn(program)
         try:
             assert await asyncio.to_thread(process.stdout.readline) == b"connected\n"
             if ending == "kill":
@@ -601,8 +608,7 @@ def test_tls_carries_many_and_large_messages(secured, new_loop):
             await backend.subscribe(["footfall/1/+/+/+/up"])
             for number in range(total):
                 size = 60_000 if number % 50 == 0 else 20
-                while not gateway.publish(topic, number.to_bytes(2, "big") + bytes(size)):
-                    await asyncio.sleep(0.005)
+                await send(gateway, topic, number.to_bytes(2, "big") + bytes(size))
             await eventually(lambda: len(inbox.messages) >= total)
 
     with asyncio.Runner(loop_factory=new_loop) as runner:

@@ -66,21 +66,38 @@ create table alerts (
 );
 
 -- People -------------------------------------------------------------------------------------------------
+-- Each identifier has a profile of its own, for good; a person is the tree that merges make of them.
 create table profiles (
   profile_id text primary key,
+  id_type text not null,        -- what it began with; 'user_id' makes it an identified one
   created_at integer not null,
-  merged_into text
+  merged_into text,
+  merged_at integer             -- when the earliest evidence for that happened
 );
+create index profiles_merged_into on profiles (merged_into) where merged_into is not null;
 create table identity_edges (
-  id_type text not null,
+  id_type text not null,        -- user_id, anonymous_id, device_id, claimed_user_id, beacon; profile for a merge
   id text not null,
   profile_id text not null,
   valid_from integer not null,
   valid_to integer,
-  cause text not null
+  cause text not null,
+  event_id integer              -- the event that gave the cause, unless an operator did
 );
 create unique index identity_open on identity_edges (id_type, id) where valid_to is null;
 create index identity_of_profile on identity_edges (profile_id);
+-- Which identified profiles an anonymous id, a device or a beacon was proven to go with; the merges follow.
+create table identity_claims (
+  id_type text not null,
+  id text not null,
+  profile_id text not null,
+  via text not null,            -- seen, alias; for a beacon the device that claimed it
+  first_at integer not null,
+  last_at integer not null,
+  last_hash integer not null,
+  undone_at integer,            -- an operator said no: never merge these two by themselves again
+  primary key (id_type, id, profile_id, via)
+);
 create table merge_reviews (
   review_id integer primary key autoincrement,
   at integer not null,
@@ -94,9 +111,9 @@ create table merge_reviews (
 create table traits (
   profile_id text not null,
   name text not null,
-  value text not null,
+  value text not null,          -- JSON; null: removed
   occurred_at integer not null,
-  event_hash integer not null, -- breaks ties between equal times, whatever came first
+  event_hash integer not null,  -- breaks ties between equal times, whatever came first
   primary key (profile_id, name)
 );
 create table consents (
@@ -105,26 +122,31 @@ create table consents (
   granted integer not null,
   occurred_at integer not null,
   event_hash integer not null,
-  primary key (profile_id, purpose, occurred_at, event_hash)
+  primary key (profile_id, purpose) -- the latest statement; the earlier ones are in events
 );
 create table devices (
   device_id text primary key,
-  profile_id text,
+  profile_id text,              -- who holds it, as the registers say
   platform text,
-  last_seen_at integer not null
+  last_seen_at integer not null,
+  registers blob not null       -- the profiles' Device
 );
+create index devices_of_profile on devices (profile_id);
 create table push_addresses (
   kind text not null check (kind in ('token', 'fid')),
   value text not null,
-  profile_id text,              -- null: released by a logout, or claimed without proof
+  profile_id text,              -- null: released by a logout, or replaced by a newer one of its device
+  proven integer not null default 0, -- 0: a claim without proof, which reaches no identified person
   device_id text,
   platform text,
-  bound_at integer not null,
+  bound_at integer not null,    -- when the device reported it, and that event's hash
+  bound_hash integer not null,
   last_seen_at integer not null,
   quarantined_at integer,
   primary key (kind, value)
 );
 create index push_addresses_of_profile on push_addresses (profile_id);
+create index push_addresses_of_device on push_addresses (device_id);
 create table events (
   event_id integer primary key, -- journal position × 4096 + index in the entry
   event_hash integer not null,

@@ -1,0 +1,229 @@
+-- name: profile_of_identifier
+-- The profile at an identifier's open edge.
+select profile_id from identity_edges where id_type = :id_type and id = :id and valid_to is null;
+
+-- name: identifier_of_profile
+-- The identifier that a profile began with.
+select e.id_type, e.id from profiles p join identity_edges e using (profile_id)
+where p.profile_id = :profile_id and e.id_type = p.id_type and e.valid_to is null;
+
+-- name: add_profile!
+-- An identifier's own profile.
+insert into profiles (profile_id, id_type, created_at) values (:profile_id, :id_type, :created_at);
+
+-- name: parent_of_profile
+-- What a profile is merged into.
+select merged_into from profiles where profile_id = :profile_id;
+
+-- name: set_profile_parent!
+-- A merge, its undoing, or earlier evidence for it.
+update profiles set merged_into = :parent, merged_at = :merged_at where profile_id = :profile_id;
+
+-- name: count_merged_profiles
+-- How many profiles of a type are merged into one directly.
+select count(*) from profiles where merged_into = :profile_id and id_type = :id_type;
+
+-- name: open_identity_edge!
+-- An identifier belongs to a profile from now on.
+insert into identity_edges (id_type, id, profile_id, valid_from, cause, event_id)
+values (:id_type, :id, :profile_id, :valid_from, :cause, :event_id);
+
+-- name: close_identity_edge!
+-- It does so no more.
+update identity_edges set valid_to = :at where id_type = :id_type and id = :id and valid_to is null;
+
+-- name: identity_claims_on
+-- Which users an identifier was proven to go with.
+select profile_id, via, first_at, last_at, last_hash, undone_at from identity_claims
+where id_type = :id_type and id = :id order by profile_id, via;
+
+-- name: add_identity_claim!
+-- Keeps a claim, or widens its times.
+insert into identity_claims (id_type, id, profile_id, via, first_at, last_at, last_hash)
+values (:id_type, :id, :profile_id, :via, :at, :at, :hash)
+on conflict (id_type, id, profile_id, via) do update set
+  first_at = min(first_at, excluded.first_at),
+  last_hash = case when (excluded.last_at, excluded.last_hash) > (last_at, last_hash)
+    then excluded.last_hash else last_hash end,
+  last_at = max(last_at, excluded.last_at);
+
+-- name: drop_identity_claims!
+-- An alias of what turned out to be a user.
+delete from identity_claims where id_type = :id_type and id = :id and via = :via;
+
+-- name: undo_identity_claims!
+-- An operator said that these two are not one person.
+update identity_claims set undone_at = :at
+where id_type = :id_type and id = :id and profile_id = :profile_id;
+
+-- name: add_merge_review!
+-- For an operator to decide; once per pair.
+insert into merge_reviews (at, id_type, id, profile_id, other_profile_id, cause)
+values (:at, :id_type, :id, :profile_id, :other_profile_id, :cause) on conflict do nothing;
+
+-- name: put_trait!
+-- The later writer wins, whichever came first.
+insert into traits (profile_id, name, value, occurred_at, event_hash)
+values (:profile_id, :name, :value, :occurred_at, :event_hash)
+on conflict (profile_id, name) do update set
+  value = excluded.value, occurred_at = excluded.occurred_at, event_hash = excluded.event_hash
+where (excluded.occurred_at, excluded.event_hash) > (occurred_at, event_hash);
+
+-- name: consent_statement
+-- What a profile last said of a purpose.
+select granted, occurred_at, event_hash from consents where profile_id = :profile_id and purpose = :purpose;
+
+-- name: put_consent!
+-- A later statement takes the place of an earlier one; the caller has compared them.
+insert into consents (profile_id, purpose, granted, occurred_at, event_hash)
+values (:profile_id, :purpose, :granted, :occurred_at, :event_hash)
+on conflict (profile_id, purpose) do update set
+  granted = excluded.granted, occurred_at = excluded.occurred_at, event_hash = excluded.event_hash;
+
+-- name: any_consent_statement
+-- Whether a profile said anything about consent.
+select 1 from consents where profile_id = :profile_id limit 1;
+
+-- name: carries_beacon
+-- Whether a beacon belongs to a person, through any of its profiles.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select 1 from tree join identity_edges e using (profile_id)
+where e.id_type = 'beacon' and e.valid_to is null limit 1;
+
+-- name: device_registers
+-- Who held a device when, and its address.
+select registers from devices where device_id = :device_id;
+
+-- name: put_device!
+-- The registers, and what follows from them.
+insert into devices (device_id, profile_id, platform, last_seen_at, registers)
+values (:device_id, :profile_id, :platform, :last_seen_at, :registers)
+on conflict (device_id) do update set profile_id = excluded.profile_id, platform = excluded.platform,
+  last_seen_at = excluded.last_seen_at, registers = excluded.registers;
+
+-- name: see_push_address!
+-- An address goes with the device that reported it last.
+insert into push_addresses (kind, value, device_id, bound_at, bound_hash, last_seen_at)
+values (:kind, :value, :device_id, :at, :hash, :seen_at)
+on conflict (kind, value) do update set
+  device_id = case when (excluded.bound_at, excluded.bound_hash) > (bound_at, bound_hash)
+    then excluded.device_id else device_id end,
+  bound_hash = case when (excluded.bound_at, excluded.bound_hash) > (bound_at, bound_hash)
+    then excluded.bound_hash else bound_hash end,
+  bound_at = max(bound_at, excluded.bound_at),
+  last_seen_at = max(last_seen_at, excluded.last_seen_at);
+
+-- name: push_addresses_on
+-- The addresses that a device was the last to report.
+select kind, value from push_addresses where device_id = :device_id;
+
+-- name: own_push_address!
+-- Whose an address is.
+update push_addresses set profile_id = :profile_id, proven = :proven, platform = :platform
+where kind = :kind and value = :value;
+
+-- name: person_of_profile
+-- The profile at the top of a profile's merges.
+with recursive up (profile_id, parent) as (
+  select profile_id, merged_into from profiles where profile_id = :profile_id
+  union
+  select p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent)
+select profile_id from up where parent is null;
+
+-- name: profiles_of_person
+-- The person's own profile and every one merged into it.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select p.profile_id, p.id_type, p.merged_into, p.merged_at, p.created_at
+from tree join profiles p using (profile_id) order by p.created_at, p.profile_id;
+
+-- name: consent_statements_of
+-- What each of a person's profiles last said; about all purposes.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select c.purpose, c.granted, c.occurred_at, p.id_type, p.merged_at
+from tree join profiles p using (profile_id) join consents c using (profile_id);
+
+-- name: traits_of_person
+-- Every trait of each of a person's profiles.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select t.name, t.value, t.occurred_at, t.event_hash, p.id_type, p.merged_into is null as is_root
+from tree join profiles p using (profile_id) join traits t using (profile_id);
+
+-- name: push_addresses_of_person
+-- Where pushes reach a person. One claimed without proof reaches its own profile only while that is nobody's.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select a.kind, a.value, a.platform, a.last_seen_at
+from tree join push_addresses a using (profile_id)
+where a.quarantined_at is null and (a.proven or a.profile_id = :profile_id)
+order by a.last_seen_at desc, a.kind, a.value;
+
+-- name: identifiers_of_person
+-- Every identifier of a person, since when and why.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select e.id_type, e.id, e.valid_from, e.cause
+from tree join identity_edges e using (profile_id)
+where e.valid_to is null and e.id_type not in ('profile', 'claimed_user_id') order by e.id_type, e.id;
+
+-- name: devices_of_person
+-- The devices that a person holds.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select d.device_id, d.platform, d.last_seen_at
+from tree join devices d using (profile_id) order by d.device_id;
+
+-- name: events_of_person
+-- What a person did, newest first, through whichever identifier.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select e.event_id, e.kind, e.name, e.source, e.occurred_at, e.body
+from tree join events e using (profile_id)
+where e.occurred_at < :before order by e.occurred_at desc, e.event_id desc limit :limit;
+
+-- name: people_with_beacons
+-- Every beacon that is a person's, not the shop's, with the person.
+with recursive up (beacon, profile_id, parent) as (
+  select e.id, p.profile_id, p.merged_into
+  from identity_edges e join profiles p using (profile_id)
+  where e.id_type = 'beacon' and e.valid_to is null
+    and not exists (select 1 from beacons b where b.beacon_key = e.id and b.role <> 'tag')
+  union
+  select up.beacon, p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent)
+select beacon, profile_id from up where parent is null;
+
+-- name: consent_statements_of_people_with_beacons
+-- What each profile of everybody who carries a beacon last said of one purpose.
+with recursive
+  up (profile_id, parent) as (
+    select p.profile_id, p.merged_into
+    from identity_edges e join profiles p using (profile_id)
+    where e.id_type = 'beacon' and e.valid_to is null
+    union
+    select p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent),
+  tree (person_id, profile_id) as (
+    select profile_id, profile_id from up where parent is null
+    union
+    select tree.person_id, p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select tree.person_id, c.granted, c.occurred_at, p.id_type, p.merged_at
+from tree join profiles p on p.profile_id = tree.profile_id
+join consents c on c.profile_id = tree.profile_id and c.purpose = :purpose;

@@ -1,0 +1,300 @@
+"""The gateway as one process: radio to outbox to broker, joined here and nowhere else.
+
+What a SIGKILL or the plug costs: observations that are not in the outbox yet. A second is closed when it is
+over, by a flush every half second, and committed with fsync; so what is lost is the unfinished second and at
+most half a second more, 1.5 s in all. What was closed is never lost, renumbered or sent under another name.
+
+What it costs the card: one commit (one fsync) for each second in which anything was heard; heartbeats and the
+deletion of what was acknowledged ride on it. In a busy shop that is 3,600 commits an hour; in an empty one,
+1,200 for heartbeats while connected and as many for their deletion.
+"""
+
+import asyncio
+import fcntl
+import os
+import secrets
+import signal
+import socket
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Final, NamedTuple
+
+import structlog
+
+from gateway import VERSION
+from gateway.aggregate import Aggregator
+from gateway.allow import AllowList
+from gateway.beacons import EddystoneTlm, Identity, decode_all
+from gateway.bluez import BleakRadio, BluezWatch
+from gateway.clock import Clock
+from gateway.config import Config
+from gateway.health import HealthDesk
+from gateway.outbox import Outbox, OutboxUnavailable, Parcel, Stock
+from gateway.presence import Presence
+from gateway.scanner import Condition, Hearing, Scanner, ScanSettings
+from gateway.uplink import Uplink
+from sdk_bridge.mqtt import Broker
+from sdk_bridge.wire.codec import encode
+from sdk_bridge.wire.messages import Batch, Heartbeat
+
+FLUSH_SECONDS: Final = 0.5
+EXPIRE_MS: Final = 1_000  # presence is asked about once a second for who has gone
+MAX_QUEUED: Final = 10_000  # adverts between two flushes: twenty times what a radio delivers in half a second
+MAX_COUNT: Final = 2**32  # the wire's largest count
+
+log = structlog.get_logger()
+
+
+class AlreadyRunning(RuntimeError):
+    """Another gateway process holds the data folder."""
+
+
+class Advert(NamedTuple):
+    """One advertisement as the radio gave it; `at_ms` are boot milliseconds."""
+
+    address: str
+    manufacturer: Mapping[int, bytes]
+    service: Mapping[str, bytes]
+    rssi: int
+    at_ms: int
+
+
+class Listener:
+    """Adverts to batches. `heard` is what the radio calls, and only queues; `drain` does the rest.
+
+    An exception in bleak's callback would be swallowed there; one in `drain` ends the process.
+    """
+
+    def __init__(self, allow: AllowList, presence: Presence, hearing: Hearing, clock: Clock) -> None:
+        self.hearing = hearing
+        self.adverts = 0
+        self.forgotten = 0
+        self._overrun = 0
+        self._allow = allow
+        self._presence = presence
+        self._clock = clock
+        self._aggregator = Aggregator()
+        self._health = HealthDesk()
+        self._queue: deque[Advert] = deque()
+        self._expired_ms = 0
+
+    @property
+    def dropped(self) -> int:
+        """Adverts for which there was no room."""
+        return self._overrun + self._aggregator.dropped
+
+    def heard(
+        self, address: str, manufacturer: Mapping[int, bytes], service: Mapping[str, bytes], rssi: int
+    ) -> None:
+        if len(self._queue) >= MAX_QUEUED:
+            self._overrun += 1
+            return
+        self._queue.append(Advert(address, manufacturer, service, rssi, self._clock.boot_ms()))
+
+    def close(self, *, flush: bool = False) -> list[Batch]:
+        """What was heard in the seconds that are over; with `flush` also in the present one."""
+        self.drain()
+        now = self._clock.boot_ms()
+        if now - self._expired_ms >= EXPIRE_MS:
+            self._expired_ms = now
+            for key in self._presence.expire(now):
+                self._aggregator.note_range(key, now, False)
+        return self._aggregator.close(now, self._clock.boot_id, flush=flush)
+
+    def drain(self) -> None:
+        """Works off the queue."""
+        while self._queue:
+            self._take(self._queue.popleft())
+
+    def _take(self, advert: Advert) -> None:
+        self.adverts += 1
+        self.hearing.advert(advert.at_ms)
+        relayed = False
+        for frame in decode_all(advert.manufacturer, advert.service):
+            if isinstance(frame, EddystoneTlm):
+                relayed |= self._telemetry(advert, frame)
+            elif isinstance(frame, Identity) and not relayed:  # a device that shows two names counts once
+                relayed = self._identity(advert, frame)
+        if not relayed:
+            self.forgotten += 1
+
+    def _identity(self, advert: Advert, beacon: Identity) -> bool:
+        allowed = self._allow.allows(beacon)
+        self.hearing.beacon(beacon.key, advert.at_ms, allowed)
+        if not allowed:
+            return False
+        self._health.name(advert.address, beacon.key)
+        self._aggregator.add(beacon.key, advert.at_ms, advert.rssi)
+        if self._presence.heard(beacon.key, advert.at_ms, advert.rssi):
+            self._aggregator.note_range(beacon.key, advert.at_ms, True)
+        return True
+
+    def _telemetry(self, advert: Advert, report: EddystoneTlm) -> bool:
+        key = self._health.told(advert.address, report)
+        if key is None:
+            return False
+        self._aggregator.note_health(key, advert.at_ms, report)
+        return True
+
+
+class Gateway:
+    """Everything joined; made by `open_gateway`."""
+
+    def __init__(self, config: Config, clock: Clock, outbox: Outbox, random: Random) -> None:
+        self._clock = clock
+        bluetooth = config.bluetooth
+        hearing = Hearing(config.fixed_beacons, config.fixed_silence_ms, clock.boot_ms())
+        self._listener = Listener(config.allow, Presence(config.presence), hearing, clock)
+        self._watch = BluezWatch(bluetooth.adapters, self._learned)
+        self._scanner = Scanner(
+            ScanSettings(
+                bluetooth.adapters,
+                bluetooth.silence_ms,
+                bool(config.fixed_beacons),
+                bluetooth.restart_bluetoothd,
+            ),
+            BleakRadio(self._watch),
+            self._listener.heard,
+            clock.boot_ms,
+        )
+        self._uplink = Uplink(
+            config.address,
+            _broker(config),
+            outbox,
+            clock,
+            pulse=self._pulse,
+            version=VERSION,
+            random=random,
+        )
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Until `stop`, or until a worker dies, whose error is raised; what was heard is kept either way."""
+        radio = [asyncio.create_task(self._watch.run()), asyncio.create_task(self._scanner.run())]
+        keep = asyncio.create_task(self._keep(stop))
+        uplink = asyncio.create_task(self._uplink.run())
+        try:
+            done, _ = await asyncio.wait({*radio, keep, uplink}, return_when=asyncio.FIRST_COMPLETED)
+            stop.set()
+            await _cancel(*radio)
+            await asyncio.wait({keep})
+            await self._uplink.store(self._parcels(flush=True))
+        finally:
+            await _cancel(*radio, keep, uplink)
+            await self._uplink.close()
+        for worker in done:
+            worker.result()
+
+    async def _keep(self, stop: asyncio.Event) -> None:
+        """Twice a second: what is over goes to the outbox. Never cancelled in the middle of a commit."""
+        _tell_systemd("READY=1")
+        while not stop.is_set():
+            await self._uplink.store(self._parcels())
+            _tell_systemd("WATCHDOG=1")
+            await _sleep_unless(stop, FLUSH_SECONDS)
+
+    def _parcels(self, *, flush: bool = False) -> list[Parcel]:
+        now = self._clock.boot_ms()
+        return [
+            Parcel(encode(batch), batch.boot_id, now, len(batch.readings.beacon))
+            for batch in self._listener.close(flush=flush)
+        ]
+
+    def _pulse(self, stock: Stock) -> Heartbeat:
+        now = self._clock.boot_ms()
+        listener = self._listener
+        heard_ms = listener.hearing.last_advert_ms
+        return Heartbeat(
+            boot_id=self._clock.boot_id,
+            at_ms=now,
+            scan=listener.hearing.state(now, self._scanner.scanning),
+            last_advert_age_ms=None if heard_ms is None else max(0, now - heard_ms),
+            adverts=listener.adverts % MAX_COUNT,
+            forgotten=listener.forgotten % MAX_COUNT,
+            dropped=(listener.dropped + self._uplink.counts.lost.readings) % MAX_COUNT,
+            outbox_batches=stock.records,
+            outbox_bytes=min(stock.bytes, MAX_COUNT),
+            clock_synchronised=self._clock.synchronised(),
+            version=VERSION,
+        )
+
+    def _learned(self, adapter: str, condition: Condition) -> None:
+        self._scanner.learned(adapter, condition)
+
+
+async def serve(config: Config, clock: Clock) -> None:
+    """Runs the gateway until SIGTERM or SIGINT.
+
+    Raises AlreadyRunning, OutboxUnavailable, RadiosLost, or whatever a worker died of.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    with _only_one(config.data_dir):
+        outbox = Outbox(
+            config.data_dir / "outbox.db",
+            max_bytes=config.outbox_bytes,
+            new_epoch=lambda: secrets.token_hex(8),
+            now_ms=clock.unix_ms,
+        )
+        await Gateway(config, clock, outbox, Random()).run(stop)
+    log.info("gateway stopped")
+
+
+def _broker(config: Config) -> Broker:
+    """The client id is new in every process: two processes with one id evict each other for ever."""
+    address, mqtt = config.address, config.mqtt
+    return Broker(
+        host=mqtt.host,
+        port=mqtt.port,
+        client_id=f"{address.store}-{address.gateway}-{secrets.token_hex(4)}",
+        username=mqtt.username,
+        password=mqtt.password,
+        tls=mqtt.tls,
+    )
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Holds the data folder; the kernel lets go of it however the process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OutboxUnavailable(f"{folder}: {error.strerror}") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise AlreadyRunning(f"{folder} is in use by another gateway process") from error
+    finally:
+        os.close(handle)
+
+
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return  # the usual case
+
+
+def _tell_systemd(word: str) -> None:
+    """sd_notify(3): ready, and alive. Alive is said by the flush, so a stuck disk is not called alive."""
+    name = os.environ.get("NOTIFY_SOCKET")
+    if not name:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        try:
+            notify.sendto(word.encode(), "\0" + name[1:] if name.startswith("@") else name)
+        except OSError as error:
+            log.warning("systemd does not listen", cause=str(error))

@@ -1,0 +1,90 @@
+"""The command `footfall-gateway`."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Final, NoReturn
+
+import structlog
+import typer
+
+from gateway import VERSION
+from gateway.clock import SystemClock
+from gateway.config import KEYS, Config, ConfigError, load
+from gateway.log import configure
+
+EXIT_FAILED: Final = 1
+EXIT_CONFIG: Final = 2
+EXIT_RADIO: Final = 3  # systemd starts a new process, with a new D-Bus connection
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help="A shop's Bluetooth gateway.")
+ConfigFile = Annotated[Path, typer.Option("--config", help="The gateway's TOML file.")]
+
+
+@app.command()
+def run(config: ConfigFile) -> None:
+    """Hear beacons and hand on what was heard, until SIGTERM."""
+    settings = _load(config)
+    configure(settings.log.level, settings.log.format, version=VERSION, gateway=settings.address.gateway)
+    raise typer.Exit(_run(settings))
+
+
+@app.command()
+def check(config: ConfigFile) -> None:
+    """Check a configuration and say what it configures."""
+    settings = _load(config)
+    tls = "TLS" if settings.mqtt.tls else "no TLS"
+    print(f"{config}: gateway {settings.address.gateway} of store {settings.address.store}")
+    print(f"broker {settings.mqtt.host}:{settings.mqtt.port} ({tls})")
+    print(f"adapters {', '.join(settings.bluetooth.adapters)}; outbox in {settings.data_dir}")
+
+
+@app.command()
+def keys() -> None:
+    """List every key of the configuration."""
+    for key in KEYS:
+        default = "required" if key.required else "not set" if key.default is None else f"{key.default!r}"
+        print(f"{key.name}: {key.meaning}; {key.may_be} ({default})")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(VERSION)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _load(path: Path) -> Config:
+    try:
+        return load(path)
+    except ConfigError as error:
+        _end(str(error), EXIT_CONFIG)
+
+
+def _run(settings: Config) -> int:
+    from gateway.app import AlreadyRunning, serve  # noqa: PLC0415 - bleak takes half a second on a Pi
+    from gateway.outbox import OutboxUnavailable  # noqa: PLC0415
+    from gateway.scanner import RadiosLost  # noqa: PLC0415
+
+    log = structlog.get_logger()
+    try:
+        asyncio.run(serve(settings, SystemClock.of_this_machine()))
+    except (AlreadyRunning, OutboxUnavailable) as error:
+        log.error("cannot run", cause=str(error))  # noqa: TRY400 - the cause is the message
+        return EXIT_FAILED
+    except RadiosLost as error:
+        log.error("radios lost", cause=str(error))  # noqa: TRY400 - as above
+        return EXIT_RADIO
+    except Exception:
+        log.exception("a worker died")
+        return EXIT_FAILED
+    return 0
+
+
+def _end(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise typer.Exit(code)

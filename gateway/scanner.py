@@ -1,0 +1,361 @@
+"""Keeps every radio listening: when to start anew, when to switch a radio off and on, when to give up.
+
+BlueZ never resumes a scan by itself, and mostly does not say that it ended. So each adapter has a ladder that
+climbs while nothing is heard, and the gateway knows of itself whether it hears, has nothing to hear, or is
+deaf. The rules here are pure; `Radio` is the rim, which gateway/bluez.py satisfies.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final, NamedTuple, Protocol, TypeAlias
+
+import structlog
+
+from sdk_bridge.wire.messages import ScanState
+
+FAILING_MS: Final = (
+    15_000  # bluetoothd says InProgress for ten seconds after its own restart; that is no fault
+)
+FIRST_RETRY_MS: Final = 250
+LAST_RETRY_MS: Final = 2_000  # longer, and a daemon that is back would wait for us
+POWER_ON_MS: Final = 10_000  # between attempts to switch on a radio that somebody keeps switching off
+POWER_OFF_SECONDS: Final = 1.0  # a controller that is switched on again at once may keep its fault
+DOWN_MS: Final = 5_000  # a restart of bluetoothd takes less, and is no deafness
+GRACE_MS: Final = 15_000  # after the start nobody is called deaf: bluetoothd may still be starting too
+HEARD_MS: Final = 10_000  # a tag that advertises once in ten seconds still counts as being heard
+
+Heard: TypeAlias = Callable[[str, Mapping[int, bytes], Mapping[str, bytes], int], None]
+"""An advertisement: radio address, manufacturer data, service data, RSSI in dBm (−127 where not told)."""
+Stop: TypeAlias = Callable[[], Awaitable[None]]
+
+log = structlog.get_logger()
+
+
+class RadioError(RuntimeError):
+    """A call to the radio failed or was not answered in time; the text is the cause."""
+
+
+class RadiosLost(RuntimeError):
+    """No radio could be brought back; a new process with a new D-Bus connection may do better."""
+
+
+class Condition(Enum):
+    """What D-Bus says about an adapter."""
+
+    UNKNOWN = auto()  # no message bus
+    ABSENT = auto()  # no bluetoothd, or no such adapter
+    OFF = auto()
+    READY = auto()
+
+
+class Remedy(Enum):
+    """What to do next about an adapter that is not heard."""
+
+    NEW_SCANNER = auto()
+    POWER_ON = auto()
+    POWER_CYCLE = auto()
+    RESTART_BLUETOOTHD = auto()
+    GIVE_UP = auto()
+
+
+LADDER: Final[tuple[Remedy, ...]] = (
+    Remedy.NEW_SCANNER,
+    Remedy.NEW_SCANNER,
+    Remedy.POWER_CYCLE,
+    Remedy.NEW_SCANNER,
+    Remedy.POWER_CYCLE,
+    Remedy.RESTART_BLUETOOTHD,
+    Remedy.NEW_SCANNER,
+    Remedy.GIVE_UP,
+)
+
+
+class Step(NamedTuple):
+    """The remedy due now, or None and when to ask again (boot milliseconds)."""
+
+    remedy: Remedy | None
+    at_ms: int
+
+
+class Ladder:
+    """One adapter's state: scanning or not, how far up the ladder, when next. Times are boot milliseconds.
+
+    A rung is climbed after `silence_ms` of a scan without an advert, or after fifteen seconds in which no
+    scan could be started although the adapter is there. An advert leads back to the ground.
+    """
+
+    def __init__(self, silence_ms: int, now: int) -> None:
+        self.scanning = False
+        self.condition = Condition.UNKNOWN
+        self.rung = 0
+        self._silence_ms = silence_ms
+        self._since = now  # the trouble of this rung
+        self._retry_at = now
+        self._power_at = now
+        self._failures = 0
+
+    def learned(self, condition: Condition, now: int) -> None:
+        """D-Bus says how things stand; anything but READY ends a scan, which BlueZ would not tell."""
+        if condition is self.condition:
+            return
+        self.condition = condition
+        if self.scanning and condition is not Condition.READY:
+            self._fell(now)
+        elif not self.scanning:
+            self._since = self._retry_at = now
+            self._failures = 0
+
+    def started(self, now: int) -> None:
+        self.scanning = True
+        self._failures = 0
+        self._since = now
+
+    def failed(self, now: int) -> None:
+        if self.scanning:
+            self._fell(now)
+        self._retry_at = now + min(FIRST_RETRY_MS << min(self._failures, 8), LAST_RETRY_MS)
+        self._failures += 1
+
+    def heard(self, at_ms: int) -> None:
+        """The latest advert; an older one is no news."""
+        if self.scanning and at_ms > self._since:
+            self._since = at_ms
+            self.rung = 0
+
+    def next(self, now: int, *, may_give_up: bool) -> Step:
+        """What to do now. Without `may_give_up` the ladder begins again where it would end."""
+        patience = self._silence_ms if self.scanning else FAILING_MS
+        if now - self._since >= patience and (self.scanning or self.condition is Condition.READY):
+            return Step(self._climb(now, may_give_up), now)
+        if self.scanning:
+            return Step(None, self._since + patience)
+        if now < self._retry_at:
+            return Step(None, self._retry_at)
+        if self.condition is Condition.OFF and now >= self._power_at:
+            self._power_at = now + POWER_ON_MS
+            return Step(Remedy.POWER_ON, now)
+        return Step(Remedy.NEW_SCANNER, now)
+
+    def _climb(self, now: int, may_give_up: bool) -> Remedy:
+        remedy = LADDER[self.rung]
+        self.rung += 1
+        self._since = now
+        if remedy in (Remedy.GIVE_UP, Remedy.RESTART_BLUETOOTHD) and not may_give_up:
+            self.rung = 0
+            return Remedy.NEW_SCANNER
+        return remedy
+
+    def _fell(self, now: int) -> None:
+        self.scanning = False
+        self._since = now
+        self._retry_at = now
+        self._failures = 0
+
+
+class Hearing:
+    """Whether the gateway hears, has nothing to hear, or is deaf. Times are boot milliseconds.
+
+    With fixed beacons configured it is deaf when it has heard none of them for `silence_ms`: one of several
+    that fell silent has an empty battery. Without any it cannot know, and claims no more than `quiet`.
+    """
+
+    def __init__(self, fixed: frozenset[str], silence_ms: int, started_ms: int) -> None:
+        self._fixed = fixed
+        self._silence_ms = silence_ms
+        self._started_ms = started_ms
+        self._up_ms = started_ms
+        self._fixed_ms: int | None = None
+        self._tag_ms: int | None = None
+        self.last_advert_ms: int | None = None
+
+    def advert(self, at_ms: int) -> None:
+        """Any advertisement at all."""
+        self.last_advert_ms = at_ms
+
+    def beacon(self, key: str, at_ms: int, relayed: bool) -> None:
+        """A beacon; `relayed` if the allow-list lets it pass."""
+        if key in self._fixed:
+            self._fixed_ms = at_ms
+        elif relayed:
+            self._tag_ms = at_ms
+
+    def state(self, now: int, scanning: bool) -> ScanState:
+        if scanning:
+            self._up_ms = now
+        young = now - self._started_ms < GRACE_MS
+        if now - self._up_ms > DOWN_MS:
+            return "starting" if young and self.last_advert_ms is None else "deaf"
+        if self._fixed and not _within(self._fixed_ms, now, self._silence_ms):
+            return "starting" if self._fixed_ms is None and self._is_early(now) else "deaf"
+        if _within(self._tag_ms, now, HEARD_MS):
+            return "hearing"
+        return "starting" if young and self.last_advert_ms is None else "quiet"
+
+    def _is_early(self, now: int) -> bool:
+        return now - self._started_ms < max(GRACE_MS, self._silence_ms)
+
+
+def _within(at_ms: int | None, now: int, span_ms: int) -> bool:
+    return at_ms is not None and now - at_ms < span_ms
+
+
+class Radio(Protocol):
+    """The adapters of this machine. Every method raises RadioError."""
+
+    async def scan(self, adapter: str, heard: Heard) -> Stop:
+        """Starts listening; the answer ends it, and never raises."""
+
+    async def power(self, adapter: str, on: bool) -> None:
+        """Switches the radio."""
+
+    async def restart_bluetoothd(self) -> None:
+        """Asks systemd for a new bluetoothd."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanSettings:
+    """`expects` says whether silence is a fault for certain: there are fixed beacons to be heard."""
+
+    adapters: Sequence[str]
+    silence_ms: int
+    expects: bool
+    restart_bluetoothd: bool = False
+
+
+class Scanner:
+    """All adapters together; `run` keeps them listening until it is cancelled."""
+
+    def __init__(
+        self, settings: ScanSettings, radio: Radio, heard: Heard, boot_ms: Callable[[], int]
+    ) -> None:
+        self._settings = settings
+        self._radio = radio
+        self._boot_ms = boot_ms
+        self._supervisors = {
+            name: Supervisor(name, self, radio, heard, boot_ms, settings) for name in settings.adapters
+        }
+
+    @property
+    def scanning(self) -> bool:
+        """Whether any adapter believes that it listens."""
+        return any(supervisor.ladder.scanning for supervisor in self._supervisors.values())
+
+    def learned(self, adapter: str, condition: Condition) -> None:
+        """From the watch on D-Bus."""
+        supervisor = self._supervisors.get(adapter)
+        if supervisor is not None:
+            supervisor.learned(condition)
+
+    def others_hear(self, adapter: str) -> bool:
+        """Whether another adapter has heard something lately; then nothing may be torn down for this one."""
+        others = (s for name, s in self._supervisors.items() if name != adapter)
+        since = self._boot_ms() - self._settings.silence_ms
+        return any(other.last_heard_ms > since for other in others)
+
+    async def run(self) -> None:
+        """Raises RadiosLost when the last rung is reached and no other adapter hears anything."""
+        tasks = [asyncio.create_task(supervisor.run()) for supervisor in self._supervisors.values()]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Supervisor:
+    """One adapter, kept listening."""
+
+    def __init__(
+        self,
+        adapter: str,
+        scanner: Scanner,
+        radio: Radio,
+        heard: Heard,
+        boot_ms: Callable[[], int],
+        settings: ScanSettings,
+    ) -> None:
+        self.ladder = Ladder(settings.silence_ms, boot_ms())
+        self.last_heard_ms = -1
+        self._adapter = adapter
+        self._scanner = scanner
+        self._radio = radio
+        self._heard = heard
+        self._boot_ms = boot_ms
+        self._settings = settings
+        self._stop: Stop | None = None
+        self._changed = asyncio.Event()
+        self._log = log.bind(adapter=adapter)
+
+    def learned(self, condition: Condition) -> None:
+        if condition is not self.ladder.condition:
+            self._log.info("adapter", condition=condition.name.lower())
+        self.ladder.learned(condition, self._boot_ms())
+        self._changed.set()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                await self._step()
+        finally:
+            await self._end_scan()
+
+    async def _step(self) -> None:
+        self.ladder.heard(self.last_heard_ms)
+        now = self._boot_ms()
+        rung = self.ladder.rung
+        step = self.ladder.next(now, may_give_up=self._may_give_up())
+        if step.remedy is None:
+            await self._wait(step.at_ms - now)
+            return
+        if self.ladder.rung != rung:
+            self._log.warning("adapter is silent", remedy=step.remedy.name.lower(), rung=rung + 1)
+        await self._apply(step.remedy)
+
+    def _may_give_up(self) -> bool:
+        unheard = self._settings.expects or not self.ladder.scanning
+        return unheard and not self._scanner.others_hear(self._adapter)
+
+    async def _wait(self, milliseconds: int) -> None:
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(milliseconds / 1000):
+                await self._changed.wait()
+        except TimeoutError:
+            return  # the time has come
+
+    async def _apply(self, remedy: Remedy) -> None:
+        if remedy is Remedy.GIVE_UP:
+            raise RadiosLost(f"{self._adapter} cannot be brought back")
+        await self._end_scan()
+        try:
+            await self._prepare(remedy)
+            self._stop = await self._radio.scan(self._adapter, self._take)
+        except RadioError as error:
+            self.ladder.failed(self._boot_ms())
+            self._log.warning("cannot scan", cause=str(error), condition=self.ladder.condition.name.lower())
+        else:
+            self.ladder.started(self._boot_ms())
+            self._log.info("scanning")
+
+    async def _prepare(self, remedy: Remedy) -> None:
+        if remedy is Remedy.POWER_CYCLE:
+            await self._radio.power(self._adapter, False)
+            await asyncio.sleep(POWER_OFF_SECONDS)
+        if remedy in (Remedy.POWER_CYCLE, Remedy.POWER_ON):
+            await self._radio.power(self._adapter, True)
+        if remedy is Remedy.RESTART_BLUETOOTHD and self._settings.restart_bluetoothd:
+            await self._radio.restart_bluetoothd()
+
+    async def _end_scan(self) -> None:
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            await stop()
+
+    def _take(
+        self, address: str, manufacturer: Mapping[int, bytes], service: Mapping[str, bytes], rssi: int
+    ) -> None:
+        self.last_heard_ms = self._boot_ms()
+        self._heard(address, manufacturer, service, rssi)

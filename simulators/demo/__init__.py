@@ -1,0 +1,1 @@
+"""`footfall-sim demo`: a whole shop with every real part, on one machine."""
