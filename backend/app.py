@@ -30,7 +30,7 @@ from backend.storage.database import SqliteFile
 from backend.storage.journal import Journal
 from backend.storage.pushes import PushStore
 from backend.storage.registry import StoredSources
-from sdk_bridge.server.bridge import Bridge
+from sdk_bridge.server.app import Bridge
 
 log = structlog.get_logger()
 

@@ -16,7 +16,7 @@ import structlog
 from backend.campaigns.eligibility import Decision, decide
 from backend.campaigns.offers import OfferUnrenderable, render
 from backend.ids import uuid7
-from backend.listening import Gateway, Listening
+from backend.listening import Gateway, Listening, without_strangers
 from backend.profiles.service import ProfileService
 from backend.proximity.zones import Place, Transition, ZoneEngine, ZoneSettings
 from backend.push.model import NewPush, PushContent
@@ -25,7 +25,8 @@ from backend.storage import floor, profiles, pushes, registry
 from backend.storage.campaigns import Candidate, DwellTimer, VersionedCampaign
 from backend.storage.database import Session, SqliteFile, StorageConflict, StorageError
 from backend.storage.floor import Numbers, Sighting
-from backend.storage.journal import Entry, Journal, message_hash
+from backend.storage.journal import EVENTS_AN_ENTRY, Entry, Journal, message_hash
+from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire import codec
 from sdk_bridge.wire.app_events import AppEvent, decode_events
 from sdk_bridge.wire.messages import Batch, Heartbeat, Skip
@@ -36,7 +37,7 @@ ENTRIES_A_TRANSACTION = 64  # 103k events/s against 63k at a few; and nobody wai
 TICK_S = 0.25  # how late an absence may be noticed
 DELETE_EVERY_S = 1.0  # folded entries go in one sweep, not with a sync of their own each
 STORAGE_RETRY_S = 1.0
-EVENTS_AN_ENTRY = 4096  # the bridge takes 2,500 a request at the most
+EXPIRE_EVERY_MS = 250  # looking at every track with every batch would cost more than the batches
 
 
 @dataclass(slots=True)
@@ -52,6 +53,7 @@ class LiveState:
     stores: dict[str, dict[str, Any]]
     zone_names: dict[Place, str]
     numbers: Numbers = field(default_factory=Numbers)
+    expired_at: int = 0
 
     @classmethod
     def read(cls, session: Session, settings: ZoneSettings) -> "LiveState":
@@ -73,6 +75,9 @@ class LiveState:
             stores={row["store_id"]: dict(row) for row in session.rows("stores")},
             zone_names={Place(row["store_id"], row["zone_id"]): row["name"] for row in session.rows("zones")},
         )
+
+    def may_keep(self, beacon_key: str) -> bool:
+        return beacon_key in self.people or beacon_key in self.places
 
     @property
     def listening(self) -> Listening:
@@ -112,6 +117,7 @@ class Fold:
         self._live: LiveState | None = None
         self._moved = asyncio.Event()
         self._stale = False
+        self._deleted, self._delete_at = 0, 0.0
         self.position = 0
 
     async def load(self) -> None:
@@ -142,20 +148,30 @@ class Fold:
 
     async def run(self) -> None:
         """Folds whatever the journal holds, and looks at the clock in between."""
-        deleted, delete_at = self.position, 0.0
-        loop = asyncio.get_running_loop()
         while True:
-            self._journal.appended.clear()
-            if self._stale:
-                self._stale = False
-                await self._reload()
-            entries = await self._journal.after(self.position, ENTRIES_A_TRANSACTION)
-            await self._fold_all(entries)
-            if self.position > deleted and loop.time() >= delete_at:
-                await self._journal.delete_folded(self.position)
-                deleted, delete_at = self.position, loop.time() + DELETE_EVERY_S
-            if len(entries) < ENTRIES_A_TRANSACTION:
-                await self._wait()
+            try:
+                await self._round()
+            except (StorageError, JournalBusy) as error:  # the disk's fault: the entries wait in the journal
+                log.error("fold_waits_for_disk", error=str(error))  # noqa: TRY400 - a full disk has no traceback
+                self._stale = True
+                await asyncio.sleep(STORAGE_RETRY_S)
+
+    async def _round(self) -> None:
+        self._journal.appended.clear()
+        if self._stale:
+            self._stale = False
+            await self._reload()
+        entries = await self._journal.after(self.position, ENTRIES_A_TRANSACTION)
+        await self._fold_all(entries)
+        await self._delete_folded()
+        if len(entries) < ENTRIES_A_TRANSACTION:
+            await self._wait()
+
+    async def _delete_folded(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if self.position > self._deleted and now >= self._delete_at:
+            await self._journal.delete_folded(self.position)
+            self._deleted, self._delete_at = self.position, now + DELETE_EVERY_S
 
     async def _wait(self) -> None:
         try:
@@ -169,10 +185,8 @@ class Fold:
             await self._fold(entries)
         except StorageConflict:
             await self._one_by_one(entries)
-        except StorageError as error:  # the disk's fault, not the entries': they wait in the journal
-            log.error("fold_waits_for_disk", error=str(error))  # noqa: TRY400 - a full disk has no traceback
-            await asyncio.sleep(STORAGE_RETRY_S)
-            await self._reload()
+        except StorageError:
+            raise
         except Exception:
             log.exception("fold_failed", entries=len(entries))
             await self._one_by_one(entries)
@@ -201,15 +215,16 @@ class Fold:
         self._reached(entry.position)
 
     async def _reload(self) -> None:
-        heard = self._live.engine.gateway_heard_at if self._live else {}
         live = await self._state.write(lambda session: LiveState.read(session, self._settings))
-        live.engine.gateway_heard_at.update(heard)
+        if self._live is not None:
+            live.engine.gateway_heard_at.update(self._live.engine.gateway_heard_at)
+            live.engine.awake_at = self._live.engine.awake_at
         self._live = live
         self._on_listening(live.listening)
 
     def _start_grace(self, live: LiveState) -> None:
-        """After our own absence, every gateway gets the time of one silence before its zones are unknown."""
-        now = self._now_ms()
+        """After our own absence, every gateway and every beacon gets the time of one silence."""
+        now = live.engine.awake_at = self._now_ms()
         for gateway in live.gateways:
             live.engine.gateway_alive(gateway, now)
 
@@ -246,23 +261,32 @@ class _Transaction:
 
     def fold(self, entries: Sequence[Entry], position: int) -> Folded:
         for entry in entries:
+            self._expire(entry.received_at)
             if entry.kind == "app":
                 self._app(entry)
             else:
                 self._gateway(entry)
             position = entry.position
-        self._transitions(self._live.engine.expire(self._now))
-        if self._people_changed:
-            self._read_people()
+        if not entries:
+            self._expire(self._now)
+        self._read_people()
         self._save_tracks()
         if entries:
             floor.move_to(self._session, position)
         self._result.position = position
         return self._result
 
+    def _expire(self, now: int) -> None:
+        """Who has gone by the entries' own clock: while we catch up, nobody leaves because we are late."""
+        tick = now - now % EXPIRE_EVERY_MS
+        if tick > self._live.expired_at:
+            self._live.expired_at = tick
+            self._transitions(self._live.engine.expire(tick))
+
     # Gateways -----------------------------------------------------------------------------------------
 
     def _gateway(self, entry: Entry) -> None:
+        self._read_people()
         heard = codec.decode_up(entry.payload)
         if entry.lane == "live":
             self._live.engine.gateway_alive(entry.source, entry.received_at)
@@ -274,11 +298,18 @@ class _Transaction:
         else:
             self._batch(entry, heard)
 
-    def _batch(self, entry: Entry, batch: Batch) -> None:
-        sightings = list(_sightings(entry, batch))
+    def _batch(self, entry: Entry, whole: Batch) -> None:
+        """Someone may have withdrawn since the ingest let it pass: then it is forgotten here."""
+        batch, forgotten = without_strangers(whole, self._live.may_keep)
+        if forgotten:
+            floor.count_forgotten(self._session, entry.source, forgotten)
+        if batch is None:
+            return
         if entry.boot_offset is None:
+            sightings = _sightings(entry, batch, 0)
             floor.add_sightings_without_time(self._session, self._live.numbers, batch.boot_id, sightings)
             return
+        sightings = _sightings(entry, batch, entry.boot_offset)
         floor.add_sightings(self._session, self._live.numbers, sightings)
         for report in batch.health:
             at = batch.base_ms + report.after_ms + entry.boot_offset
@@ -287,14 +318,17 @@ class _Transaction:
             self._locate(entry, batch, entry.boot_offset)
 
     def _locate(self, entry: Entry, batch: Batch, offset: int) -> None:
-        """Live readings move the zones; a completed dwell makes a candidate."""
+        """Live readings move the zones; a completed dwell makes a candidate.
+
+        Nothing is heard later than it arrived: a clock that runs ahead must not keep anybody in a zone.
+        """
         rows, engine = batch.readings, self._live.engine
         for index in sorted(range(len(rows.beacon)), key=rows.second.__getitem__):
             beacon_key = batch.keys[rows.beacon[index]]
             profile_id = self._live.people.get(beacon_key)
             if profile_id is None:
                 continue
-            at = batch.base_ms + rows.second[index] * 1000 + 500 + offset
+            at = min(batch.base_ms + rows.second[index] * 1000 + 500 + offset, entry.received_at)
             self._transitions(
                 engine.hear(beacon_key, entry.source, at, -float(rows.loss[index]), rows.count[index])
             )
@@ -438,16 +472,22 @@ class _Transaction:
 
     def _read_people(self) -> None:
         """Who agreed may have changed; whoever withdrew leaves the floor at once."""
+        if not self._people_changed:
+            return
+        self._people_changed = False
         before, live = self._live.people, self._live
         live.people = profiles.consented_beacons(self._session)
-        for beacon_key in before.keys() - live.people.keys():
-            self._transitions(live.engine.forget(beacon_key, self._now))
+        for beacon_key, owner in before.items():
+            if beacon_key not in live.people:
+                self._transitions(live.engine.forget(beacon_key, self._now))
+            elif live.people[beacon_key] != owner and beacon_key in live.engine.tracks:
+                live.engine.changed.add(beacon_key)  # the presence is stored again, under its person
         self._result.listening = live.listening
 
 
-def _sightings(entry: Entry, batch: Batch) -> Iterator[Sighting]:
+def _sightings(entry: Entry, batch: Batch, offset: int) -> Iterator[Sighting]:
     rows = batch.readings
-    base = batch.base_ms + (entry.boot_offset or 0)
+    base = batch.base_ms + offset
     for row, beacon in enumerate(rows.beacon):
         yield Sighting(
             beacon_key=batch.keys[beacon],

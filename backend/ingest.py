@@ -7,21 +7,21 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
-from msgspec.structs import replace
 
 from backend.custody import Custody, Verdict
-from backend.listening import Listening
+from backend.listening import Listening, without_strangers
 from backend.storage.journal import GatewayAppend, Journal, LaneKey
 from sdk_bridge import mqtt
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire import codec, topics
 from sdk_bridge.wire.codec import WireError
 from sdk_bridge.wire.envelope import Envelope, boot_offset
-from sdk_bridge.wire.messages import Ack, Batch, Lane, Readings, Skip, UpMessage
+from sdk_bridge.wire.messages import Ack, Batch, Lane, Skip, UpMessage
 
 log = structlog.get_logger()
 
 MAX_MESSAGES_TAKEN = 4_096  # on their way to the disk; a stranger's flood must not become our memory
+MAX_BURIED_BYTES = 64 * 1024  # of an unreadable message; enough to see what it was
 RECONNECT_CAP_S = 5.0  # gateways hold what they heard meanwhile, but offers wait
 NO_CONSENT = "no consent"
 LANES: tuple[Lane, ...] = ("live", "backlog")
@@ -107,8 +107,11 @@ class Ingest:
         self._epochs[gateway] = envelope.epoch
         verdict = self._custody.judge(lane, envelope.seq)
         self.counts[verdict.value] += 1
-        if verdict is not Verdict.ACCEPT or len(self._taken) >= MAX_MESSAGES_TAKEN:
+        if verdict is not Verdict.ACCEPT:
             self._acknowledge(lane, gap=verdict is Verdict.GAP)
+            return
+        if len(self._taken) >= MAX_MESSAGES_TAKEN:
+            self._refuse("overloaded", gateway)  # it keeps the message and sends it again
             return
         append = self._append_for(lane, partition, envelope, message.payload)
         self._custody.take(lane, append.upto)
@@ -118,46 +121,47 @@ class Ingest:
 
     def _append_for(self, lane: LaneKey, partition: int, envelope: Envelope, payload: bytes) -> GatewayAppend:
         """What is kept of a message; one that nobody can read consumes its sequence all the same."""
-        now = self._now_ms()
+        now, seq = self._now_ms(), envelope.seq
         try:
-            heard = codec.decode_up(payload)
+            heard = _understood(payload, seq)
         except WireError as error:
             self._refuse("unreadable", f"{lane.gateway}: {error}")
             return GatewayAppend(
-                lane, envelope.seq, envelope.seq, now, partition, buried=(str(error), payload[:65536])
+                lane, seq, seq, now, partition, buried=(str(error), payload[:MAX_BURIED_BYTES])
             )
-        upto = envelope.seq
-        if isinstance(heard, Skip):
-            if heard.to < envelope.seq:
-                reason = f"a skip from {envelope.seq} cannot end at {heard.to}"
-                return GatewayAppend(
-                    lane, envelope.seq, envelope.seq, now, partition, buried=(reason, payload[:65536])
-                )
-            upto = heard.to
-        kept, forgotten = without_strangers(heard, self.listening)
-        offset = boot_offset(envelope, kept.boot_id, now) if isinstance(kept, Batch) else None
+        if isinstance(heard, Batch):
+            return self._append_batch(lane, partition, envelope, heard, now)
+        upto = heard.to if isinstance(heard, Skip) else seq
+        return GatewayAppend(lane, seq, upto, now, partition, payload=codec.encode(heard))
+
+    def _append_batch(
+        self, lane: LaneKey, partition: int, envelope: Envelope, batch: Batch, now: int
+    ) -> GatewayAppend:
+        kept, forgotten = without_strangers(batch, self.listening.may_keep)
         return GatewayAppend(
             lane,
             envelope.seq,
-            upto,
+            envelope.seq,
             now,
             partition,
-            boot_offset=offset,
+            boot_offset=boot_offset(envelope, batch.boot_id, now),
             payload=None if kept is None else codec.encode(kept),
             forgotten={NO_CONSENT: forgotten} if forgotten else {},
         )
 
     async def _commit(self, append: GatewayAppend) -> None:
+        """What the journal answers is the truth: more, or less, may be committed than we thought."""
+        upto = 0
         try:
-            in_line = await self._journal.append_gateway(append)
+            upto = await self._journal.append_gateway(append)
         except JournalBusy as error:
-            log.warning("journal_busy", gateway=append.lane.gateway, error=str(error))
-            in_line = False
-        if not in_line:
-            self._custody.abandon(append.lane)
-            return
-        self._custody.commit(append.lane, append.upto)
-        self._acknowledge(append.lane, gap=False)
+            self._refuse("journal busy", f"{append.lane.gateway}: {error}")
+        finally:
+            if upto < append.upto:
+                self._custody.abandon(append.lane)
+            self._custody.commit(append.lane, upto)
+        if upto:
+            self._acknowledge(append.lane, gap=upto < append.upto)
 
     def _acknowledge(self, lane: LaneKey, *, gap: bool) -> None:
         connection = self._connection
@@ -183,39 +187,8 @@ class Ingest:
                     await asyncio.wait(set(self._taken))
 
 
-def without_strangers(heard: UpMessage, listening: Listening) -> tuple[UpMessage | None, int]:
-    """The message without beacons that nobody agreed to, and how many of their adverts were left out.
-
-    None where nothing remains. Heartbeats and skips name no beacon.
-    """
-    if not isinstance(heard, Batch):
-        return heard, 0
-    keep = [listening.may_keep(key) for key in heard.keys]
-    if all(keep):
-        return heard, 0
-    number = {old: new for new, old in enumerate(i for i, kept in enumerate(keep) if kept)}
-    rows = heard.readings
-    chosen = [row for row, beacon in enumerate(rows.beacon) if keep[beacon]]
-    forgotten = sum(rows.count) - sum(rows.count[row] for row in chosen)
-    if not number:
-        return None, forgotten
-    readings = Readings(
-        beacon=[number[rows.beacon[row]] for row in chosen],
-        second=[rows.second[row] for row in chosen],
-        count=[rows.count[row] for row in chosen],
-        loss=[rows.loss[row] for row in chosen],
-        best=[rows.best[row] for row in chosen],
-    )
-    kept = Batch(
-        boot_id=heard.boot_id,
-        base_ms=heard.base_ms,
-        keys=[key for key, kept in zip(heard.keys, keep, strict=True) if kept],
-        readings=readings,
-        ranges=[
-            replace(change, beacon=number[change.beacon]) for change in heard.ranges if keep[change.beacon]
-        ],
-        health=[
-            replace(report, beacon=number[report.beacon]) for report in heard.health if keep[report.beacon]
-        ],
-    )
-    return kept, forgotten
+def _understood(payload: bytes, seq: int) -> UpMessage:
+    heard = codec.decode_up(payload)
+    if isinstance(heard, Skip) and heard.to < seq:
+        raise WireError(f"a skip from {seq} cannot end at {heard.to}")
+    return heard

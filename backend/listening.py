@@ -1,7 +1,11 @@
 """Which beacons may be listened to at all, and which gateways may speak: the ingest's view of the state."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from sdk_bridge.wire.messages import Batch, Readings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +36,37 @@ class Listening:
 
     def may_keep(self, beacon_key: str) -> bool:
         return beacon_key in self.people or beacon_key in self.places
+
+
+def without_strangers(batch: Batch, may_keep: Callable[[str], bool]) -> tuple[Batch | None, int]:
+    """The batch without beacons that nobody agreed to, and how many of their adverts were left out.
+
+    None where nothing remains.
+    """
+    keep = [may_keep(key) for key in batch.keys]
+    if all(keep):
+        return batch, 0
+    rows = batch.readings
+    chosen = [row for row, beacon in enumerate(rows.beacon) if keep[beacon]]
+    forgotten = sum(rows.count) - sum(rows.count[row] for row in chosen)
+    return (_only(batch, keep, chosen) if any(keep) else None), forgotten
+
+
+def _only(batch: Batch, keep: list[bool], chosen: list[int]) -> Batch:
+    """The batch with the keys to keep and the chosen rows, its indexes counted afresh."""
+    number = {old: new for new, old in enumerate(i for i, kept in enumerate(keep) if kept)}
+    rows = batch.readings
+    return Batch(
+        boot_id=batch.boot_id,
+        base_ms=batch.base_ms,
+        keys=[key for key, kept in zip(batch.keys, keep, strict=True) if kept],
+        readings=Readings(
+            beacon=[number[rows.beacon[row]] for row in chosen],
+            second=[rows.second[row] for row in chosen],
+            count=[rows.count[row] for row in chosen],
+            loss=[rows.loss[row] for row in chosen],
+            best=[rows.best[row] for row in chosen],
+        ),
+        ranges=[replace(item, beacon=number[item.beacon]) for item in batch.ranges if keep[item.beacon]],
+        health=[replace(item, beacon=number[item.beacon]) for item in batch.health if keep[item.beacon]],
+    )

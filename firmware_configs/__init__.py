@@ -1,0 +1,1 @@
+"""Beacon and gateway-image profiles, as data that is checked before anything is flashed."""

@@ -197,7 +197,7 @@ def decode_all(manufacturer_data: Mapping[int, bytes], service_data: Mapping[str
     frames: list[Beacon | None] = []
     if manufacturer_data:
         frames.append(_ibeacon(manufacturer_data.get(APPLE)))
-        frames += map(_altbeacon, manufacturer_data.values())
+        frames += [_altbeacon(payload) for payload in manufacturer_data.values()]
     if service_data:
         frames.append(_eddystone(service_data.get(EDDYSTONE)))
     return [frame for frame in frames if frame is not None]

@@ -213,8 +213,11 @@ class Outbox:
 
         self._guarded(work)
 
-    def renew(self, reason: str, forgotten: int = 0) -> Stock:
-        """Begins a new epoch: what was numbered waits again, behind a skip for `forgotten` records."""
+    def renew(self, reason: str, forgotten: int, at: tuple[str, int]) -> Stock:
+        """Begins a new epoch: what was numbered waits again, and a skip for `forgotten` records joins it.
+
+        `at` is the present boot and its milliseconds.
+        """
 
         def work() -> None:
             with self._transaction() as work:
@@ -225,7 +228,7 @@ class Outbox:
                 work.acked = dict.fromkeys(LANES, 0)
                 work.last = dict.fromkeys(LANES, 0)
                 if forgotten:
-                    self._insert_marker(work, None, ("", 0), SkipCounts(forgotten, 0), reason)
+                    self._insert_marker(work, None, at, SkipCounts(forgotten, 0), reason)
 
         self._guarded(work)
         return self.stock
@@ -356,15 +359,14 @@ class Outbox:
 
     def _delete_numbered(self, work: _Work, where: str, values: tuple[str | int, ...]) -> SkipCounts | None:
         """Deletes numbered records; what they held, or None if there were none."""
-        removed = self._database.execute(
-            f"DELETE FROM record WHERE id IN (SELECT id FROM numbered WHERE {where})"  # noqa: S608 - ours
-            " RETURNING batches, readings, length(payload)",
-            values,
-        ).fetchall()
-        self._database.execute(f"DELETE FROM numbered WHERE {where}", values)  # noqa: S608 - ours
-        for _batches, _readings, payload_bytes in removed:
+        gone = self._database.execute(f"DELETE FROM numbered WHERE {where} RETURNING id", values).fetchall()  # noqa: S608 - ours
+        counts = SkipCounts(0, 0)
+        for record_id in gone:
+            delete = "DELETE FROM record WHERE id = ? RETURNING batches, readings, length(payload)"
+            [(batches, readings, payload_bytes)] = self._database.execute(delete, record_id).fetchall()
+            counts = SkipCounts(counts.batches + batches, counts.readings + readings)
             work.removed(payload_bytes)
-        return SkipCounts(sum(r[0] for r in removed), sum(r[1] for r in removed)) if removed else None
+        return counts if gone else None
 
     def _delete_heartbeats(self, work: _Work) -> None:
         """A heartbeat says how things stood then; in another epoch it would only mislead."""
@@ -421,7 +423,7 @@ class Outbox:
             self._database = self._open()
             self.stock = self._read_stock()
             return call()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise OutboxUnavailable(f"{self._path}: {error}") from error
 
     def _open_or_replace(self) -> sqlite3.Connection:
@@ -433,7 +435,7 @@ class Outbox:
                     raise
             self._move_aside()
             return self._open()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise OutboxUnavailable(f"{self._path}: {error}") from error
 
     def _open(self) -> sqlite3.Connection:

@@ -42,9 +42,7 @@ MAX_ACK_BYTES: Final = 256  # an acknowledgement has some 60; nothing bigger is 
 MAX_UNSTORED: Final = 256  # batches kept in memory while the disk is full: four minutes of a busy shop
 FIRST_RETRY_SECONDS: Final = 0.2
 LAST_RETRY_SECONDS: Final = 10.0
-SETTLED_SECONDS: Final = (
-    10.0  # a connection this old was a good one: the next failure starts from the first wait
-)
+SETTLED_SECONDS: Final = 2.0  # a connection this old was a good one: after it the first wait is short again
 PACKET_OVERHEAD: Final = 64  # fixed header, identifiers and lengths of a PUBLISH beside its variable parts
 IDLE_SECONDS: Final = 1.0  # looks again even if nothing tells it to: rows grow stale, paho's queue empties
 ANCHOR_DRIFT_MS: Final = 1_000  # a better anchor than the one known is written down from this on
@@ -77,6 +75,18 @@ class _Unstored:
         loss = Loss(len(fallen), sum(parcel.readings for parcel in fallen))
         self.lost = _sum(self.lost, loss)
         return loss
+
+    def take(self) -> tuple[list[Parcel], Loss]:
+        """All of it, to be stored now."""
+        taken = list(self.parcels), self.lost
+        self.parcels.clear()
+        self.lost = NO_LOSS
+        return taken
+
+    def put_back(self, parcels: Sequence[Parcel], lost: Loss) -> None:
+        """It could not be stored after all."""
+        self.parcels.extendleft(reversed(parcels))
+        self.lost = _sum(self.lost, lost)
 
 
 class Uplink:
@@ -140,7 +150,7 @@ class Uplink:
         if not (self._unstored.parcels or self._unstored.lost.batches or beat or acks_wait):
             return
         try:
-            await self._turn(list(self._unstored.parcels), beat=beat)
+            await self._turn(beat=beat)
         except OutboxUnavailable as error:
             log.warning("outbox unavailable", cause=str(error), waiting=len(self._unstored.parcels))
 
@@ -149,10 +159,10 @@ class Uplink:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._outbox.close)
         self._thread.shutdown()
 
-    async def _turn(self, parcels: Sequence[Parcel] = (), *, beat: bool = False) -> None:
+    async def _turn(self, *, beat: bool = False) -> None:
         async with self._turning:
             now = self._clock.boot_ms()
-            lost = self._unstored.lost
+            parcels, lost = self._unstored.take()
             turn = Turn(
                 epoch=self._epoch,
                 boot_id=self._clock.boot_id,
@@ -163,16 +173,19 @@ class Uplink:
                 room={lane: self._room(lane, now) for lane in LANES},
                 lost=lost,
             )
-            self._ack_at = None
             before = self._outbox.stock
-            stock = await self._do(lambda: self._outbox.turn(turn))
-            for _ in parcels:
-                self._unstored.parcels.popleft()
-            self._unstored.lost = _sum(self._unstored.lost, Loss(-lost.batches, -lost.readings))
-            if beat:
-                self._beat_at = now + HEARTBEAT_MS
+            try:
+                stock = await self._do(lambda: self._outbox.turn(turn))
+            except OutboxUnavailable:
+                self._unstored.put_back(parcels, lost)
+                raise
+            self._ack_at = None if self._windows_are_stored(stock) else now
+            self._beat_at = now + HEARTBEAT_MS if beat else self._beat_at
         if stock.lanes != before.lanes:
             self._wake.set()
+
+    def _windows_are_stored(self, stock: Stock) -> bool:
+        return all(stock.lanes[lane].acked >= window.acked for lane, window in self._windows.items())
 
     def _room(self, lane: Lane, now: int) -> int:
         """A backlog is numbered by half windows: one commit for 32 records, not one for each."""
@@ -301,7 +314,8 @@ class Uplink:
 
     async def _renew(self, forgotten: int) -> None:
         async with self._turning:
-            await self._do(lambda: self._outbox.renew("receiver-forgot", forgotten))
+            at = (self._clock.boot_id, self._clock.boot_ms())
+            await self._do(lambda: self._outbox.renew("receiver-forgot", forgotten, at))
             self._spent = None
 
     async def _idle(self) -> None:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self, TypeAlias
 
+from simulators.children import tied_to_us
+
 Kind: TypeAlias = Literal["mosquitto", "iotcore"]
 
 HOST = "127.0.0.1"
@@ -157,7 +159,7 @@ class RunningBroker:
         command = _COMMANDS[self.kind](self._folder, self.port, self._access)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command],
+                tied_to_us(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -243,14 +245,6 @@ def _link(descriptor: Path) -> str:
         return ""
 
 
-# A child of the kernel's promise: PR_SET_PDEATHSIG survives exec, so even a SIGKILLed starter leaves nothing.
-_LAUNCHER = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the program that wanted a broker is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 # rumqttd reports every packet of every client as an error, which costs more than the packet.
 _IOTCORE = """
 import logging, sys

@@ -33,6 +33,10 @@ class Point:
     def distance(self, other: "Point") -> float:
         return math.hypot(self.x - other.x, self.y - other.y)
 
+    def towards(self, other: "Point", share: float) -> "Point":
+        """The place at a share of the way to another: 0 is here, 1 is there."""
+        return Point(self.x + share * (other.x - self.x), self.y + share * (other.y - self.y))
+
 
 @dataclass(frozen=True, slots=True)
 class Wall:
@@ -232,7 +236,9 @@ def _rician_mean_db(k_db: float) -> float:
 
 
 def _exponential_integral(x: float) -> float:
-    """E1(x) by its series, good for the x of up to 20 that a Rician K of 13 dB needs."""
+    """E1(x) by its series; beyond 20, where that loses its digits, E1 is below 1e-10."""
+    if x > 20:
+        return 0.0
     term, total = 1.0, -0.5772156649015329 - math.log(x)
     for n in range(1, 200):
         term *= -x / n

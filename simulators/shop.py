@@ -29,6 +29,7 @@ DWELL_S = (6.0, 20.0)  # at the least twice the shortest dwell that a campaign a
 BROWSE_M = 2.0  # how far from its centre a shopper moves within a zone
 INSIDE_AT_START = 0.75
 SOON_S, LATER_S = (10.0, 40.0), (300.0, 900.0)  # until a shopper who left comes back
+SOON_AGAIN = 0.75
 TELEMETRY_EVERY = 10  # of an Eddystone tag's frames, one is telemetry
 
 
@@ -74,11 +75,8 @@ class _Leg:
     outside: bool = False
 
     def at(self, time_s: float) -> Point:
-        share = (time_s - self.start_s) / (self.end_s - self.start_s) if self.end_s > self.start_s else 1.0
-        return Point(
-            self.start.x + share * (self.end.x - self.start.x),
-            self.start.y + share * (self.end.y - self.start.y),
-        )
+        seconds = self.end_s - self.start_s
+        return self.start.towards(self.end, (time_s - self.start_s) / seconds if seconds > 0 else 1.0)
 
     @property
     def heading(self) -> float:
@@ -111,13 +109,13 @@ class Shopper:
         self._leg(until_s)
         visits: list[Visit] = []
         for leg in self._legs:
-            if leg.zone is None or leg.start_s >= until_s:
+            if leg.zone is None:
                 continue
             if visits and visits[-1].zone == leg.zone and visits[-1].end_s == leg.start_s:
                 visits[-1] = replace(visits[-1], end_s=leg.end_s)
             else:
                 visits.append(Visit(leg.zone, leg.start_s, leg.end_s))
-        return visits
+        return [visit for visit in visits if visit.start_s < until_s]
 
     def _leg(self, time_s: float) -> _Leg:
         while self._legs[-1].end_s <= time_s:
@@ -134,7 +132,7 @@ class Shopper:
 
     def _trip(self, now: float) -> None:
         """Away for a while, then once more round the shop."""
-        low, high = SOON_S if self._dice.random() < 0.6 else LATER_S
+        low, high = SOON_S if self._dice.random() < SOON_AGAIN else LATER_S
         self._add(self._dice.uniform(low, high), DOOR, outside=True)
         self._round(self._legs[-1].end_s, DOOR)
 
@@ -154,11 +152,11 @@ class Shopper:
     def _browse(self, zone: Zone) -> Point:
         """Strolls about within the zone until the dwell is over."""
         leave_s = self._legs[-1].end_s + self._dice.uniform(*DWELL_S)
-        while self._legs[-1].end_s < leave_s:
+        while (left_s := leave_s - self._legs[-1].end_s) > 1e-6:  # a microsecond is no stroll
             here, there = self._legs[-1].end, self._near(zone)
-            left_s = leave_s - self._legs[-1].end_s
-            stroll_s = min(left_s, max(1.0, here.distance(there) / STROLL_M_PER_S))
-            self._add(left_s if left_s - stroll_s < 1e-6 else stroll_s, there, zone=zone.name)
+            stroll_s = max(1.0, here.distance(there) / STROLL_M_PER_S)
+            share = min(1.0, left_s / stroll_s)
+            self._add(stroll_s * share, here.towards(there, share), zone=zone.name)
         return self._legs[-1].end
 
     def _walk(self, to: Point, speed: float) -> None:
@@ -318,7 +316,9 @@ def _tag_frames(number: int, proximity_uuid: str, namespace: bytes) -> list[Fram
 def _tag(shopper: Shopper, frames: Sequence[Frame], dice: Random) -> _Emitter:
     def where(time_s: float) -> Transmitter | None:
         position = shopper.position(time_s)
-        return position and Transmitter(shopper.name, position, heading=shopper.heading(time_s))
+        if position is None:
+            return None
+        return Transmitter(shopper.name, position, heading=shopper.heading(time_s))
 
     return _emitter(shopper.name, "tag", frames, where, INTERVAL_S, dice)
 
@@ -344,7 +344,7 @@ def _emitter(
 
 
 def _random_address(dice: Random) -> str:
-    """A static random address: its two highest bits are set (Core Specification, volume 6, part B, 1.3.2.1)."""
+    """A static random address: its two highest bits are set (Core Specification, vol. 6, part B, 1.3.2.1)."""
     octets = dice.randbytes(6)
     return ":".join(f"{octet:02X}" for octet in (octets[0] | 0xC0, *octets[1:]))
 

@@ -11,7 +11,7 @@ IdType: TypeAlias = Literal["user_id", "anonymous_id", "device_id", "claimed_use
 
 
 class Stamp(NamedTuple):
-    """The order of events that decides which writer was the last: unix milliseconds, then the event's hash."""
+    """Which of two writers was the last: unix milliseconds of the event, then the event's hash."""
 
     occurred_at: int
     event_hash: int
@@ -112,8 +112,8 @@ class Applied:
 
     `profile_id` is the profile of the event's own identifier, to be stored with the event: it never changes,
     so a merge moves no event and its undo finds all as before. `person_id` is who that is for now.
-    `beacons_changed`: a beacon has another owner. `consent_changed`: someone with a beacon may agree no longer,
-    or anew. `merged` are profiles that became part of a person or ceased to be.
+    `beacons_changed`: a beacon has another owner. `consent_changed`: someone with a beacon may agree no
+    longer, or anew. `merged` are profiles that became part of a person or ceased to be.
     """
 
     profile_id: str | None

@@ -1,27 +1,28 @@
-"""The rules of identity, pure: which identifiers count, who merges, who holds a device, what consent stands."""
+"""The rules of identity, pure: which identifiers count, who merges, who holds what, what consent stands."""
 
 import re
 from collections.abc import Iterable, Sequence
 
-from backend.profiles.model import NEVER, Claim, Device, Holder, Stamp, Statement
+from backend.profiles.model import Addressing, Claim, Device, Holder, Holding, Naming, Stamp, Statement
 
 # One such value on many phones once merged everybody into one person.
-_BLOCKED = frozenset(
-    """
-    null nil none undefined nan inf infinity true false yes no anonymous anon guest unknown test user default
-    n/a na nobody id userid user_id anonymousid anonymous_id deviceid device_id [object object] () {} []
-    """.split()
-    + ["[object object]", "not set", "(not set)", ""]
+_NOBODY = re.compile(
+    r"""
+    | null | nil | none | undefined | nan | [+-]?inf(inity)? | nsnull | \(null\) | <null>
+    | true | false | yes | no | not\ set | \(not\ set\) | n/a | na
+    | anonymous | anon | guest | unknown | nobody | test | user | default | object | \[object\ object\] | \[\]
+    | (user|anonymous|device)?_?id
+    | [0\-\s:.{}]+ | -1      # all zeroes or dashes, also in the form of a UUID
+    """,
+    re.VERBOSE,
 )
-_EMPTY_SHAPE = re.compile(r"[0\-\s:.{}]*|-1")  # all zeroes or dashes, also in the form of a UUID
 
 
 def usable(identifier: str | None) -> str | None:
     """The identifier, or None for one that cannot stand for one person."""
     if identifier is None or "\ufffd" in identifier:  # what was broken on its way may have been two
         return None
-    folded = identifier.strip().lower()
-    return None if folded in _BLOCKED or _EMPTY_SHAPE.fullmatch(folded) else identifier
+    return None if _NOBODY.fullmatch(identifier.strip().lower()) else identifier
 
 
 def parent_of(claims: Sequence[Claim]) -> Claim | None:
@@ -74,6 +75,6 @@ def _effect(statement: Statement) -> tuple[int, bool, bool]:
     return max(statement.occurred_at, merged_at), True, statement.granted
 
 
-def later(stamp: Stamp, than: Stamp | None) -> bool:
-    """Whether a writer with this stamp wins."""
-    return stamp > (than or NEVER)
+def later(stamp: Stamp, known: Naming | Addressing | Holding | None) -> bool:
+    """Whether a writer with this stamp wins over what the register holds."""
+    return known is None or stamp > known.at

@@ -27,7 +27,7 @@ SINCE_EVER = 0
 # Beyond these a profile is a robot's or a mistake's; what is one too many goes to the review queue.
 DEFAULT_LIMITS: Mapping[IdType, int] = {"anonymous_id": 1_000, "device_id": 100}
 _SPEAK_OF_DEVICES = frozenset({"identify", "device", "logout"})
-_MAKE_NOBODY = frozenset({"logout", "push_receipt"})  # say nothing of a person, so make no profile
+_MAKE_NOBODY = frozenset({"logout", "push_receipt"})  # they say nothing of a person
 
 
 class ProfileService:
@@ -103,12 +103,9 @@ class _Application:
     def run(self) -> Applied:
         user = self._user()
         profile_id = user or self._unproven()
-        if user is not None:
-            self._claim_for(user)
+        if self.event.kind not in _MAKE_NOBODY:
+            self._learn(user, profile_id)
         self._hold_device(user, profile_id)
-        if profile_id is not None:
-            self._learn(profile_id)
-        self._refuse_for_claimed_user()
         person = person_of(self.store, profile_id) if profile_id is not None else None
         return replace(self.applied, profile_id=profile_id, person_id=person)
 
@@ -226,7 +223,7 @@ class _Application:
             self._consent_moves(profile_id)
 
     def _claim_beacon(self, beacon_key: str, user: str) -> None:
-        """A beacon moves with the last claim through its device; claimed through two devices it is nobody's."""
+        """A beacon goes with the last claim through its device; claimed through two it is nobody's."""
         store, event = self.store, self.event
         store.add_claim("beacon", beacon_key, user, event.device_id or "", self._stamp)
         claims = store.claims("beacon", beacon_key)
@@ -250,7 +247,9 @@ class _Application:
     def _hold_device(self, user: str | None, profile_id: str | None) -> None:
         event = self.event
         device_id = usable(event.device_id)
-        if device_id is None or not (event.kind in _SPEAK_OF_DEVICES or event.push_address):
+        if device_id is None or event.kind == "push_receipt":
+            return
+        if event.kind not in _SPEAK_OF_DEVICES and event.push_address is None:
             return
         known = self.store.device(device_id) or Device(device_id)
         device = self._told(known, user, profile_id)
@@ -273,19 +272,26 @@ class _Application:
         if event.kind == "logout":
             changes["logged_out"] = max(device.logged_out, stamp)
             return msgspec.structs.replace(device, **changes)
-        if event.platform and later(stamp, device.platform and device.platform.at):
+        if event.platform and later(stamp, device.platform):
             changes["platform"] = Naming(event.platform, stamp)
-        if event.push_address and later(stamp, device.address and device.address.at):
+        if event.push_address and later(stamp, device.address):
             changes["address"] = Addressing(event.push_address, stamp)
-        if user is not None and later(stamp, device.proven and device.proven.at):
+        if user is not None and later(stamp, device.proven):
             changes["proven"] = Holding(user, stamp)
-        elif user is None and profile_id and later(stamp, device.unproven and device.unproven.at):
+        elif user is None and profile_id and later(stamp, device.unproven):
             changes["unproven"] = Holding(profile_id, stamp)
         return msgspec.structs.replace(device, **changes)
 
     # Traits and consent -----------------------------------------------------------------------------------
 
-    def _learn(self, profile_id: str) -> None:
+    def _learn(self, user: str | None, profile_id: str | None) -> None:
+        if user is not None:
+            self._claim_for(user)
+        if profile_id is not None:
+            self._hear(profile_id)
+        self._refuse_for_claimed_user()
+
+    def _hear(self, profile_id: str) -> None:
         event = self.event
         if event.kind == "identify" and event.traits:
             traits = {name: msgspec.json.encode(value).decode() for name, value in event.traits.items()}
@@ -299,7 +305,7 @@ class _Application:
             self._consent_moves(profile_id)
 
     def _consent_moves(self, profile_id: str) -> None:
-        """Only who carries a beacon is of interest: a browser's banner must not make the floor read all anew."""
+        """Only who carries a beacon matters: a browser's banner must not make the floor read all anew."""
         if self.store.carries_beacon(person_of(self.store, profile_id)):
             self.applied = replace(self.applied, consent_changed=True)
 

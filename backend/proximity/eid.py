@@ -1,8 +1,8 @@
 """Eddystone-EID, one beacon at a time: registering its key, keeping the key, its rotating ids, its telemetry.
 
 Source: Google "Eddystone-EID Computation" and "Eddystone-TLM (encrypted)". A beacon's time is its own 32-bit
-counter of seconds; an id lives 2^K seconds, K being the rotation exponent. Randomness (private keys, nonces) is
-an argument. backend/proximity/eid_table.py names many beacons at once.
+counter of seconds; an id lives 2^K seconds, K being the rotation exponent. Randomness (private keys, nonces)
+is an argument. backend/proximity/eid_table.py names many beacons at once.
 """
 
 import hmac
@@ -23,7 +23,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 KEY_BYTES: Final = 16
 EID_BYTES: Final = 8
-MAX_EXPONENT: Final = 15  # a rotation of nine hours; a temporary key lives 2^16 s, and an id no longer than it
+MAX_EXPONENT: Final = (
+    15  # a rotation of nine hours; a temporary key lives 2^16 s, and an id no longer than it
+)
 NONCE_BYTES: Final = 12  # of a wrapped key; random ones are safe for 2^32 keys under one wrapping key
 _WINDOW_BITS: Final = 16  # of the time, which one temporary key serves
 _TIME_MASK: Final = 0xFFFFFFFF
@@ -38,7 +40,7 @@ class EidError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class EtlmReport:
-    """An opened telemetry frame: millivolts, °C, adverts sent, seconds since start; None is "not measured"."""
+    """Opened telemetry: millivolts, °C, adverts sent, seconds since start; None is "not measured"."""
 
     battery_mv: int | None
     temperature_c: float | None
@@ -90,7 +92,7 @@ class KeyWrap:
         return _WRAP_VERSION + nonce + self._cipher.encrypt(nonce, key, beacon.encode())
 
     def unwrap(self, blob: bytes, beacon: str) -> bytes:
-        """The key. Raises EidError where the blob, the beacon's name or the wrapping key is not the right one."""
+        """The key. Raises EidError where the blob, the beacon or the wrapping key is not the right one."""
         nonce, sealed = blob[1 : 1 + NONCE_BYTES], blob[1 + NONCE_BYTES :]
         try:
             if blob[:1] != _WRAP_VERSION:
@@ -114,8 +116,7 @@ def rotations(key: bytes, exponent: int, beacon_time: int, count: int) -> bytes:
     Setting up a cipher costs fifty times a block, so every temporary key makes all its ids in one update.
     Raises EidError.
     """
-    if len(key) != KEY_BYTES:
-        raise EidError(f"an identity key has {KEY_BYTES} bytes, not {len(key)}")
+    _check(key, exponent)
     return b"".join(
         [
             _encrypt(_encrypt(key, key_block), id_blocks)
@@ -124,11 +125,16 @@ def rotations(key: bytes, exponent: int, beacon_time: int, count: int) -> bytes:
     )
 
 
+def _check(key: bytes, exponent: int) -> None:
+    if len(key) != KEY_BYTES:
+        raise EidError(f"an identity key has {KEY_BYTES} bytes, not {len(key)}")
+    if not 0 <= exponent <= MAX_EXPONENT:
+        raise EidError(f"rotation exponent {exponent} must be 0 to {MAX_EXPONENT}")
+
+
 @lru_cache(maxsize=4096)
 def _plan(exponent: int, first: int, count: int) -> list[tuple[bytes, bytes]]:
     """The block that makes each temporary key, and the blocks it is to encrypt; alike for beacons in step."""
-    if not 0 <= exponent <= MAX_EXPONENT:
-        raise EidError(f"rotation exponent {exponent} must be 0 to {MAX_EXPONENT}")
     plan: dict[int, bytes] = {}
     for rotation in range(first, first + count):
         time = (rotation << exponent) & _TIME_MASK
@@ -149,9 +155,11 @@ def open_etlm(
     """An encrypted telemetry frame, opened; None if it is not this key's at this time.
 
     The MIC has 16 bits only: of forged frames one in 65,536 opens, so what it says decides nothing of value.
+    Raises EidError.
     """
     if len(ciphertext) != 12 or len(salt) != 2 or len(mic) != 2:
         return None
+    _check(key, exponent)
     plain = _eax_open(key, _etlm_nonce(exponent, beacon_time, salt), ciphertext, mic)
     if plain is None:
         return None
@@ -161,16 +169,20 @@ def open_etlm(
     )
 
 
-def seal_etlm(key: bytes, exponent: int, beacon_time: int, *, plain: bytes, salt: bytes) -> tuple[bytes, bytes]:
-    """What a beacon sends: ciphertext and MIC of the twelve bytes of a plain frame after its version."""
+def seal_etlm(
+    key: bytes, exponent: int, beacon_time: int, *, plain: bytes, salt: bytes
+) -> tuple[bytes, bytes]:
+    """What a beacon sends: ciphertext and MIC of the twelve bytes of a plain frame after its version.
+
+    Raises EidError.
+    """
+    _check(key, exponent)
     nonce = _etlm_nonce(exponent, beacon_time, salt)
     ciphertext = _ctr(key, _omac(key, 0, nonce), plain)
     return ciphertext, _eax_tag(key, nonce, ciphertext)[:2]
 
 
 def _etlm_nonce(exponent: int, beacon_time: int, salt: bytes) -> bytes:
-    if not 0 <= exponent <= MAX_EXPONENT:
-        raise EidError(f"rotation exponent {exponent} must be 0 to {MAX_EXPONENT}")
     return (beacon_time >> exponent << exponent & _TIME_MASK).to_bytes(4, "big") + salt
 
 

@@ -4,6 +4,7 @@ Each gateway's signal is the mean of its last five seconds; another zone must be
 stay so, before the beacon counts as being there. Times are unix milliseconds, signals dBm.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,7 +15,8 @@ import msgspec
 class ZoneSettings:
     """What the rule weighs.
 
-    `window_ms`: shorter follows fading, longer lags behind a walking person (1.4 m/s).
+    `window_ms`: shorter follows fading, longer lags behind a walking person (1.4 m/s). A candidate that is
+    not heard for so long starts afresh.
     `margin_db`: less lets two equally near gateways take turns.
     `settle_ms`: how long a new zone must lead, against one lucky second.
     `floor_dbm`: weaker than this the beacon is somewhere outside every zone.
@@ -55,20 +57,54 @@ class _Signal(msgspec.Struct, array_like=True):
     adverts: int
 
 
+class _Window(msgspec.Struct, array_like=True):
+    """What one gateway heard lately, and the sums of its mean; decibels come whole, so sums stay exact."""
+
+    rows: list[_Signal] = []
+    adverts: int = 0
+    total: float = 0.0
+
+    def add(self, signal: _Signal) -> None:
+        self.rows.append(signal)
+        self.adverts += signal.adverts
+        self.total += signal.dbm * signal.adverts
+
+    def drop_until(self, at: int) -> None:
+        while self.rows and self.rows[0].at <= at:
+            oldest = self.rows.pop(0)
+            self.adverts -= oldest.adverts
+            self.total -= oldest.dbm * oldest.adverts
+
+
 class Track(msgspec.Struct, array_like=True):
-    """All that the rule remembers of one beacon; kept with its presence so that a restart loses nothing."""
+    """All that the rule remembers of one beacon; kept with its presence so that a restart loses nothing.
+
+    `seen_at` is the newest evidence from a gateway of the zone it is in (or, since it left, was in).
+    """
 
     store_id: str
-    heard: dict[str, list[_Signal]] = {}
+    heard: dict[str, _Window] = {}
     zone_id: str | None = None
     entered_at: int = 0
     seen_at: int = 0
     rival: str | None = None
     rival_since: int = 0
+    rival_at: int = 0
 
     @property
     def place(self) -> Place | None:
         return None if self.zone_id is None else Place(self.store_id, self.zone_id)
+
+
+@dataclass(slots=True)
+class _Lead:
+    """The strongest zone; and how strong, and when last heard, the zone is that the beacon counts as in."""
+
+    zone_id: str = ""
+    dbm: float = -math.inf
+    at: int = 0
+    own_dbm: float = -math.inf
+    own_at: int = 0
 
 
 _pack = msgspec.msgpack.Encoder()
@@ -77,13 +113,17 @@ _unpack = msgspec.msgpack.Decoder(Track)
 
 @dataclass(slots=True)
 class ZoneEngine:
-    """Every beacon's track. `zone_of` maps `store/gateway` to the zone it stands for."""
+    """Every beacon's track. `zone_of` maps `store/gateway` to the zone it stands for.
+
+    `awake_at`: since when we listen. Silence before it was our own.
+    """
 
     zone_of: dict[str, Place]
     settings: ZoneSettings = field(default_factory=ZoneSettings)
     tracks: dict[str, Track] = field(default_factory=dict)
     gateway_heard_at: dict[str, int] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
+    awake_at: int = 0
 
     def restore(self, beacon_key: str, state: bytes) -> None:
         """Puts a stored track back."""
@@ -109,20 +149,24 @@ class ZoneEngine:
             track = None
         if track is None:
             track = self.tracks[beacon_key] = Track(place.store_id)
-        track.heard.setdefault(gateway, []).append(_Signal(at, dbm, adverts))
+        window = track.heard.get(gateway)
+        if window is None:
+            window = track.heard[gateway] = _Window()
+        window.add(_Signal(at, dbm, adverts))
         self.changed.add(beacon_key)
         return transitions + self._settle(beacon_key, track, at)
 
     def expire(self, now: int) -> list[Transition]:
-        """Beacons that fell silent, and those whose gateway did."""
+        """Beacons that fell silent, or faded below the floor, and those whose gateway did."""
         gone: list[Transition] = []
+        alive = self._alive_places(now)
         for beacon_key, track in list(self.tracks.items()):
-            newest = max((rows[-1].at for rows in track.heard.values() if rows), default=track.seen_at)
-            silent = max(newest, track.seen_at)
-            if track.place is not None and not self._alive(track.place, now):
-                gone += self._leave(beacon_key, track, max(track.seen_at, track.entered_at), "unknown")
-            elif now - silent > self.settings.absent_ms:
-                gone += self._leave(beacon_key, track, silent, "left")
+            place = track.place
+            if place is not None and place not in alive:
+                gone += self._leave(beacon_key, track, track.seen_at, "unknown")
+            elif place is not None and self._is_absent(track.seen_at, now):
+                gone += self._leave(beacon_key, track, track.seen_at, "left")
+            if track.zone_id is None and self._is_absent(_last_heard(track), now):
                 del self.tracks[beacon_key]
                 self.changed.add(beacon_key)
         return gone
@@ -131,60 +175,64 @@ class ZoneEngine:
         """Its owner withdrew: the track goes, and with it the presence."""
         track = self.tracks.pop(beacon_key, None)
         self.changed.add(beacon_key)
-        return [] if track is None else self._leave(beacon_key, track, max(at, track.entered_at), "left")
+        return [] if track is None else self._leave(beacon_key, track, at, "left")
 
-    def _alive(self, place: Place, now: int) -> bool:
-        """Whether any gateway of the zone gave a sign of life lately."""
-        return any(
-            now - self.gateway_heard_at.get(gateway, 0) <= self.settings.gateway_silent_ms
-            for gateway, other in self.zone_of.items()
-            if other == place
-        )
+    def _is_absent(self, since: int, now: int) -> bool:
+        return now - max(since, self.awake_at) > self.settings.absent_ms
+
+    def _alive_places(self, now: int) -> set[Place]:
+        """The zones of which any gateway gave a sign of life lately."""
+        since = now - self.settings.gateway_silent_ms
+        return {
+            place
+            for gateway, place in self.zone_of.items()
+            if self.gateway_heard_at.get(gateway, -math.inf) >= since
+        }
 
     def _settle(self, beacon_key: str, track: Track, at: int) -> list[Transition]:
-        strongest = self._strongest(track, at)
-        if strongest is None:
-            return []
-        zone_id, dbm, own_dbm = strongest
-        if zone_id == track.zone_id:
+        lead = self._lead(track, at)
+        if lead.dbm < self.settings.floor_dbm:
             track.rival = None
-            track.seen_at = max(track.seen_at, at)
             return []
-        if track.zone_id is not None and dbm < own_dbm + self.settings.margin_db:
+        if track.zone_id is not None and (
+            lead.zone_id == track.zone_id or lead.dbm < lead.own_dbm + self.settings.margin_db
+        ):
             track.rival = None
-            track.seen_at = max(track.seen_at, at)
+            track.seen_at = max(track.seen_at, lead.own_at)
             return []
-        if track.rival != zone_id:
-            track.rival, track.rival_since = zone_id, at
+        if track.rival != lead.zone_id or at - track.rival_at > self.settings.window_ms:
+            track.rival, track.rival_since, track.rival_at = lead.zone_id, at, at
+        track.rival_at = max(track.rival_at, at)
         if at - track.rival_since < self.settings.settle_ms:
             return []
-        left = self._leave(beacon_key, track, track.rival_since, "left")
-        track.zone_id, track.entered_at, track.seen_at = zone_id, track.rival_since, at
-        track.rival = None
-        entered = Transition(
-            "entered", beacon_key, Place(track.store_id, zone_id), track.entered_at, track.entered_at
-        )
-        return [*left, entered]
+        return self._move(beacon_key, track, lead)
 
-    def _strongest(self, track: Track, at: int) -> tuple[str, float, float] | None:
-        """The leading zone, its signal, and the signal of the zone the beacon is in; None below the floor."""
-        best: dict[str, float] = {}
-        for gateway, rows in list(track.heard.items()):
-            while rows and rows[0].at <= at - self.settings.window_ms:
-                rows.pop(0)
-            place = self.zone_of.get(gateway)
+    def _move(self, beacon_key: str, track: Track, lead: _Lead) -> list[Transition]:
+        """Into the leading zone, since when it leads; but not before what was known of the last one."""
+        since = max(track.rival_since, track.seen_at)
+        left = self._leave(beacon_key, track, since, "left")
+        track.zone_id, track.entered_at, track.seen_at = lead.zone_id, since, max(since, lead.at)
+        place = Place(track.store_id, lead.zone_id)
+        return [*left, Transition("entered", beacon_key, place, since, since)]
+
+    def _lead(self, track: Track, at: int) -> _Lead:
+        """Weighs every gateway's window at a time; what is older than that leaves it."""
+        lead, since, silent = _Lead(), at - self.settings.window_ms, []
+        for gateway, window in track.heard.items():
+            rows, place = window.rows, self.zone_of.get(gateway)
+            if rows[0].at <= since:
+                window.drop_until(since)
             if not rows or place is None:
-                del track.heard[gateway]
+                silent.append(gateway)
                 continue
-            adverts = sum(row.adverts for row in rows)
-            mean = sum(row.dbm * row.adverts for row in rows) / adverts
-            best[place.zone_id] = max(mean, best.get(place.zone_id, -999.0))
-        if not best:
-            return None
-        zone_id = max(best, key=lambda zone: (best[zone], zone))
-        if best[zone_id] < self.settings.floor_dbm:
-            return None
-        return zone_id, best[zone_id], best.get(track.zone_id or "", -999.0)
+            mean, zone_id = window.total / window.adverts, place.zone_id
+            if zone_id == track.zone_id:
+                lead.own_dbm, lead.own_at = max(mean, lead.own_dbm), max(rows[-1].at, lead.own_at)
+            if mean > lead.dbm or (mean == lead.dbm and zone_id > lead.zone_id):
+                lead.zone_id, lead.dbm, lead.at = zone_id, mean, rows[-1].at
+        for gateway in silent:
+            del track.heard[gateway]
+        return lead
 
     def _leave(
         self, beacon_key: str, track: Track, at: int, kind: Literal["left", "unknown"]
@@ -195,3 +243,7 @@ class ZoneEngine:
         if place is None:
             return []
         return [Transition(kind, beacon_key, place, max(at, entered_at), entered_at)]
+
+
+def _last_heard(track: Track) -> int:
+    return max((window.rows[-1].at for window in track.heard.values()), default=track.seen_at)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -123,9 +123,12 @@ class SqliteFile:
         connection = self._read_connection
         if connection is None:
             raise StorageError(f"{self.path} is not open")
-        connection.execute("begin")
         try:
+            connection.execute("begin")
             return work(Session(connection, _queries(self._area)))
+        except sqlite3.Error as error:
+            _raise_as_ours(error, self._area)
+            raise
         finally:
             connection.rollback()
 
@@ -142,12 +145,18 @@ def transaction(connection: sqlite3.Connection, area: Area, work: Callable[[Sess
     except BaseException as error:
         if connection.in_transaction:
             connection.execute("rollback")
-        if isinstance(error, sqlite3.IntegrityError):
-            raise StorageConflict(str(error)) from error
-        if isinstance(error, sqlite3.OperationalError):  # disk full, locked, input/output
-            raise StorageError(f"{area}: {error}") from error
+        _raise_as_ours(error, area)
         raise
     return result
+
+
+def _raise_as_ours(error: BaseException, area: Area) -> None:
+    """Raises a contradiction, or the fault of the file; what was the caller's mistake stays as it is."""
+    if isinstance(error, sqlite3.IntegrityError):
+        raise StorageConflict(str(error)) from error
+    if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
+        # Disk full, locked, input/output; the bare class is that of a damaged file.
+        raise StorageError(f"{area}: {error}") from error
 
 
 def view(path: Path, area: Area, work: Callable[[Session], T]) -> T:
@@ -189,19 +198,48 @@ def _open_reader(path: Path) -> sqlite3.Connection:
 
 
 def migrate(connection: sqlite3.Connection, area: Area) -> None:
-    """Applies the numbered files that the database has not had yet, each in its own transaction."""
+    """Applies the numbered files that the database has not had yet, each in its own transaction.
+
+    Safe beside another process that does the same: the version is read again once the file is ours.
+    """
     steps = sorted(
         (int(match[1]), path)
         for path in (SQL_FOLDER / area).glob("*.sql")
         if (match := _MIGRATION.fullmatch(path.name))
     )
-    have: int = connection.execute("pragma user_version").fetchone()[0]
+    have = _version(connection)
     if have > steps[-1][0]:
         raise StorageError(
             f"{area}: the file has schema {have}, this program knows {steps[-1][0]}; upgrade it"
         )
     for number, path in steps:
         if number > have:
-            connection.executescript(
-                f"begin immediate;\n{path.read_text('utf-8')}\npragma user_version = {number};\ncommit;"
-            )
+            _apply(connection, number, path.read_text("utf-8"))
+
+
+def _apply(connection: sqlite3.Connection, number: int, script: str) -> None:
+    connection.execute("begin immediate")
+    try:
+        if _version(connection) < number:
+            for statement in _statements(script):
+                connection.execute(statement)
+            connection.execute(f"pragma user_version = {number}")
+        connection.execute("commit")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("rollback")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("pragma user_version").fetchone()[0])
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The script's statements one by one; `executescript` would commit the transaction around it."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -66,6 +66,11 @@ def add_sightings_without_time(
     session.many("add_sighting_without_time", rows)
 
 
+def count_forgotten(session: Session, gateway: str, adverts: int) -> None:
+    """Adverts of someone who withdrew while these were on their way; counted, not kept."""
+    session.run("count_forgotten_late", gateway=gateway, adverts=adverts)
+
+
 def apply_transition(session: Session, transition: Transition, profile_id: str | None) -> None:
     """Opens or closes a visit to a zone."""
     place = {
@@ -84,7 +89,7 @@ def save_tracks(session: Session, engine: ZoneEngine, people: Iterable[tuple[str
     """Stores the tracks that changed, given as (beacon key, its owner's profile)."""
     for beacon_key, profile_id in people:
         track = engine.tracks.get(beacon_key)
-        if track is None or track.zone_id is None:
+        if track is None:
             session.run("end_presence", beacon_key=beacon_key)
         else:
             session.run("save_presence", **_presence(engine, beacon_key, track, profile_id))

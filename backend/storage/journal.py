@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from backend.storage.database import Session, SqliteFile, StorageError
+from backend.storage.database import Session, SqliteFile, StorageConflict, StorageError
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire.app_events import AppEvent, encode_events
 from sdk_bridge.wire.messages import Lane
@@ -88,6 +88,7 @@ class Journal:
             while len(works) < WORKS_PER_COMMIT and not self._waiting.empty():
                 works.append(self._waiting.get_nowait())
             await self._commit(works)
+            self._waiting_bytes -= sum(work.size for work in works)
 
     async def append_gateway(self, append: GatewayAppend) -> int:
         """Commits a gateway's message and its sequence; how far its lane is committed after that.
@@ -100,7 +101,8 @@ class Journal:
 
     async def append_events(self, events: Sequence[AppEvent]) -> int:
         """Commits app events, each message id once within seven days; how many were new."""
-        return await self._submit(lambda session: _write_events(session, events), BYTES_AN_EVENT * len(events))
+        size = BYTES_AN_EVENT * len(events)
+        return await self._submit(lambda session: _write_events(session, events), size)
 
     async def bury(self, origin: str, reason: str, payload: bytes) -> None:
         """Keeps what could not be understood, with its reason; the oldest make room."""
@@ -122,33 +124,54 @@ class Journal:
         await self._file.write(lambda s: s.run("delete_folded", position=position))
 
     async def forget_old_messages(self) -> int:
-        """Drops message ids past the window of seven days; how many."""
-        before = self._now_ms() // HOUR_MS - MESSAGE_DAYS * 24 - 24
+        """Drops the ids of messages received over seven days ago, whatever their own clock said; how many."""
+        before = self._now_ms() // HOUR_MS - MESSAGE_DAYS * 24 - 1
         return await self._file.write(lambda s: s.run("forget_messages", before_hour=before))
 
-    async def _submit(self, work: Callable[[Session], int]) -> int:
+    async def _submit(self, write: Callable[[Session], int], size: int) -> int:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        try:
-            self._waiting.put_nowait((work, done))
-        except asyncio.QueueFull as error:
-            raise JournalBusy("the journal's disk cannot keep up; send again in a moment") from error
+        if self._waiting_bytes + size > MAX_WAITING_BYTES or self._waiting.full():
+            raise JournalBusy("the journal's disk cannot keep up; send again in a moment")
+        self._waiting.put_nowait(_Work(write, size, done))
+        self._waiting_bytes += size
         return await done
 
-    async def _commit(self, works: list[tuple[Callable[[Session], int], asyncio.Future[int]]]) -> None:
-        def write(session: Session) -> tuple[list[int], int]:
-            return [work(session) for work, _ in works], _head(session)
-
+    async def _commit(self, works: Sequence["_Work"]) -> None:
+        """One transaction for all; where one work is at fault, each gets its own, and only that one fails."""
         try:
-            results, self.head = await self._file.write(write)
+            results, self.head = await self._file.write(
+                lambda session: ([work.write(session) for work in works], _head(session))
+            )
         except Exception as error:  # noqa: BLE001 - each waiting sender gets it, and none is acknowledged
-            for _, done in works:
-                if not done.done():
-                    done.set_exception(JournalBusy(f"the journal could not commit: {error}"))
+            if len(works) > 1 and not _is_disks_fault(error):
+                for work in works:
+                    await self._commit([work])
+            else:
+                for work in works:
+                    work.fail(error)
             return
-        for result, (_, done) in zip(results, works, strict=True):
-            if not done.done():
-                done.set_result(result)
+        for result, work in zip(results, works, strict=True):
+            if not work.done.done():
+                work.done.set_result(result)
         self.appended.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Something to write, its bytes, and who waits for it; a sender that went away has cancelled `done`."""
+
+    write: Callable[[Session], int]
+    size: int
+    done: asyncio.Future[int]
+
+    def fail(self, error: Exception) -> None:
+        if not self.done.done():
+            busy = JournalBusy(f"the journal could not commit: {error}")
+            self.done.set_exception(busy if _is_disks_fault(error) else error)
+
+
+def _is_disks_fault(error: Exception) -> bool:
+    return isinstance(error, StorageError) and not isinstance(error, StorageConflict)
 
 
 def message_hash(source: str, message_id: str) -> int:
@@ -166,47 +189,55 @@ def _write_gateway(session: Session, append: GatewayAppend) -> int:
     lane = append.lane
     sender = {"gateway": lane.gateway, "epoch": lane.epoch, "lane": lane.lane}
     row = session.row("lane_position", **sender)
-    if (row["upto"] if row else 0) != append.first - 1:
-        return 0
+    upto = int(row["upto"]) if row else 0
+    if upto != append.first - 1:
+        return upto
     session.run("advance_lane", **sender, upto=append.upto, updated_at=append.received_at)
+    if row is None:
+        session.run("bound_lanes", gateway=lane.gateway, keep=LANES_A_GATEWAY)
     for reason, adverts in append.forgotten.items():
         session.run("count_forgotten", gateway=lane.gateway, reason=reason, adverts=adverts)
     if append.buried is not None:
         _bury(session, append.received_at, lane.gateway, *append.buried)
-    if append.payload is None:
-        return 1
-    session.insert(
-        "append_entry",
-        partition=append.partition,
-        kind="gateway",
-        source=lane.gateway,
-        lane=lane.lane,
-        boot_offset=append.boot_offset,
-        received_at=append.received_at,
-        payload=append.payload,
-    )
-    return 1
+    if append.payload is not None:
+        session.insert(
+            "append_entry",
+            partition=append.partition,
+            kind="gateway",
+            source=lane.gateway,
+            lane=lane.lane,
+            boot_offset=append.boot_offset,
+            received_at=append.received_at,
+            payload=append.payload,
+        )
+    return append.upto
 
 
 def _write_events(session: Session, events: Sequence[AppEvent]) -> int:
     fresh: dict[tuple[int, str], list[AppEvent]] = {}
     for event in events:
         hour = (event.original_at or event.occurred_at) // HOUR_MS
-        if session.run("remember_message", hour=hour, hash=message_hash(event.source, event.message_id)):
+        known = {"hour": hour, "hash": message_hash(event.source, event.message_id)}
+        if session.run("remember_message", **known, received_hour=event.received_at // HOUR_MS):
             partition = partition_of(event.user_id or event.anonymous_id or event.device_id or event.source)
             fresh.setdefault((partition, event.source), []).append(event)
     for (partition, source), group in fresh.items():
-        session.insert(
-            "append_entry",
-            partition=partition,
-            kind="app",
-            source=source,
-            lane=None,
-            boot_offset=None,
-            received_at=group[0].received_at,
-            payload=encode_events(group),
-        )
+        for start in range(0, len(group), EVENTS_AN_ENTRY):
+            _append_events(session, partition, source, group[start : start + EVENTS_AN_ENTRY])
     return sum(len(group) for group in fresh.values())
+
+
+def _append_events(session: Session, partition: int, source: str, events: list[AppEvent]) -> None:
+    session.insert(
+        "append_entry",
+        partition=partition,
+        kind="app",
+        source=source,
+        lane=None,
+        boot_offset=None,
+        received_at=events[0].received_at,
+        payload=encode_events(events),
+    )
 
 
 def _bury(session: Session, at: int, origin: str, reason: str, payload: bytes) -> None:

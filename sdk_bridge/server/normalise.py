@@ -24,6 +24,7 @@ from sdk_bridge.server.ports import Source
 from sdk_bridge.server.proof import is_proven
 from sdk_bridge.server.times import occurred_ms, skew_ms, unix_ms
 from sdk_bridge.wire.app_events import AppEvent, Kind, PushAddress, encode_events
+from sdk_bridge.wire.codec import WireError
 
 MAX_ID_CHARS = 512
 MAX_ADDRESS_CHARS = 4096
@@ -257,7 +258,7 @@ def _short(value: object, limit: int) -> str | None:
 def _encodable(events: list[AppEvent]) -> bool:
     try:
         encode_events(events)
-    except OverflowError:
+    except WireError:
         return False
     return True
 

@@ -76,7 +76,11 @@ ScanState: TypeAlias = Literal["starting", "hearing", "quiet", "deaf"]
 
 
 class Heartbeat(Struct, frozen=True, array_like=True, tag="heartbeat"):
-    """Sent every three seconds in the live lane. `last_advert_age_ms` is None until the first advert."""
+    """Sent every three seconds in the live lane. `last_advert_age_ms` is None until the first advert.
+
+    `config_state` is the gateway's last word about a remote configuration and `config_version` which one:
+    `trial`, `applied`, or `rolled-back` and `refused`, each with `: ` and the reason; empty without any.
+    """
 
     boot_id: BootId
     at_ms: Millis
@@ -89,6 +93,8 @@ class Heartbeat(Struct, frozen=True, array_like=True, tag="heartbeat"):
     outbox_bytes: Count
     clock_synchronised: bool
     version: Word
+    config_version: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    config_state: Annotated[str, Meta(max_length=160, pattern=_ASCII)] = ""
 
 
 class SkipCounts(Struct, frozen=True, array_like=True):

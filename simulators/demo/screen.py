@@ -37,6 +37,7 @@ class Scene:
     outside: int = 0
     opened: int = 0
     news: list[str] = field(default_factory=list)
+    down: set[str] = field(default_factory=set)
 
     def tell(self, line: str) -> None:
         """Adds a line to the news; the oldest scrolls away."""

@@ -99,8 +99,8 @@ class StoreHarness:
     async def insert(self, *pushes: NewPush) -> int:
         for push in pushes:
             self.sql.execute(
-                "insert or ignore into decisions (decision_id, campaign_id, campaign_version, profile_id, store_id,"
-                " zone_id, entered_at, due_at, completed_at, decided_at, verdict, reason)"
+                "insert or ignore into decisions (decision_id, campaign_id, campaign_version, profile_id,"
+                " store_id, zone_id, entered_at, due_at, completed_at, decided_at, verdict, reason)"
                 " values (?, 'c', 1, ?, 's', 'z', ?, 0, 0, 0, 'sent', '')",
                 (push.decision_id, push.profile_id, push.decision_id),
             )

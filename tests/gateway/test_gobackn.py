@@ -3,9 +3,10 @@
 from random import Random
 
 import pytest
-from gateway.gobackn import FIRST_RESEND_MS, FORGOT_MS, LAST_RESEND_MS, STALL_MS, WINDOW, Window, Word
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from gateway.gobackn import FIRST_RESEND_MS, FORGOT_MS, LAST_RESEND_MS, STALL_MS, WINDOW, Window, Word
 
 
 def opened(acked: int = 0, last: int = 0, now: int = 0) -> Window:

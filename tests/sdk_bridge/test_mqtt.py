@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import datetime
 import gc
-import ipaddress
 import itertools
 import os
 import signal
@@ -18,14 +17,11 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from sdk_bridge import mqtt
 from sdk_bridge.mqtt import Connection, Message, MqttUnavailable, Will
 from simulators.broker import GATEWAY_ACL, MutualTls, find_mosquitto, start_broker
+from simulators.certificates import Authority
 
 needs_mosquitto = pytest.mark.skipif(find_mosquitto() is None, reason="mosquitto is not installed")
 KINDS = [pytest.param("mosquitto", marks=needs_mosquitto), "iotcore"]
@@ -517,71 +513,18 @@ async def refused_by(broker: mqtt.Broker) -> None:
 # --- TLS with client certificates, and the ACL
 
 
-class Authority:
-    """A certificate authority for one test."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
-        self.certificate = self._sign(self.name, self.key, authority=True)
-        self.path = self._write("ca.pem", self.certificate.public_bytes(serialization.Encoding.PEM))
-
-    def issue(self, name: str, *, server: bool = False) -> tuple[Path, Path]:
-        """Certificate and key files for a common name."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(subject, key, server=server)
-        stem = name.replace("/", "+")
-        return (
-            self._write(f"{stem}.pem", certificate.public_bytes(serialization.Encoding.PEM)),
-            self._write(
-                f"{stem}.key",
-                key.private_bytes(
-                    serialization.Encoding.PEM,
-                    serialization.PrivateFormat.PKCS8,
-                    serialization.NoEncryption(),
-                ),
-            ),
-        )
-
-    def _sign(self, subject, key, *, authority=False, server=False):
-        now = datetime.datetime.now(datetime.UTC)
-        usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self.name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(hours=1))
-            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
-        )
-        if not authority:
-            builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        if server:
-            loopback = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-            builder = builder.add_extension(x509.SubjectAlternativeName([loopback]), critical=False)
-        return builder.sign(self.key, hashes.SHA256())
-
-    def _write(self, name: str, content: bytes) -> Path:
-        path = self.folder / name
-        path.write_bytes(content)
-        return path
-
-
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory):
     """A mosquitto that knows its clients by their certificates, and the authority that made those."""
     if find_mosquitto() is None:
         pytest.skip("mosquitto is not installed")
-    authority = Authority(tmp_path_factory.mktemp("authority"))
-    certificate, key = authority.issue("broker", server=True)
+    authority = Authority(tmp_path_factory.mktemp("authority"), datetime.datetime.now(datetime.UTC))
+    certificate, key = authority.issue_broker()
+    stolen, _key = authority.issue_client("berlin/stolen")
     running = asyncio.run(
         start_broker(
             tmp_path_factory.mktemp("secured"),
-            tls=MutualTls(ca=authority.path, certificate=certificate, key=key),
+            tls=MutualTls(authority.ca, certificate, key, revoked=authority.revoke(stolen)),
             acl=GATEWAY_ACL,
         )
     )
@@ -591,8 +534,8 @@ def secured(tmp_path_factory):
 
 def certified(secured, name: str) -> mqtt.Broker:
     running, authority = secured
-    certificate, key = authority.issue(name)
-    return at(running, name.replace("/", "-"), tls=mqtt.Tls(authority.path, certificate, key))
+    certificate, key = authority.issue_client(name)
+    return at(running, name.replace("/", "-"), tls=mqtt.Tls(authority.ca, certificate, key))
 
 
 @pytest.mark.parametrize("new_loop", LOOPS)
@@ -663,21 +606,32 @@ async def test_a_will_on_anothers_topic_is_not_published(secured):
     assert inbox.payloads == [b"mark"]
 
 
+def stolen_files(authority: Authority) -> tuple[Path, Path]:
+    return authority.ca.with_name("berlin+stolen.pem"), authority.ca.with_name("berlin+stolen.key")
+
+
 def strangers(secured, folder: Path) -> dict[str, mqtt.Tls]:
     _running, authority = secured
-    other = Authority(folder)
-    certificate, key = authority.issue("berlin/shelf")
+    other = Authority(folder, datetime.datetime.now(datetime.UTC))
+    certificate, key = authority.issue_client("berlin/shelf")
     return {
-        "no certificate": mqtt.Tls(authority.path),
-        "a certificate of another authority": mqtt.Tls(authority.path, *other.issue("berlin/door")),
-        "another authority expected": mqtt.Tls(other.path, certificate, key),
-        "a missing file": mqtt.Tls(authority.path, folder / "absent.pem", key),
+        "no certificate": mqtt.Tls(authority.ca),
+        "a certificate of another authority": mqtt.Tls(authority.ca, *other.issue_client("berlin/door")),
+        "another authority expected": mqtt.Tls(other.ca, certificate, key),
+        "a revoked certificate": mqtt.Tls(authority.ca, *stolen_files(authority)),
+        "a missing file": mqtt.Tls(authority.ca, folder / "absent.pem", key),
     }
 
 
 @pytest.mark.parametrize(
     "who",
-    ["no certificate", "a certificate of another authority", "another authority expected", "a missing file"],
+    [
+        "no certificate",
+        "a certificate of another authority",
+        "another authority expected",
+        "a revoked certificate",
+        "a missing file",
+    ],
 )
 async def test_tls_refuses_strangers(secured, tmp_path, who):
     broker = at(secured[0], tls=strangers(secured, tmp_path)[who])
@@ -696,7 +650,7 @@ async def test_plain_mqtt_to_a_tls_listener_is_unavailable(secured, monkeypatch)
 async def test_a_tls_handshake_that_stalls_is_given_up(secured, monkeypatch):
     monkeypatch.setattr(mqtt, "CONNECT_SECONDS", 0.3)
     async with fake_broker(None) as silent:
-        stalled = mqtt.Broker(silent.host, silent.port, "x", tls=mqtt.Tls(secured[1].path))
+        stalled = mqtt.Broker(silent.host, silent.port, "x", tls=mqtt.Tls(secured[1].ca))
         started = time.monotonic()
         with pytest.raises(MqttUnavailable):
             async with mqtt.connect(stalled, Inbox()):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -97,11 +98,13 @@ def test_the_daemon_dies_with_a_killed_owner():
         asyncio.run(main())
         """
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as owner:
-        assert owner.stdout is not None
-        daemon = int(owner.stdout.readline())
-        owner.send_signal(signal.SIGKILL)
-    assert _gone(daemon)
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path, which is too long for a socket
+        command, environment = [sys.executable, "-c", program], {**os.environ, "TMPDIR": folder}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as owner:
+            assert owner.stdout is not None
+            daemon = int(owner.stdout.readline())
+            owner.send_signal(signal.SIGKILL)
+        assert _gone(daemon)
 
 
 def _gone(process: int) -> bool:

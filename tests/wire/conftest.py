@@ -1,4 +1,4 @@
-"""Hypothesis without its stopwatch: other programs share these cores, and time is measured where it matters."""
+"""Hypothesis without its stopwatch, for other programs share these cores."""
 
 from hypothesis import settings
 

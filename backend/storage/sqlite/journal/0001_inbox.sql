@@ -23,6 +23,7 @@ create table lanes (
 create table message_ids (
   hour integer not null,
   hash integer not null,
+  received_hour integer not null, -- of our clock: the window counts from here, whatever theirs says
   primary key (hour, hash)
 );
 

@@ -189,15 +189,20 @@ create table sightings_without_time ( -- of a boot whose clock was never set: hi
   best integer not null,
   primary key (boot_id, boot_second, gateway_number, key_number)
 );
+create table forgotten_late ( -- adverts of people who withdrew while these lay in the journal
+  gateway text primary key,
+  adverts integer not null
+);
 create table presences (
   beacon_key text primary key,
   profile_id text,
   store_id text not null,
-  zone_id text not null,
+  zone_id text,                 -- null: heard, but not surely in any zone
   entered_at integer not null,
   seen_at integer not null,
   engine blob not null          -- the zone filter's own state
 );
+create index presences_of_profile on presences (profile_id);
 create table zone_visits (
   visit_id integer primary key autoincrement,
   beacon_key text not null,

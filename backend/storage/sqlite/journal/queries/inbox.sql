@@ -17,6 +17,11 @@ insert into lanes (gateway, epoch, lane, upto, updated_at)
 values (:gateway, :epoch, :lane, :upto, :updated_at)
 on conflict (gateway, epoch, lane) do update set upto = excluded.upto, updated_at = excluded.updated_at;
 
+-- name: bound_lanes!
+-- A gateway's longest unused lanes go; it is told that we forgot them, and begins a new epoch.
+delete from lanes where gateway = :gateway and rowid not in
+  (select rowid from lanes where gateway = :gateway order by updated_at desc, rowid desc limit :keep);
+
 -- name: count_forgotten!
 -- Adverts that nobody agreed to, counted where they were heard and then forgotten.
 insert into forgotten (gateway, reason, adverts) values (:gateway, :reason, :adverts)
@@ -24,11 +29,14 @@ on conflict (gateway, reason) do update set adverts = adverts + excluded.adverts
 
 -- name: remember_message!
 -- An app event's id; changes no row where it was there already.
-insert or ignore into message_ids (hour, hash) values (:hour, :hash);
+insert into message_ids (hour, hash, received_hour) values (:hour, :hash, :received_hour)
+on conflict do nothing;
 
 -- name: forget_messages!
--- Ids older than the window in which a client may send again.
-delete from message_ids where hour < :before_hour;
+-- Ids received before the window in which a client may send again. Clocks are mostly right, so the first
+-- range holds nearly all of them; the second finds those of clocks that run ahead.
+delete from message_ids where received_hour < :before_hour
+  and (hour < :before_hour or hour > :before_hour + 24 * 7);
 
 -- name: bury!
 -- What could not be understood, with the reason, for people to look at.

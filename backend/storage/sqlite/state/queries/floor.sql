@@ -38,6 +38,15 @@ values (:boot_id, :second, :gateway_number, :key_number, :adverts, :loss, :best)
 on conflict (boot_id, boot_second, gateway_number, key_number) do update set
   adverts = adverts + excluded.adverts;
 
+-- name: count_forgotten_late!
+-- Adverts that the journal still held when their owner withdrew.
+insert into forgotten_late (gateway, adverts) values (:gateway, :adverts)
+on conflict (gateway) do update set adverts = adverts + excluded.adverts;
+
+-- name: forgotten_late_by_gateway
+-- For accounts.
+select gateway, adverts from forgotten_late;
+
 -- name: save_presence!
 -- Where a beacon is, with the filter's memory, so that a restart goes on where it stopped.
 insert into presences (beacon_key, profile_id, store_id, zone_id, entered_at, seen_at, engine)
@@ -110,7 +119,8 @@ select gateway, sum(adverts) as adverts from (
 select p.beacon_key, p.profile_id, p.store_id, p.zone_id, p.entered_at, p.seen_at,
   (select count(*) from pushes where pushes.profile_id = p.profile_id and state = 'accepted') as pushes,
   (select count(*) from pushes where pushes.profile_id = p.profile_id and opened_at is not null) as opened
-from presences p where p.store_id = :store_id or :store_id is null order by p.entered_at;
+from presences p where p.zone_id is not null and (p.store_id = :store_id or :store_id is null)
+order by p.entered_at;
 
 -- name: floor_zones
 -- Zones with how many people are in each, and how many came since a time.

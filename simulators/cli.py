@@ -1,0 +1,77 @@
+"""The command `footfall-sim`."""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from simulators.broker import BrokerFailed, BrokerMissing
+from simulators.bus import BusError
+from simulators.children import ChildFailed
+
+main = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Simulated beacons, shops, shoppers, phones, BlueZ and FCM, for testers without hardware.",
+)
+
+
+@main.callback()
+def _root() -> None:
+    """Keeps `demo` a command of its own while it is the only one."""
+
+
+@main.command()
+def demo(
+    seconds: Annotated[
+        float | None, typer.Option(help="End after so long; without it, Ctrl-C ends.", min=5)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same shop.")] = 1,
+    shoppers: Annotated[int, typer.Option(help="How many people have the app.", min=1, max=200)] = 20,
+    chaos: Annotated[
+        bool, typer.Option("--chaos", help="SIGKILL the backend, the broker and a gateway while it runs.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Keep databases, logs and settings here; else they are deleted.")
+    ] = None,
+) -> None:
+    """A shop with every real part: broker, backend, three gateways, FCM and shoppers with phones.
+
+    Prints the address of the live floor, shows who is where, and ends with what came of it. Exits 1 when
+    anything was lost or doubled.
+    """
+    from simulators.demo.play import Script, play  # noqa: PLC0415 - a second of imports that --help can spare
+
+    where = folder or Path(tempfile.mkdtemp(prefix="footfall-demo-"))
+    try:
+        figures = uvloop.run(play(Script(where.absolute(), seconds, seed, chaos, shoppers)))
+    except (BrokerMissing, BrokerFailed, BusError, ChildFailed, TimeoutError) as error:
+        print(f"The demo could not go on: {error}\nIts logs: {where / 'logs'}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    if folder is None:
+        shutil.rmtree(where, ignore_errors=True)
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    _print_summary(figures)
+    if figures["lost"] or figures["duplicates"]:
+        raise typer.Exit(1)
+
+
+def _print_summary(figures: dict[str, Any]) -> None:
+    table = Table(title="What came of it", show_header=False)
+    for name, value in figures.items():
+        bad = name in ("lost", "duplicates") and value
+        table.add_row(name.replace("_", " "), str(value), style="bold red" if bad else None)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""The stores of profiles: one contract over memory and SQLite, and what the backend asks of the database."""
+
+import itertools
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.profiles.memory import MemoryProfiles
+from backend.profiles.model import Addressing, Device, Edge, Holding, Stamp
+from backend.profiles.rules import standing
+from backend.profiles.service import ProfileService, person_of
+from backend.profiles.store import ProfileStore
+from backend.storage import profiles
+from backend.storage.database import StorageConflict, open_for_writing, transaction
+from backend.storage.profiles import ProfileRows
+from sdk_bridge.wire.app_events import AppEvent, PushAddress
+
+SERVICE = ProfileService()
+TAG = "ibeacon:2f234454-cf6d-4a0f-adf2-f4911ba9ffa6:1:7"
+Run = Callable[[Callable[[ProfileStore], Any]], Any]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    connection = open_for_writing(tmp_path / "state.db", "state")
+    yield connection
+    connection.close()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def run(request: pytest.FixtureRequest, database: sqlite3.Connection) -> Run:
+    if request.param == "memory":
+        memory = MemoryProfiles()
+        return lambda work: work(memory)
+    return lambda work: transaction(database, "state", lambda session: work(ProfileRows(session)))
+
+
+def event(kind: str, at: int, **fields: Any) -> AppEvent:
+    fields.setdefault("proven", "user_id" in fields)
+    return AppEvent(
+        kind=kind, message_id=f"m{at}-{kind}", source="app", occurred_at=at, received_at=at, **fields
+    )
+
+
+def apply(store: ProfileStore, *events: AppEvent) -> None:
+    numbers = itertools.count()
+    for index, one in enumerate(events):
+        SERVICE.apply(store, one, index, hash(one.message_id), lambda: f"p{next(numbers)}")
+
+
+# The contract ----------------------------------------------------------------------------------------------
+
+
+def test_edges_open_close_and_open_again(run: Run) -> None:
+    def check(store: ProfileStore) -> None:
+        store.add_profile("p1", "user_id", 1)
+        store.add_profile("p2", "user_id", 1)
+        store.open_edge(Edge("beacon", TAG, "p1", 1, "device", 7))
+        assert store.profile_of("beacon", TAG) == "p1"
+        assert store.carries_beacon("p1")
+        store.close_edge("beacon", TAG, 2)
+        assert store.profile_of("beacon", TAG) is None
+        store.open_edge(Edge("beacon", TAG, "p2", 2, "device", None))
+        assert store.profile_of("beacon", TAG) == "p2"
+        assert not store.carries_beacon("p1")
+
+    run(check)
+
+
+def test_an_identifier_has_one_open_edge(run: Run) -> None:
+    def twice(store: ProfileStore) -> None:
+        store.open_edge(Edge("user_id", "u1", "p1", 1, "identify", 1))
+        store.open_edge(Edge("user_id", "u1", "p2", 1, "identify", 1))
+
+    with pytest.raises((ValueError, StorageConflict)):
+        run(twice)
+
+
+def test_claims_keep_the_first_and_the_last_time(run: Run) -> None:
+    def check(store: ProfileStore) -> None:
+        for stamp in (Stamp(5, 1), Stamp(9, -2), Stamp(9, -7), Stamp(2, 8)):
+            store.add_claim("anonymous_id", "a1", "p1", "seen", stamp)
+        store.add_claim("anonymous_id", "a1", "p1", "alias", Stamp(1, 1))
+        seen = next(claim for claim in store.claims("anonymous_id", "a1") if claim.via == "seen")
+        assert (seen.first_at, seen.last, seen.undone) == (2, Stamp(9, -2), False)
+        store.drop_claims("anonymous_id", "a1", "alias")
+        store.undo_claims("anonymous_id", "a1", "p1", 9)
+        assert [(claim.via, claim.undone) for claim in store.claims("anonymous_id", "a1")] == [("seen", True)]
+
+    run(check)
+
+
+def test_parents_and_children(run: Run) -> None:
+    def check(store: ProfileStore) -> None:
+        for name in ("root", "leaf"):
+            store.add_profile(name, "anonymous_id", 1)
+        store.set_parent("leaf", "root", 1)
+        assert (store.parent_of("leaf"), store.parent_of("root")) == ("root", None)
+        assert (store.children("root", "anonymous_id"), store.children("root", "device_id")) == (1, 0)
+        store.set_parent("leaf", None, None)
+        assert store.parent_of("leaf") is None
+
+    run(check)
+
+
+def test_the_later_statement_stays_and_a_changed_answer_is_told(run: Run) -> None:
+    def check(store: ProfileStore) -> None:
+        told = [(True, Stamp(5, 0)), (False, Stamp(4, 9)), (True, Stamp(6, 0)), (False, Stamp(6, 1))]
+        changed = [store.put_consent("p1", "push", granted, stamp) for granted, stamp in told]
+        assert changed == [True, False, False, True]
+        assert (store.has_consents("p1"), store.has_consents("p2")) == (True, False)
+
+    run(check)
+
+
+def test_registers_and_addresses(run: Run) -> None:
+    first, second = PushAddress("token", "t1"), PushAddress("fid", "f1")
+
+    def check(store: ProfileStore) -> None:
+        assert store.device("d1") is None
+        device = Device(
+            "d1", 9, address=Addressing(first, Stamp(3, -4)), proven=Holding("p1", Stamp(2, 2**62))
+        )
+        store.put_device(device, "p1")
+        assert store.device("d1") == device
+        store.see_address(first, "d1", Stamp(3, 0), 3)
+        store.see_address(first, "d2", Stamp(2, 0), 9)
+        store.see_address(second, "d1", Stamp(1, 0), 1)
+        assert set(store.addresses_on("d1")) == {first, second}
+        store.see_address(first, "d2", Stamp(4, 0), 4)
+        assert list(store.addresses_on("d2")) == [first]
+        store.own_address(first, "p1", True, "ios")
+
+    run(check)
+
+
+def test_identifier_of_a_profile(run: Run) -> None:
+    def check(store: ProfileStore) -> None:
+        apply(store, event("identify", 1, user_id="u1", anonymous_id="a1", device_id="d1"))
+        profile_id = store.profile_of("user_id", "u1")
+        assert store.identifier_of(profile_id or "") == ("user_id", "u1")
+        assert store.identifier_of("nobody") is None
+
+    run(check)
+
+
+# Both stores under the same events -------------------------------------------------------------------------
+
+
+def some_events(seed: int) -> list[AppEvent]:
+    chance = random.Random(seed)
+
+    def one(at: int) -> AppEvent:
+        user = chance.choice([None, "u1", "u2"])
+        kind = chance.choice(["identify", "track", "alias", "device", "consent", "logout"])
+        return event(
+            kind,
+            at,
+            user_id=user,
+            proven=user is not None and chance.random() < 0.7,
+            anonymous_id=chance.choice([None, "a1", "a2", "a3"]),
+            previous_id=chance.choice(["a1", "u1", "u2"]) if kind == "alias" else None,
+            device_id=chance.choice([None, "d1", "d2"]),
+            push_address=chance.choice([None, PushAddress("token", "t1"), PushAddress("fid", "t2")]),
+            beacon_key=chance.choice([None, TAG, TAG + "1"]) if kind == "device" else None,
+            traits={"name": chance.randrange(5), f"t{chance.randrange(3)}": None},
+            consent={chance.choice(["push", "proximity"]): chance.random() < 0.6},
+        )
+
+    return [one(at) for at in range(1, 30)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_both_stores_come_to_the_same_answers(database: sqlite3.Connection, seed: int) -> None:
+    memory, events = MemoryProfiles(), some_events(seed)
+    apply(memory, *events)
+    transaction(database, "state", lambda session: apply(ProfileRows(session), *events))
+
+    def compare(session: Any) -> None:
+        people = {person_of(memory, profile_id) for profile_id in memory.profiles}
+        for key, edge in memory.edges.items():
+            if key[0] != "profile":
+                assert profiles.resolve(session, *key) == person_of(memory, edge.profile_id)
+        for person in people:
+            assert set(profiles.profiles_of_person(session, person)) == set(memory.tree(person))
+            for purpose in ("push", "proximity"):
+                expected = standing(memory.statements(person, purpose))
+                assert profiles.consent_of(session, person, purpose) is expected
+        owners = {
+            address: known.profile_id for address, known in memory.addresses.items() if known.profile_id
+        }
+        for address, owner in owners.items():
+            reached = {
+                person
+                for person in people
+                for found in profiles.push_addresses_of(session, person)
+                if (found.kind, found.value) == (address.kind, address.value)
+            }
+            # An unproven claim reaches nobody once its profile has become part of an identified person.
+            strays = not memory.addresses[address].proven and memory.profiles[owner].parent is not None
+            assert reached == (set() if strays else {person_of(memory, owner)})
+        agreed = {
+            key[1]: person_of(memory, edge.profile_id)
+            for key, edge in memory.edges.items()
+            if key[0] == "beacon"
+            and standing(memory.statements(person_of(memory, edge.profile_id), "proximity"))
+        }
+        assert profiles.consented_beacons(session) == agreed
+
+    transaction(database, "state", compare)
+
+
+# What the backend asks -------------------------------------------------------------------------------------
+
+
+def test_a_person_in_one_view(database: sqlite3.Connection) -> None:
+    def check(session: Any) -> None:
+        apply(
+            ProfileRows(session),
+            event("identify", 1, anonymous_id="a1", traits={"colour": "red", "size": 4, "gone": "x"}),
+            event("identify", 3, user_id="u1", anonymous_id="a1", traits={"colour": "blue", "gone": None}),
+            event(
+                "device", 4, user_id="u1", device_id="d1", platform="android", beacon_key=TAG,
+                push_address=PushAddress("token", "t1"), consent={"proximity": True, "push": False},
+            ),
+        )  # fmt: skip
+        view = profiles.profile_view(session, "anonymous_id", "a1")
+        assert view is not None
+        assert view["identified"] is True
+        assert view["traits"] == {"colour": "blue", "size": 4}
+        assert view["consents"] == {"proximity": True, "push": False}
+        assert view["devices"] == [{"device_id": "d1", "platform": "android", "last_seen_at": 4}]
+        assert view["push_addresses"] == [{"kind": "token", "platform": "android", "last_seen_at": 4}]
+        assert [(one["type"], one["id"]) for one in view["identities"]] == [
+            ("anonymous_id", "a1"),
+            ("beacon", TAG),
+            ("user_id", "u1"),
+        ]
+        assert view == profiles.profile_view(session, "profile_id", view["profile_id"])
+        assert profiles.consented_beacons(session) == {TAG: view["profile_id"]}
+        assert profiles.profile_view(session, "user_id", "nobody") is None
+
+    transaction(database, "state", check)
+
+
+def test_a_beacon_of_the_shop_is_nobodys_whoever_claims_it(database: sqlite3.Connection) -> None:
+    database.execute(
+        "insert into beacons (beacon_key, role, store_id, zone_id) values (?, 'zone', 's', 'z')", (TAG,)
+    )
+
+    def check(session: Any) -> None:
+        apply(
+            ProfileRows(session),
+            event("device", 1, user_id="u1", device_id="d1", beacon_key=TAG, consent={"proximity": True}),
+        )
+        assert profiles.consented_beacons(session) == {}
+
+    transaction(database, "state", check)
+
+
+def test_a_quarantined_address_is_not_offered(database: sqlite3.Connection) -> None:
+    def check(session: Any) -> None:
+        apply(
+            ProfileRows(session),
+            event("device", 1, user_id="u1", device_id="d1", push_address=PushAddress("token", "t1")),
+        )
+        person = profiles.resolve(session, "user_id", "u1") or ""
+        assert [one.value for one in profiles.push_addresses_of(session, person)] == ["t1"]
+        session.run("quarantine_push_address", kind="token", value="t1", now=9, sending_at=9)
+        assert profiles.push_addresses_of(session, person) == []
+
+    transaction(database, "state", check)
+
+
+def test_the_timeline_spans_the_merged_profiles(database: sqlite3.Connection) -> None:
+    events = [
+        event("page", 1, anonymous_id="a1", name="Shoes"),
+        event("track", 2, user_id="u1", name="Order Completed"),
+        event("page", 3, anonymous_id="other"),
+        event("identify", 4, user_id="u1", anonymous_id="a1"),
+    ]
+
+    def check(session: Any) -> None:
+        store, numbers = ProfileRows(session), itertools.count()
+        for index, one in enumerate(events):
+            applied = SERVICE.apply(store, one, index, index, lambda: f"p{next(numbers)}")
+            session.run(
+                "add_event",
+                event_id=index,
+                event_hash=index,
+                profile_id=applied.profile_id,
+                kind=one.kind,
+                name=one.name,
+                source=one.source,
+                message_id=one.message_id,
+                occurred_at=one.occurred_at,
+                received_at=one.received_at,
+                body=b"\x80",
+            )
+        person = profiles.resolve(session, "user_id", "u1") or ""
+        names = [one["name"] for one in profiles.timeline(session, person, before=10, limit=10)]
+        assert names == [None, "Order Completed", "Shoes"]
+        assert len(profiles.timeline(session, person, before=4, limit=1)) == 1
+
+    transaction(database, "state", check)
