@@ -26,7 +26,7 @@ from backend.listening import Listening
 from backend.push.fcm import FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
 from backend.storage.campaigns import SendChecks
-from backend.storage.database import SqliteFile
+from backend.storage.database import SqliteFile, StorageError
 from backend.storage.journal import Journal
 from backend.storage.pushes import PushStore
 from backend.storage.registry import StoredSources
@@ -139,7 +139,10 @@ async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -
 
 async def _housekeeping(journal: Journal) -> None:
     while True:
-        await journal.forget_old_messages()
+        try:
+            await journal.forget_old_messages()
+        except StorageError as error:  # a full disk is no reason to end; an hour later it may have room
+            log.warning("housekeeping_failed", error=str(error))
         await asyncio.sleep(HOUSEKEEPING_S)
 
 

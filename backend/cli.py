@@ -19,6 +19,7 @@ T = TypeVar("T")
 main = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     help="The Footfall backend: takes in what gateways and apps report, decides, and pushes offers.",
 )
 token = typer.Typer(no_args_is_help=True, help="API tokens. Only their hashes are stored.")
@@ -94,6 +95,8 @@ def _in_state(settings: Config, work: Callable[[Session], T]) -> T:
         _fail(str(error))
     try:
         return transaction(connection, "state", work)
+    except StorageError as error:
+        _fail(str(error))
     finally:
         connection.close()
 

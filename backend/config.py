@@ -8,20 +8,21 @@ from msgspec import Meta, Struct
 from sdk_bridge.mqtt import Broker, Tls
 from sdk_bridge.settings import load_settings
 
+Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
     """Where the API, the bridge and the live page listen."""
 
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"  # never empty: that would mean every network there is
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
 
 
 class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
     """The broker that the gateways use."""
 
-    host: str = "127.0.0.1"
+    host: Text = "127.0.0.1"
     port: Port = 1883
     username: str | None = None
     password_file: str | None = None
@@ -48,7 +49,7 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
 class Push(Struct, frozen=True, forbid_unknown_fields=True):
     """Firebase Cloud Messaging. `send_url` is for simulators; Google's own is used without it."""
 
-    service_account: str
+    service_account: Text
     send_url: str | None = None
 
 
@@ -62,7 +63,7 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True):
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """`backend.toml`. Only `data_dir` is required; without `push` nothing is ever sent."""
 
-    data_dir: Annotated[str, Meta(min_length=1)]
+    data_dir: Text
     http: Http = Http()
     mqtt: Mqtt = Mqtt()
     push: Push | None = None

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 import structlog
@@ -382,8 +381,9 @@ class _Transaction:
         chosen = self._live.campaigns.get(candidate.timer.campaign_id)
         if chosen is None:
             return
+        store = self._live.stores.get(chosen.campaign.trigger.store_id, {})
         facts = campaign_rows.person_facts(
-            self._session, candidate.profile_id, chosen.campaign, self._now, self._zone_info(chosen)
+            self._session, candidate.profile_id, chosen.campaign, self._now, store.get("timezone")
         )
         decision = decide(chosen.campaign, facts, self._now, candidate.timer.due_at)
         content = None
@@ -438,10 +438,6 @@ class _Transaction:
             resend_allowed=campaign.guardrails.resend_when_unknown,
         )
 
-    def _zone_info(self, chosen: VersionedCampaign) -> ZoneInfo:
-        store = self._live.stores.get(chosen.campaign.trigger.store_id)
-        return ZoneInfo(store["timezone"] if store else "UTC")
-
     # Apps and sites -----------------------------------------------------------------------------------
 
     def _app(self, entry: Entry) -> None:
@@ -478,10 +474,12 @@ class _Transaction:
         before, live = self._live.people, self._live
         live.people = profiles.consented_beacons(self._session)
         for beacon_key, owner in before.items():
-            if beacon_key not in live.people:
+            if live.people.get(beacon_key) == owner:
+                continue
+            if live.people.get(beacon_key) != profiles.resolve(self._session, "profile_id", owner):
                 self._transitions(live.engine.forget(beacon_key, self._now))
-            elif live.people[beacon_key] != owner and beacon_key in live.engine.tracks:
-                live.engine.changed.add(beacon_key)  # the presence is stored again, under its person
+            elif beacon_key in live.engine.tracks:
+                live.engine.changed.add(beacon_key)  # merged: the presence is stored again, under the person
         self._result.listening = live.listening
 
 

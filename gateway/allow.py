@@ -36,7 +36,10 @@ class AllowList:
         urls: Iterable[str] = (),
         eid: bool = True,
     ) -> Self:
-        """From the lists of a configuration; case does not matter. Raises ValueError naming the bad entry."""
+        """From the lists of a configuration. Raises ValueError naming the bad entry.
+
+        Case matters in URLs only; end a URL's host with a slash, or it lets longer hosts pass too.
+        """
         return cls(
             frozenset(_hex(entry, _UUID, "an iBeacon UUID") for entry in ibeacons),
             frozenset(

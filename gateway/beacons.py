@@ -160,6 +160,8 @@ Identity: TypeAlias = IBeacon | AltBeacon | EddystoneUid | EddystoneUrl | Eddyst
 Telemetry: TypeAlias = EddystoneTlm | EddystoneEtlm
 Beacon: TypeAlias = Identity | Telemetry
 
+_Parse: TypeAlias = Callable[[bytes], Beacon | None]
+
 _IBEACON = Layout(">2x16sHHb")
 _ALTBEACON = Layout(">2x20sbB")
 _UID = Layout(">xb10s6s")
@@ -179,8 +181,7 @@ _URL_CODES: dict[int, str] = (
 def decode(manufacturer_data: Mapping[int, bytes], service_data: Mapping[str, bytes]) -> Beacon | None:
     """The beacon that an advertisement names, or None; which of several is told at the top of the file."""
     if manufacturer_data:
-        apple = manufacturer_data.get(APPLE)
-        beacon = _ibeacon(apple) if apple is not None else None
+        beacon = _ibeacon(manufacturer_data.get(APPLE))
         if beacon is not None:
             return beacon
         for payload in manufacturer_data.values():
@@ -194,51 +195,59 @@ def decode(manufacturer_data: Mapping[int, bytes], service_data: Mapping[str, by
 
 def decode_all(manufacturer_data: Mapping[int, bytes], service_data: Mapping[str, bytes]) -> list[Beacon]:
     """Every frame in the advertisement, the one that `decode` gives first."""
-    frames: list[Beacon | None] = []
+    frames: list[Beacon] = []
     if manufacturer_data:
-        frames.append(_ibeacon(manufacturer_data.get(APPLE)))
-        frames += [_altbeacon(payload) for payload in manufacturer_data.values()]
-    if service_data:
-        frames.append(_eddystone(service_data.get(EDDYSTONE)))
-    return [frame for frame in frames if frame is not None]
-
-
-def _remembering(parse: Callable[[bytes], Beacon | None]) -> Callable[[object], Beacon | None]:
-    """The parser, decoding a payload once: beacons repeat themselves all day, and keys are text."""
-    seen: dict[bytes, Beacon] = {}
-
-    def frame(payload: object) -> Beacon | None:
-        if type(payload) is not bytes:
-            return None
-        beacon = seen.get(payload)
-        if beacon is None:
-            beacon = parse(payload)
+        beacon = _ibeacon(manufacturer_data.get(APPLE))
+        if beacon is not None:
+            frames.append(beacon)
+        for payload in manufacturer_data.values():
+            beacon = _altbeacon(payload)
             if beacon is not None:
-                if len(seen) >= REMEMBERED:
-                    seen.clear()
-                seen[payload] = beacon
-        return beacon
+                frames.append(beacon)
+    if service_data:
+        beacon = _eddystone(service_data.get(EDDYSTONE))
+        if beacon is not None:
+            frames.append(beacon)
+    return frames
 
-    return frame
+
+def _remembering(*lengths: int) -> Callable[[_Parse], Callable[[object], Beacon | None]]:
+    """Lets a parser see bytes of these lengths only, and each payload once: beacons repeat all day."""
+
+    def remember(parse: _Parse) -> Callable[[object], Beacon | None]:
+        possible = frozenset(lengths)
+        seen: dict[bytes, Beacon] = {}
+
+        def frame(payload: object) -> Beacon | None:
+            if type(payload) is not bytes or len(payload) not in possible:
+                return None
+            beacon = seen.get(payload)
+            if beacon is None:
+                beacon = parse(payload)
+                if beacon is not None:
+                    if len(seen) >= REMEMBERED:
+                        seen.clear()
+                    seen[payload] = beacon
+            return beacon
+
+        return frame
+
+    return remember
 
 
-@_remembering
+@_remembering(23)
 def _ibeacon(payload: bytes) -> Beacon | None:
-    if len(payload) != 23 or payload[:2] != b"\x02\x15":
-        return None
-    return IBeacon(*_IBEACON.unpack(payload))
+    return IBeacon(*_IBEACON.unpack(payload)) if payload.startswith(b"\x02\x15") else None
 
 
-@_remembering
+@_remembering(24)
 def _altbeacon(payload: bytes) -> Beacon | None:
-    if len(payload) != 24 or payload[:2] != b"\xbe\xac":
-        return None
-    return AltBeacon(*_ALTBEACON.unpack(payload))
+    return AltBeacon(*_ALTBEACON.unpack(payload)) if payload.startswith(b"\xbe\xac") else None
 
 
-@_remembering
+@_remembering(*range(4, 21))
 def _eddystone(payload: bytes) -> Beacon | None:
-    parse = _EDDYSTONE_FRAMES.get(payload[0]) if payload else None
+    parse = _EDDYSTONE_FRAMES.get(payload[0])
     return parse(payload) if parse is not None else None
 
 
@@ -247,7 +256,7 @@ def _uid(payload: bytes) -> Beacon | None:
 
 
 def _url(payload: bytes) -> Beacon | None:
-    scheme = _SCHEMES.get(payload[2]) if 4 <= len(payload) <= 20 else None
+    scheme = _SCHEMES.get(payload[2])
     if scheme is None:
         return None
     try:
@@ -259,7 +268,7 @@ def _url(payload: bytes) -> Beacon | None:
 
 
 def _telemetry(payload: bytes) -> Beacon | None:
-    version = payload[1] if len(payload) > 1 else None
+    version = payload[1]
     if version == 0 and len(payload) == 14:
         battery, temperature, adverts, tenths = _TLM.unpack(payload)
         return EddystoneTlm(
@@ -274,7 +283,7 @@ def _eid(payload: bytes) -> Beacon | None:
     return EddystoneEid(*_EID.unpack(payload)) if len(payload) == 10 else None
 
 
-_EDDYSTONE_FRAMES: dict[int, Callable[[bytes], Beacon | None]] = {
+_EDDYSTONE_FRAMES: dict[int, _Parse] = {
     0x00: _uid,
     0x10: _url,
     0x20: _telemetry,

@@ -19,6 +19,7 @@ from simulators.children import ChildFailed
 main = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     help="Simulated beacons, shops, shoppers, phones, BlueZ and FCM, for testers without hardware.",
 )
 

@@ -321,6 +321,7 @@ class Whereabouts(Struct):
 
 async def serve(host: str, port: int, folder: Path, settings: FcmServerSettings) -> None:
     """Serves until cancelled; port 0 takes a free one, which `fcm.json` then tells."""
+    (folder / ADDRESS_FILE).unlink(missing_ok=True)  # an earlier life's
     account = write_service_account(folder, f"http://{host}:{port}/token", settings.project_id)
     office = TokenOffice(read_service_account(account), settings.token_life_s)
     runner = web.AppRunner(FcmServer(folder, office, settings).application(), access_log=None)

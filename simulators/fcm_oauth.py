@@ -60,8 +60,9 @@ def write_service_account(folder: Path, token_uri: str, project_id: str) -> Path
         client_email=f"footfall@{project_id}.iam.gserviceaccount.com",
         token_uri=token_uri,
     )
-    path.touch(mode=0o600)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(account), indent=2))
+    if account != old:
+        path.touch(mode=0o600)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(account), indent=2))
     return path
 
 

@@ -1,4 +1,4 @@
-"""The push outbox in memory: what the database's does, for tests that need none. Held to the same contract."""
+"""The push outbox in memory, for tests that need no database. Held to the same contract."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -30,6 +30,6 @@ def id_in_path(request: web.Request, name: str) -> str:
 def limit_of(request: web.Request, default: int, most: int) -> int:
     """The `limit` parameter, 1 to `most`. Raises Problem 400."""
     text = request.query.get("limit", str(default))
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
         raise Problem(400, "limit", f"limit must be a whole number from 1 to {most}")
     return int(text)

@@ -4,9 +4,11 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from backend.storage.database import StorageConflict, StorageError
 from sdk_bridge.server.ports import JournalBusy
 
 log = structlog.get_logger()
+_KEPT = ("Allow",)  # of aiohttp's own errors: a 405 has to say what is allowed
 
 
 class Problem(Exception):
@@ -31,12 +33,27 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return await handler(request)
     except Problem as problem:
         return problem.response()
-    except JournalBusy as busy:
-        return Problem(503, "busy", str(busy)).response()
     except web.HTTPException as error:
         if error.status < 400:
             raise
-        return Problem(error.status, error.reason.lower().replace(" ", "_"), error.reason).response()
+        return _answer_of_aiohttp(error)
+    except (JournalBusy, StorageError) as error:
+        return _answer_of_storage(request, error)
     except Exception:
         log.exception("request_failed", method=request.method, path=request.path)
         return Problem(500, "internal", "something failed here; the log has the details").response()
+
+
+def _answer_of_aiohttp(error: web.HTTPException) -> web.Response:
+    response = Problem(error.status, error.reason.lower().replace(" ", "_"), error.reason).response()
+    response.headers.update({name: error.headers[name] for name in _KEPT if name in error.headers})
+    return response
+
+
+def _answer_of_storage(request: web.Request, error: JournalBusy | StorageError) -> web.Response:
+    if isinstance(error, StorageConflict):
+        return Problem(409, "conflict", str(error)).response()
+    if isinstance(error, JournalBusy):
+        return Problem(503, "busy", str(error)).response()
+    log.error("storage_failed", path=request.path, error=str(error))
+    return Problem(503, "storage", "the disk cannot take this just now; try again shortly").response()

@@ -1,7 +1,7 @@
 """Operators set up shops, zones, gateways, beacons and the sources of events."""
 
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from aiohttp import web
@@ -12,9 +12,11 @@ from backend.api.bodies import body_as, id_in_path, limit_of
 from backend.api.errors import Problem
 from backend.api.host import HOST, change, read_rows
 from backend.storage import registry
-from backend.storage.database import StorageConflict
+from backend.storage.database import Session, StorageConflict
+from sdk_bridge.server.beacon_keys import canonical_beacon_key
 
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Identifier: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class StoreBody(Struct, forbid_unknown_fields=True):
@@ -34,7 +36,7 @@ class ZoneBody(Struct, forbid_unknown_fields=True):
 class GatewayBody(Struct, forbid_unknown_fields=True):
     """A gateway and the zone it stands for."""
 
-    zone_id: Name
+    zone_id: Identifier
     name: Name | None = None
 
 
@@ -43,8 +45,8 @@ class BeaconBody(Struct, forbid_unknown_fields=True):
 
     beacon_key: Annotated[str, Meta(min_length=3, max_length=160)]
     role: Literal["zone", "tag", "asset"]
-    store_id: str | None = None
-    zone_id: str | None = None
+    store_id: Identifier | None = None
+    zone_id: Identifier | None = None
 
 
 class SourceBody(Struct, forbid_unknown_fields=True):
@@ -102,13 +104,20 @@ async def put_gateway(request: web.Request) -> web.Response:
 @needs("operator")
 async def post_beacon(request: web.Request) -> web.Response:
     body = await body_as(request, BeaconBody)
+    beacon_key = canonical_beacon_key(body.beacon_key)
+    if beacon_key is None and body.role != "tag" and body.beacon_key.startswith("eddystone-url:"):
+        beacon_key = body.beacon_key  # enough for a place, not for a person: every copy shows the same
+    if beacon_key is None:
+        raise Problem(
+            400, "beacon_key", "beacon_key must name one beacon, such as ibeacon:<uuid>:<major>:<minor>"
+        )
     values = {
-        "beacon_key": body.beacon_key,
+        "beacon_key": beacon_key,
         "role": body.role,
         "store_id": body.store_id,
         "zone_id": body.zone_id,
     }
-    await change(request, "beacon saved", body.beacon_key, lambda s: s.run("save_beacon", **values), values)
+    await change(request, "beacon saved", beacon_key, lambda s: s.run("save_beacon", **values), values)
     return web.json_response(values)
 
 
@@ -134,11 +143,12 @@ async def put_source(request: web.Request) -> web.Response:
 @needs("admin")
 async def delete_source(request: web.Request) -> web.Response:
     source_id, now = id_in_path(request, "source"), request.app[HOST].now_ms()
-    revoked = await change(
-        request, "source revoked", source_id, lambda s: s.run("revoke_source", source_id=source_id, at=now)
-    )
-    if not revoked:
-        raise Problem(404, "source", f"there is no source {source_id} in use")
+
+    def revoke(session: Session) -> None:
+        if not session.run("revoke_source", source_id=source_id, at=now):
+            raise Problem(404, "source", f"there is no source {source_id} in use")
+
+    await change(request, "source revoked", source_id, revoke)
     return web.json_response({"revoked": source_id})
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from backend.campaigns.model import Campaign
 
@@ -58,6 +58,17 @@ def _objections(campaign: Campaign, person: PersonFacts, now: int, dwelt_at: int
         (last is not None and now - last < rules.cooldown_s * 1000, "cooldown"),
     ]
     return [reason for applies, reason in reasons if applies]
+
+
+def time_zone(*names: object) -> ZoneInfo:
+    """The first of the names that is a time zone's, else UTC; people and apps write all sorts of things."""
+    for name in names:
+        try:
+            if isinstance(name, str):
+                return ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            continue
+    return ZoneInfo("UTC")
 
 
 def day_bounds(now: int, zone: ZoneInfo) -> tuple[int, int]:

@@ -74,6 +74,6 @@ def parse_campaign(body: bytes) -> Campaign:
     for name in ("title", "body"):
         try:
             _liquid.from_string(getattr(campaign.offer, name))
-        except LiquidError as error:
+        except (LiquidError, RecursionError) as error:  # the latter from templates nested hundreds deep
             raise CampaignInvalid(f"offer.{name}: {error}") from error
     return campaign

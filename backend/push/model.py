@@ -292,7 +292,7 @@ def retry_after_s(header: str | None, now_ms: int) -> float:
         return min(float(header), _LONGEST_WISH_S)
     try:
         at_s = parsedate_to_datetime(header).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
     return min(max(0.0, at_s - now_ms / 1000), _LONGEST_WISH_S)
 

@@ -32,6 +32,8 @@ def read_accounts(folder: Path) -> Accounts:
 def _accounts(session: Session, forgotten: dict[str, int]) -> Accounts:
     states = session.rows("pushes_by_state")
     entries = session.row("zone_entries")
+    for gateway, adverts in _by_gateway(session, "forgotten_late_by_gateway").items():
+        forgotten[gateway] = forgotten.get(gateway, 0) + adverts
     return Accounts(
         adverts=_by_gateway(session, "adverts_by_gateway"),
         forgotten=forgotten,

@@ -1,11 +1,11 @@
 """Campaigns, their dwell timers and decisions in the database."""
 
+import sqlite3
 from dataclasses import dataclass
-from zoneinfo import ZoneInfo
 
 import msgspec
 
-from backend.campaigns.eligibility import Decision, PersonFacts, SendFacts, day_bounds, recheck
+from backend.campaigns.eligibility import Decision, PersonFacts, SendFacts, day_bounds, recheck, time_zone
 from backend.campaigns.model import Campaign
 from backend.push.model import Claimed
 from backend.storage import profiles
@@ -54,12 +54,17 @@ def save_campaign(session: Session, campaign: Campaign, now: int) -> int:
 
 def campaigns(session: Session) -> dict[str, VersionedCampaign]:
     """Every campaign by id."""
-    return {
-        row["campaign_id"]: VersionedCampaign(
-            msgspec.json.decode(row["definition"], type=Campaign), row["version"]
-        )
-        for row in session.rows("campaigns")
-    }
+    return {row["campaign_id"]: _versioned(row) for row in session.rows("campaigns")}
+
+
+def campaign(session: Session, campaign_id: str) -> VersionedCampaign | None:
+    """One campaign as it is now."""
+    row = session.row("campaign", campaign_id=campaign_id)
+    return None if row is None else _versioned(row)
+
+
+def _versioned(row: sqlite3.Row) -> VersionedCampaign:
+    return VersionedCampaign(msgspec.json.decode(row["definition"], type=Campaign), row["version"])
 
 
 def start_timer(session: Session, timer: DwellTimer) -> None:
@@ -78,10 +83,11 @@ def timers(session: Session) -> list[DwellTimer]:
 
 
 def person_facts(
-    session: Session, profile_id: str, campaign: Campaign, now: int, zone: ZoneInfo
+    session: Session, profile_id: str, campaign: Campaign, now: int, store_zone: str | None
 ) -> PersonFacts:
-    """What the eligibility rules ask about a person, as of `now` in their time zone."""
-    start, end = day_bounds(now, zone)
+    """What the eligibility rules ask about a person at `now`; the day is that of their time zone."""
+    theirs = profiles.traits_of(session, profile_id).get("timezone")
+    start, end = day_bounds(now, time_zone(theirs, store_zone))
     sent = session.rows("sent_by_campaign", profile_id=profile_id, campaign_id=campaign.campaign_id)
     today = session.row("sent_between", profile_id=profile_id, start=start, end=end)
     return PersonFacts(
@@ -140,7 +146,7 @@ class SendChecks:
 
 
 def _objection(session: Session, claimed: Claimed) -> str | None:
-    chosen = campaigns(session).get(claimed.campaign_id)
+    chosen = campaign(session, claimed.campaign_id)
     if chosen is None:
         return recheck(None, SendFacts({}, False, False))
     trigger = chosen.campaign.trigger

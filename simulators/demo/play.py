@@ -8,7 +8,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ import aiohttp
 
 from backend.storage.accounts import read_accounts
 from backend.storage.database import StorageError
+from sdk_bridge.wire.app_events import PushAddress
 from simulators.bluez import FakeBluez
 from simulators.broker import RunningBroker, start_broker
 from simulators.bus import private_bus
@@ -27,8 +28,8 @@ from simulators.demo.places import STORE, Places
 from simulators.demo.reckoning import Evidence, read_deliveries, summary
 from simulators.demo.screen import Scene, Screen
 from simulators.demo.shopkeeper import Shopkeeper
-from simulators.phones import PhoneFleet
-from simulators.shop import Shop
+from simulators.phones import AppSource, PhoneFleet, PhoneOwner
+from simulators.shop import Shop, Shopper
 
 ADAPTER = "hci0"
 STEP_S = 0.02  # the shop moves on fifty times a second
@@ -186,6 +187,28 @@ async def _open_shop(stage: Stage, stack: AsyncExitStack) -> PhoneFleet:
     phones = await stack.enter_async_context(_fleet(stage, source))
     await _scanning(stage)
     return phones
+
+
+def _fleet(stage: Stage, source: Mapping[str, str]) -> PhoneFleet:
+    """A phone for every shopper; each keeps its unsent calls on disk, as an app would."""
+    app = AppSource(stage.url, source["write_key"], source["proof_secret"])
+    owners = [_owner(number, shopper) for number, shopper in enumerate(stage.shop.shoppers.values(), start=1)]
+    folder = stage.places.folder / "phones"
+    folder.mkdir(exist_ok=True)
+    return PhoneFleet(owners, app, stage.fcm["url"], seed=stage.script.seed, queue_folder=folder)
+
+
+def _owner(number: int, shopper: Shopper) -> PhoneOwner:
+    return PhoneOwner(
+        user_id=shopper.name,
+        device_id=f"phone-{number:03d}",
+        push_address=PushAddress("fid" if number % 2 else "token", f"address-of-{shopper.name}-{'x' * 20}"),
+        platform="ios" if number % 3 == 0 else "android",
+        anonymous_id=f"visitor-{number:03d}",
+        beacon_key=shopper.beacon_key,
+        consent={"proximity": number % REFUSING_EVERY != 0, "push": True},
+        traits={"firstName": shopper.name.replace("shopper-", "Guest ")},
+    )
 
 
 async def _token(stage: Stage, role: str, name: str) -> str:

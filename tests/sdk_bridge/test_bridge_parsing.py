@@ -352,10 +352,24 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=12,
 )
-FIELDS = (
-    "type event name category userId anonymousId previousId groupId messageId "
-    "properties traits context timestamp originalTimestamp sentAt userHash"
-).split()
+FIELDS = [
+    "type",
+    "event",
+    "name",
+    "category",
+    "userId",
+    "anonymousId",
+    "previousId",
+    "groupId",
+    "messageId",
+    "properties",
+    "traits",
+    "context",
+    "timestamp",
+    "originalTimestamp",
+    "sentAt",
+    "userHash",
+]
 plausible = st.dictionaries(st.sampled_from(FIELDS), values, max_size=8).flatmap(
     lambda call: st.sampled_from([{**call, **TRACK}, {**TRACK, **call}, call])
 )

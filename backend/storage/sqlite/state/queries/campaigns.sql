@@ -34,16 +34,24 @@ values (:campaign_id, :campaign_version, :profile_id, :store_id, :zone_id, :ente
   :completed_at, :decided_at, :verdict, :reason);
 
 -- name: sent_by_campaign
--- When a campaign sent to a person; what never went out does not count.
-select min(created_at) as at from pushes
-where profile_id = :profile_id and campaign_id = :campaign_id
+-- When a campaign sent to a person, or to whom was merged into them; what never went out does not count.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select min(created_at) as at from tree cross join pushes using (profile_id)
+where campaign_id = :campaign_id
   and state not in ('suppressed', 'expired', 'rejected')
 group by decision_id;
 
 -- name: sent_between$
 -- How many offers of any campaign went to a person in a span of time.
-select count(distinct decision_id) from pushes
-where profile_id = :profile_id and created_at >= :start and created_at < :end
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select count(distinct decision_id) from tree cross join pushes using (profile_id)
+where created_at >= :start and created_at < :end
   and state not in ('suppressed', 'expired', 'rejected');
 
 -- name: decisions_of_campaign
@@ -72,6 +80,10 @@ select push_id, campaign_id, profile_id, state, reason, created_at, finished_at,
 from pushes order by created_at desc limit :limit;
 
 -- name: is_in_zone$
--- Whether a person is in a zone now, with any of their beacons.
-select exists (select 1 from presences
-  where profile_id = :profile_id and store_id = :store_id and zone_id = :zone_id);
+-- Whether the person behind a profile is in a zone now, with any of their beacons.
+with recursive up (profile_id, parent) as (
+  select profile_id, merged_into from profiles where profile_id = :profile_id
+  union
+  select p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent)
+select exists (select 1 from up join presences using (profile_id)
+  where store_id = :store_id and zone_id = :zone_id);

@@ -1,0 +1,1 @@
+"""The life of gateways: the authority behind their certificates, enrolment, remote configuration."""

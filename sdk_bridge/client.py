@@ -1,0 +1,353 @@
+"""The bridge's typed client, as an app embeds it: a queue on disk, batches, retries until a 200."""
+
+import asyncio
+import base64
+import random
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import aiohttp
+import msgspec
+
+from sdk_bridge.wire.app_events import PushAddress
+
+BATCH_PATH = "/v1/batch"
+MAX_EVENT_BYTES = 32 * 1024  # the bridge buries larger ones; better to hear of it where they are made
+MAX_BATCH_BYTES = 400 * 1024  # the bridge's limit is 500 KB
+MAX_BATCH_EVENTS = 100
+MAX_RETRY_AFTER_S = 300.0  # a bridge that asks for a day must not silence a phone for a day
+_AGAIN = frozenset({408, 410, 429, 460})
+_NEVER_AGAIN = frozenset({501, 505})
+
+
+def unix_ms() -> int:
+    """The wall clock in unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """On whose behalf a call is made. `user_hash` is the HMAC that the shop's server gave with the login."""
+
+    user_id: str | None = None
+    anonymous_id: str | None = None
+    user_hash: str | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """As the API spells them."""
+        return {"userId": self.user_id, "anonymousId": self.anonymous_id, "userHash": self.user_hash}
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """How a client keeps and repeats. Seconds; `jitter` gives numbers from 0 to 1."""
+
+    queue_limit: int = 10_000  # events; a phone offline for a month must not fill its disk
+    first_retry_s: float = 0.2
+    longest_retry_s: float = 30.0
+    request_s: float = 15.0
+    linger_s: float = 5.0  # how long leaving the context waits for the queue to empty
+    acknowledged_limit: int = 1_000_000
+    now_ms: Callable[[], int] = unix_ms
+    new_id: Callable[[], str] = lambda: uuid4().hex
+    jitter: Callable[[], float] = random.random
+
+
+@dataclass(slots=True)
+class ClientTally:
+    """What became of calls that got no 200: pushed out of a full queue, or refused for good."""
+
+    dropped_full: int = 0
+    refused: int = 0
+    retries: int = 0
+    refusals: deque[str] = field(default_factory=lambda: deque(maxlen=20))
+
+
+class BridgeClient:
+    """Sends calls to the bridge; use as `async with`. Calls return at once with their message id.
+
+    With a `queue_path` what was not answered 200 survives the death of the process and is sent by the next
+    client with that path, under the same message ids. A `session` given is shared and not closed.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        write_key: str,
+        queue_path: Path | None = None,
+        *,
+        session: aiohttp.ClientSession | None = None,
+        settings: ClientSettings | None = None,
+    ) -> None:
+        self.settings = settings or ClientSettings()
+        self.tally = ClientTally()
+        self.acknowledged: deque[str] = deque(maxlen=self.settings.acknowledged_limit)
+        self._base = base_url.rstrip("/")
+        self._auth = "Basic " + base64.b64encode(f"{write_key}:".encode()).decode()
+        self._queue = _Queue(queue_path, self.settings.queue_limit)
+        self._session = session
+        self._own_session = session is None
+        self._waiting = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._sender: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> "BridgeClient":
+        if self._session is None:
+            self._session = aiohttp.ClientSession()
+        self._note_level()
+        self._sender = asyncio.create_task(self._run(self._session))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with suppress(TimeoutError):
+            await self.flush(self.settings.linger_s)
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.gather(self._sender, return_exceptions=True)
+        if self._own_session and self._session is not None:
+            await self._session.close()
+        self._queue.close()
+
+    # Calls ------------------------------------------------------------------------------------------------
+
+    def identify(
+        self, who: Who, traits: Mapping[str, Any] | None = None, context: Mapping[str, Any] | None = None
+    ) -> str:
+        """Says who somebody is, and what is known of them."""
+        return self._segment("identify", who, {"traits": traits or {}, "context": context or {}})
+
+    def track(
+        self,
+        who: Who,
+        event: str,
+        properties: Mapping[str, Any] | None = None,
+        context: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Says what somebody did."""
+        return self._segment(
+            "track", who, {"event": event, "properties": properties or {}, "context": context or {}}
+        )
+
+    def page(self, who: Who, name: str, properties: Mapping[str, Any] | None = None) -> str:
+        """Says which page somebody looked at."""
+        return self._segment("page", who, {"name": name, "properties": properties or {}})
+
+    def register_device(
+        self,
+        who: Who,
+        device_id: str,
+        platform: str,
+        push_address: PushAddress | None = None,
+        beacon_key: str | None = None,
+    ) -> str:
+        """Says which device somebody uses, where pushes reach it and which beacon goes with it."""
+        address = {"kind": push_address.kind, "value": push_address.value} if push_address else None
+        return self._call(
+            "/v1/devices",
+            {
+                **who.fields(),
+                "deviceId": device_id,
+                "platform": platform,
+                "pushAddress": address,
+                "beaconKey": beacon_key,
+            },
+        )
+
+    def logout(self, device_id: str) -> str:
+        """Says that whoever held the device holds it no more."""
+        return self._call("/v1/devices/logout", {"deviceId": device_id})
+
+    def consent(self, who: Who, consent: Mapping[str, bool]) -> str:
+        """Says what somebody agrees to, by purpose."""
+        return self._call("/v1/consent", {**who.fields(), "consent": dict(consent)})
+
+    def push_received(self, push_id: str) -> str:
+        """Says that a push was shown."""
+        return self._receipt("received", push_id)
+
+    def push_opened(self, push_id: str) -> str:
+        """Says that a push was opened."""
+        return self._receipt("opened", push_id)
+
+    # The queue --------------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """Calls that have no 200 yet."""
+        return self._queue.count
+
+    async def flush(self, within_s: float) -> None:
+        """Waits until every call is answered. Raises TimeoutError."""
+        async with asyncio.timeout(within_s):
+            await self._empty.wait()
+
+    def _receipt(self, what: Literal["received", "opened"], push_id: str) -> str:
+        return self._call(f"/v1/push/{what}", {"pushId": push_id})
+
+    def _segment(self, kind: str, who: Who, fields: Mapping[str, Any]) -> str:
+        return self._call(BATCH_PATH, {"type": kind, **who.fields(), **fields})
+
+    def _call(self, path: str, body: Mapping[str, Any]) -> str:
+        """Queues a call under a new message id. Raises ValueError for one that the bridge would not take."""
+        message_id = self.settings.new_id()
+        stamped = {**body, "messageId": message_id, "timestamp": self._now_text()}
+        encoded = msgspec.json.encode(stamped)
+        if len(encoded) > MAX_EVENT_BYTES:
+            raise ValueError(f"the call has {len(encoded)} bytes, the bridge takes {MAX_EVENT_BYTES}")
+        self.tally.dropped_full += self._queue.put(_Queued(0, message_id, path, encoded))
+        self._note_level()
+        return message_id
+
+    def _note_level(self) -> None:
+        if self._queue.count:
+            self._waiting.set()
+            self._empty.clear()
+        else:
+            self._waiting.clear()
+            self._empty.set()
+
+    def _now_text(self) -> str:
+        moment = datetime.fromtimestamp(self.settings.now_ms() / 1000, UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    # Sending ----------------------------------------------------------------------------------------------
+
+    async def _run(self, session: aiohttp.ClientSession) -> None:
+        failures = 0
+        while True:
+            await self._waiting.wait()
+            wait = await self._send(session, self._queue.head())
+            if wait is None:
+                failures = 0
+                continue
+            self.tally.retries += 1
+            await asyncio.sleep(max(wait, self._backoff(failures)))
+            failures += 1
+
+    async def _send(self, session: aiohttp.ClientSession, calls: Sequence["_Queued"]) -> float | None:
+        """Sends calls of one path. None once they are dealt with, else the seconds the bridge asked for."""
+        url = self._base + calls[0].path
+        try:
+            async with session.post(
+                url,
+                data=self._body(calls),
+                headers={"Authorization": self._auth, "Content-Type": "application/json"},
+                timeout=aiohttp.ClientTimeout(total=self.settings.request_s),
+                allow_redirects=False,
+            ) as response:
+                status, asked = response.status, response.headers.get("Retry-After")
+                text = "" if status == 200 else (await response.text(errors="replace"))[:300]
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return 0.0
+        if status in _AGAIN or (status >= 500 and status not in _NEVER_AGAIN):
+            return _seconds(asked)
+        self._settle(calls, status, text)
+        return None
+
+    def _settle(self, calls: Sequence["_Queued"], status: int, text: str) -> None:
+        if status == 200:
+            self.acknowledged.extend(call.message_id for call in calls)
+        else:
+            self.tally.refused += len(calls)
+            self.tally.refusals.append(f"{calls[0].path}: {status} {text}")
+        self._queue.delete(calls)
+        self._note_level()
+
+    def _body(self, calls: Sequence["_Queued"]) -> bytes:
+        sent_at = self._now_text()
+        if calls[0].path == BATCH_PATH:
+            batch = [msgspec.Raw(call.body) for call in calls]
+            return msgspec.json.encode({"batch": batch, "sentAt": sent_at})
+        return msgspec.json.encode({**msgspec.json.decode(calls[0].body), "sentAt": sent_at})
+
+    def _backoff(self, failures: int) -> float:
+        """Doubling, and jittered: phones of one shop must not come back all at once."""
+        settings = self.settings
+        longest = min(settings.longest_retry_s, settings.first_retry_s * 2.0 ** min(failures, 20))
+        return longest * (0.5 + settings.jitter() / 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    number: int
+    message_id: str
+    path: str
+    body: bytes
+
+
+class _Queue:
+    """Calls in order, in a SQLite file or in memory; bounded: the oldest make room."""
+
+    def __init__(self, path: Path | None, limit: int) -> None:
+        self._limit = limit
+        self._database = sqlite3.connect(path or ":memory:", isolation_level=None)
+        # WAL without a sync each: the process may die at any time, a power cut may cost the last calls.
+        self._database.executescript(
+            """
+            pragma journal_mode = wal;
+            pragma synchronous = normal;
+            create table if not exists calls (
+              number integer primary key autoincrement,
+              message_id text not null,
+              path text not null,
+              body blob not null
+            );
+            """
+        )
+        self.count: int = self._database.execute("select count(*) from calls").fetchone()[0]
+
+    def put(self, call: _Queued) -> int:
+        """Adds a call; how many had to make room."""
+        self._database.execute(
+            "insert into calls (message_id, path, body) values (?, ?, ?)",
+            (call.message_id, call.path, call.body),
+        )
+        self.count += 1
+        dropped = max(0, self.count - self._limit)
+        if dropped:
+            self._database.execute(
+                "delete from calls where number in (select number from calls order by number limit ?)",
+                (dropped,),
+            )
+            self.count -= dropped
+        return dropped
+
+    def head(self) -> list[_Queued]:
+        """The first call; with it those that follow, if they can all go in one batch."""
+        rows = self._database.execute(
+            "select number, message_id, path, body from calls order by number limit ?", (MAX_BATCH_EVENTS,)
+        )
+        taken: list[_Queued] = []
+        size = 0
+        for call in (_Queued(*row) for row in rows):
+            size += len(call.body)
+            if taken and (call.path != BATCH_PATH or taken[0].path != BATCH_PATH or size > MAX_BATCH_BYTES):
+                break
+            taken.append(call)
+        return taken
+
+    def delete(self, calls: Sequence[_Queued]) -> None:
+        """Removes calls that were dealt with, unless they had to make room meanwhile."""
+        with self._database:
+            done = self._database.executemany(
+                "delete from calls where number = ?", [(call.number,) for call in calls]
+            )
+            self.count -= done.rowcount
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _seconds(retry_after: str | None) -> float:
+    try:
+        return min(MAX_RETRY_AFTER_S, max(0.0, float(retry_after or 0)))
+    except ValueError:
+        return 0.0  # an HTTP date: our own back-off serves as well

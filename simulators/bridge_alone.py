@@ -1,0 +1,106 @@
+"""The bridge alone, over a journal in memory: for trying an app's or a site's SDK without a backend."""
+
+import base64
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from sdk_bridge.server.app import Bridge
+from sdk_bridge.server.ports import JournalBusy, Source
+from sdk_bridge.server.rates import Rate
+from sdk_bridge.wire.app_events import AppEvent, encode_events
+
+
+@dataclass(slots=True)
+class MemoryJournal:
+    """A journal that keeps everything, and refuses the next `busy` calls."""
+
+    events: list[AppEvent] = field(default_factory=list)
+    buried: list[tuple[str, str, bytes]] = field(default_factory=list)
+    busy: int = 0
+    appends: int = 0
+    _known: set[tuple[str, str]] = field(default_factory=set)
+
+    async def append_events(self, events: Sequence[AppEvent]) -> int:
+        self._refuse_if_busy()
+        self.appends += 1
+        encode_events(list(events))  # a real journal could not keep what cannot be encoded
+        new = [event for event in events if (event.source, event.message_id) not in self._known]
+        fresh = {(event.source, event.message_id): event for event in new}
+        self._known |= fresh.keys()
+        self.events += fresh.values()
+        return len(fresh)
+
+    async def bury(self, origin: str, reason: str, payload: bytes) -> None:
+        self._refuse_if_busy()
+        self.buried.append((origin, reason, payload))
+
+    def of(self, message_id: str) -> AppEvent | None:
+        """The event with this message id."""
+        return next((event for event in self.events if event.message_id == message_id), None)
+
+    def _refuse_if_busy(self) -> None:
+        if self.busy > 0:
+            self.busy -= 1
+            raise JournalBusy("told to be busy", retry_after_s=0)
+
+
+@dataclass(slots=True)
+class ListedSources:
+    """Sources by write key; counts how often it was asked."""
+
+    by_key: Mapping[str, Source]
+    asked: int = 0
+
+    async def source_for_key(self, write_key: str) -> Source | None:
+        self.asked += 1
+        return self.by_key.get(write_key)
+
+
+SECRET = "proof-secret"  # noqa: S105 - of sources that exist in memory only
+SOURCES = {
+    "web-key": Source("site", "web", "required", SECRET),
+    "app-key": Source("app", "app", "required", SECRET),
+    "open-key": Source("trusted-site", "web", "off", SECRET),
+    "server-key": Source("server", "server", "required", SECRET),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunningBridge:
+    """Where it listens and what it took in."""
+
+    url: str
+    bridge: Bridge
+    journal: MemoryJournal
+    sources: ListedSources
+
+    @staticmethod
+    def basic(write_key: str) -> dict[str, str]:
+        """The header that most SDKs send."""
+        encoded = base64.b64encode(f"{write_key}:".encode()).decode()
+        return {"Authorization": f"Basic {encoded}"}
+
+
+@asynccontextmanager
+async def running_bridge(
+    port: int = 0, journal: MemoryJournal | None = None, rate: Rate | None = None
+) -> AsyncIterator[RunningBridge]:
+    """A bridge on 127.0.0.1, alive inside the context; port 0 takes a free one."""
+    journal = journal or MemoryJournal()
+    sources = ListedSources(SOURCES)
+    bridge = Bridge(journal, sources, lambda: time.time_ns() // 1_000_000, rate=rate)
+    app = web.Application()
+    bridge.add_to(app)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", port)
+        await site.start()
+        listening = runner.addresses[0]
+        yield RunningBridge(f"http://127.0.0.1:{listening[1]}", bridge, journal, sources)
+    finally:
+        await runner.cleanup()

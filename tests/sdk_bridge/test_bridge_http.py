@@ -1,0 +1,340 @@
+"""The bridge over HTTP: every path, limit and answer of the Segment-compatible API, on a real server."""
+
+import asyncio
+import base64
+import gzip
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sdk_bridge.server.proof import user_hash
+from sdk_bridge.server.rates import Rate
+from simulators.bridge_alone import SECRET, RunningBridge, running_bridge
+
+TRACK = {"type": "track", "event": "Product Viewed", "userId": "u1", "anonymousId": "a1", "messageId": "m1"}
+GIF = b"GIF89a"
+TAG = "ibeacon:2f234454-cf6d-4a0f-adf2-f4911ba9ffa6:1:7"
+
+
+@pytest.fixture
+async def bridge() -> AsyncIterator[RunningBridge]:
+    async with running_bridge() as running:
+        yield running
+
+
+@pytest.fixture
+async def http(bridge: RunningBridge) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(base_url=bridge.url) as session:
+        yield session
+
+
+async def post(
+    http: aiohttp.ClientSession, path: str, body: Any, key: str | None = "server-key", **headers: str
+) -> tuple[int, Any]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    sent = {**(RunningBridge.basic(key) if key else {}), **headers}
+    async with http.post(path, data=data, headers=sent, allow_redirects=False) as answer:
+        return answer.status, json.loads(await answer.read())
+
+
+CALLS: list[tuple[str, str, dict[str, Any]]] = [
+    ("identify", "i", {"userId": "u1", "traits": {"a": 1}}),
+    ("track", "t", {"userId": "u1", "event": "x"}),
+    ("page", "p", {"anonymousId": "a1", "name": "Home"}),
+    ("screen", "s", {"anonymousId": "a1"}),
+    ("group", "g", {"userId": "u1", "groupId": "g1"}),
+    ("alias", "a", {"userId": "u1", "previousId": "a1"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "letter", "call"), CALLS, ids=[kind for kind, *_ in CALLS])
+async def test_every_call_by_every_path(
+    bridge: RunningBridge, http: aiohttp.ClientSession, kind: str, letter: str, call: dict[str, Any]
+) -> None:
+    for path in (f"/v1/{kind}", f"/v1/{kind}/", f"/v1/{letter}", f"/v1/{letter}/"):
+        assert await post(http, path, call) == (200, {"success": True})
+    assert [event.kind for event in bridge.journal.events] == [kind] * 4
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/batch", "/v1/batch/", "/v1/b", "/v1/import", "/v1/import/", "/batch", "/batch/", "/import"]
+)
+async def test_batches_by_every_path(bridge: RunningBridge, http: aiohttp.ClientSession, path: str) -> None:
+    assert await post(http, path, {"batch": [TRACK, {**TRACK, "messageId": "m2"}]}) == (
+        200,
+        {"success": True},
+    )
+    assert [event.message_id for event in bridge.journal.events] == ["m1", "m2"]
+
+
+BODY_KEY = {**TRACK, "writeKey": "server-key"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({}, TRACK, 401),
+        ({}, BODY_KEY, 200),
+        ({"Authorization": "Bearer server-key"}, TRACK, 200),
+        ({"Authorization": "Basic " + base64.b64encode(b"server-key").decode()}, TRACK, 200),
+        ({"Authorization": "Basic " + base64.b64encode(b"nobody:").decode()}, TRACK, 401),
+        ({"Authorization": "Basic ???"}, BODY_KEY, 200),
+        ({"Authorization": "Basic Og=="}, BODY_KEY, 200),  # base64 of ":", as React Native may send
+        ({}, {**TRACK, "writeKey": 7}, 400),
+    ],
+)
+async def test_write_keys(
+    http: aiohttp.ClientSession, headers: dict[str, str], body: dict[str, Any], status: int
+) -> None:
+    for path, sent in (("/v1/track", body), ("/v1/batch", {**body, "batch": [TRACK]})):
+        assert (await post(http, path, sent, key=None, **headers))[0] == status
+
+
+async def test_an_unknown_key_is_looked_up_each_time(
+    bridge: RunningBridge, http: aiohttp.ClientSession
+) -> None:
+    for _ in range(3):
+        status, answer = await post(http, "/v1/track", TRACK, key="unknown")
+        assert (status, answer["code"]) == (401, "invalid_write_key")
+    assert bridge.sources.asked == 3
+
+
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", ""]
+)
+async def test_the_content_type_says_nothing(http: aiohttp.ClientSession, content_type: str) -> None:
+    headers = {"Content-Type": content_type} if content_type else {}
+    assert (await post(http, "/v1/t", TRACK, **headers))[0] == 200
+
+
+async def test_gzip_by_header_or_by_its_first_bytes(
+    bridge: RunningBridge, http: aiohttp.ClientSession
+) -> None:
+    for headers in ({"Content-Encoding": "gzip"}, {}):
+        packed = gzip.compress(json.dumps({"batch": [TRACK]}).encode())
+        assert (await post(http, "/v1/batch", packed, **headers))[0] == 200
+    assert bridge.bridge.tally.duplicates == 1
+
+
+ZEROES = gzip.compress(b"0" * 50_000_000)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers"),
+    [
+        ("/v1/batch", b'{"batch":[' + b" " * 512_001 + b"]}", {}),
+        ("/v1/track", json.dumps({**TRACK, "properties": {"x": "y" * 33_000}}).encode(), {}),
+        ("/v1/batch", ZEROES, {}),
+        ("/v1/batch", ZEROES, {"Content-Encoding": "gzip"}),
+        ("/v1/batch", b"not gzip", {"Content-Encoding": "gzip"}),
+        ("/v1/batch", json.dumps({"batch": [TRACK] * 2501}).encode(), {}),
+        ("/v1/track", b"", {}),
+        ("/v1/track", b"[1]", {}),
+        ("/v1/track", b'{"event":NaN}', {}),
+        ("/v1/track", b"[" * 100_000, {}),
+        ("/v1/devices", b'{"deviceId":""}', {}),
+        ("/v1/devices", b'{"deviceId":" "}', {}),
+        ("/v1/devices", b'{"deviceId":"d","beaconKey":"eddystone-url:https://example.org"}', {}),
+        ("/v1/devices", b'{"deviceId":"d","pushAddress":{"kind":"pigeon","value":"x"}}', {}),
+        ("/v1/push/opened", b"{}", {}),
+        ("/v1/consent", b'{"userId":"u1","consent":{}}', {}),
+        ("/v1/consent", b'{"consent":{"push":true}}', {}),
+        ("/v1/consent", b'{"userId":"u1","consent":{"push":"yes"}}', {}),
+    ],
+)
+async def test_what_no_retry_would_mend_is_400_with_a_code_and_a_message(
+    http: aiohttp.ClientSession, path: str, body: bytes, headers: dict[str, str]
+) -> None:
+    status, answer = await post(http, path, body, **headers)
+    assert status == 400
+    assert answer.keys() == {"code", "message"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [("deflate", b'{"batch":[]}'), ("gzip", gzip.compress(b'{"batch":[]}')[:-6]), ("gzip", b"{")],
+)
+async def test_a_damaged_encoding_is_400(
+    bridge: RunningBridge, http: aiohttp.ClientSession, encoding: str, body: bytes
+) -> None:
+    headers = {**bridge.basic("server-key"), "Content-Encoding": encoding}
+    async with http.post("/v1/batch", data=body, headers=headers) as answer:
+        assert answer.status == 400
+
+
+async def test_bad_events_are_buried_and_the_others_kept(
+    bridge: RunningBridge, http: aiohttp.ClientSession
+) -> None:
+    bad = [{"type": "nonsense", "n": n} for n in range(50)]
+    assert await post(http, "/v1/batch", {"batch": [TRACK, *bad, {"type": "track"}]}) == (
+        200,
+        {"success": True},
+    )
+    assert [event.message_id for event in bridge.journal.events] == ["m1"]
+    lines = {reason: len(payload.splitlines()) for _, reason, payload in bridge.journal.buried}
+    assert sorted(lines.values()) == [1, 50]
+    assert {origin for origin, *_ in bridge.journal.buried} == {"app:server"}
+
+
+async def test_a_busy_journal_is_503_with_retry_after_and_nothing_is_lost(
+    bridge: RunningBridge, http: aiohttp.ClientSession
+) -> None:
+    body = json.dumps({"batch": [TRACK, {"type": "?"}]}).encode()
+    for _ in range(2):
+        bridge.journal.busy = 1
+        async with http.post("/v1/batch", data=body, headers=bridge.basic("server-key")) as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "0")
+    assert (await post(http, "/v1/batch", body))[0] == 200
+    assert (len(bridge.journal.events), len(bridge.journal.buried)) == (1, 1)
+
+
+async def test_a_source_that_sends_too_much_waits() -> None:
+    async with running_bridge(rate=Rate(per_second=1, burst=5)) as bridge, aiohttp.ClientSession() as http:
+        batch = {"batch": [{**TRACK, "messageId": f"m{n}"} for n in range(8)]}
+        url = f"{bridge.url}/v1/batch"
+        assert (await post(http, url, batch))[0] == 200
+        async with http.post(url, json=batch, headers=bridge.basic("server-key")) as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (429, "4")
+        assert (await post(http, url, batch, key="open-key"))[0] == 200, "another source is not to blame"
+
+
+async def test_preflight_and_cors_of_every_answer(bridge: RunningBridge, http: aiohttp.ClientSession) -> None:
+    asked = {
+        "Origin": "https://shop.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,x-retry-count",
+    }
+    for path in ("/v1/batch", "/v1/t", "/v1/devices", "/v1/projects/web-key/settings"):
+        async with http.options(path, headers=asked) as answer:
+            assert answer.status == 204
+            assert answer.headers["Access-Control-Allow-Headers"] == "authorization,x-retry-count"
+            assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+    for key, status in (("server-key", 200), ("unknown", 401)):
+        async with http.post("/v1/t", json=TRACK, headers=bridge.basic(key)) as answer:
+            assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (status, "*")
+    async with http.options("/v1/t", headers={"Access-Control-Request-Headers": "a\tb" * 300}) as answer:
+        assert answer.headers["Access-Control-Allow-Headers"].startswith("Authorization")
+
+
+def pixel(call: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(call).encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "kept"),
+    [
+        ("track", pixel({**TRACK, "writeKey": "server-key"}), True),
+        ("t", pixel({**TRACK, "writeKey": "server-key"}), True),
+        ("track", pixel({**TRACK, "writeKey": "unknown"}), False),
+        ("nonsense", pixel({**TRACK, "writeKey": "server-key"}), False),
+        ("track", "!", False),
+        ("track", "%C3%A4", False),
+        ("track", "", False),
+    ],
+)
+async def test_a_pixel_is_always_an_image(
+    bridge: RunningBridge, http: aiohttp.ClientSession, method: str, data: str, kept: bool
+) -> None:
+    async with http.get(f"/v1/pixel/{method}?data={data}") as answer:
+        assert (answer.status, answer.content_type) == (200, "image/gif")
+        assert (await answer.read()).startswith(GIF)
+    assert len(bridge.journal.events) == kept
+    assert bridge.bridge.tally.pixels_lost == (not kept)
+
+
+async def test_settings_tell_sdks_where_to_send(bridge: RunningBridge, http: aiohttp.ClientSession) -> None:
+    host = bridge.url.removeprefix("http://")
+    for path in ("/v1/projects/web-key/settings", "/v1/projects/web-key/settings/"):
+        async with http.get(path) as answer:
+            assert await answer.json() == {
+                "integrations": {"Segment.io": {"apiKey": "web-key", "apiHost": f"{host}/v1"}}
+            }
+    async with http.get("/v1/projects/unknown/settings") as answer:
+        assert answer.status == 404
+    headers = {"Host": 'evil.example/"><script>'}
+    async with http.get("/v1/projects/web-key/settings", headers=headers) as answer:
+        assert answer.status == 400
+
+
+# Our own calls ----------------------------------------------------------------------------------------------
+
+
+async def test_a_device_registers_with_proof(bridge: RunningBridge, http: aiohttp.ClientSession) -> None:
+    call = {
+        "deviceId": "d1",
+        "platform": "ios",
+        "pushAddress": {"kind": "fid", "value": "f1"},
+        "userId": "u1",
+        "anonymousId": None,
+        "userHash": user_hash(SECRET, "u1"),
+        "beaconKey": TAG.upper().replace("IBEACON", "ibeacon"),
+        "messageId": "d-1",
+    }
+    assert (await post(http, "/v1/devices", call, key="app-key"))[0] == 200
+    assert (await post(http, "/v1/devices", {**call, "userHash": "0" * 64}, key="web-key"))[0] == 200
+    first, forged = bridge.journal.events
+    assert (first.kind, first.device_id, first.platform, first.beacon_key) == ("device", "d1", "ios", TAG)
+    assert first.push_address is not None
+    assert (first.push_address.kind, first.push_address.value) == ("fid", "f1")
+    assert (first.proven, forged.proven) == (True, False)
+
+
+async def test_logout_receipts_and_consent(bridge: RunningBridge, http: aiohttp.ClientSession) -> None:
+    for path, call in (
+        ("/v1/devices/logout", {"deviceId": "d1"}),
+        ("/v1/push/received", {"pushId": "p1", "messageId": "r1"}),
+        ("/v1/push/opened/", {"pushId": "p1"}),
+        ("/v1/consent", {"userId": "u1", "consent": {"proximity": True, "push": False}}),
+    ):
+        assert await post(http, path, call, key="app-key") == (200, {"success": True})
+    logout, received, opened, consent = bridge.journal.events
+    assert (logout.kind, logout.device_id) == ("logout", "d1")
+    assert (received.kind, received.push_id, received.receipt, received.message_id) == (
+        "push_receipt",
+        "p1",
+        "received",
+        "r1",
+    )
+    assert opened.receipt == "opened"
+    assert (consent.kind, consent.consent, consent.proven) == (
+        "consent",
+        {"proximity": True, "push": False},
+        False,
+    )
+
+
+# Anything at all --------------------------------------------------------------------------------------------
+
+PATHS = ["/v1/batch", "/v1/identify", "/v1/t", "/v1/devices", "/v1/devices/logout", "/v1/consent",
+         "/v1/push/opened"]  # fmt: skip
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = ["batch", "userId", "anonymousId", "deviceId", "pushId", "consent", "event", "context", "timestamp",
+         "pushAddress", "messageId", "beaconKey", "sentAt", "traits", "writeKey"]  # fmt: skip
+bodies = st.binary(max_size=200) | st.dictionaries(
+    st.sampled_from(NAMES), json_values | st.lists(json_values, max_size=3), max_size=6
+).map(lambda body: json.dumps(body).encode())
+
+
+async def test_no_body_ever_gives_5xx(bridge: RunningBridge, http: aiohttp.ClientSession) -> None:
+    loop = asyncio.get_running_loop()
+    encodings = [{}, {"Content-Encoding": "gzip"}, {"Authorization": "Basic %%%"}]
+
+    @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.sampled_from(PATHS), bodies, st.sampled_from(encodings), st.booleans())
+    def check(path: str, body: bytes, headers: dict[str, str], packed: bool) -> None:
+        sent = gzip.compress(body) if packed else body
+        asked = post(http, path, sent, key=None, **{**bridge.basic("web-key"), **headers})
+        status, answer = asyncio.run_coroutine_threadsafe(asked, loop).result(20)
+        assert status in (200, 400, 401)
+        assert answer == {"success": True} if status == 200 else answer.keys() == {"code", "message"}
+
+    await asyncio.to_thread(check)
