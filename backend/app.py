@@ -15,11 +15,15 @@ from typing import IO, Any
 import structlog
 from aiohttp import web
 
+from backend.api.fleet import FLEET, Fleet
 from backend.api.host import Host
 from backend.api.server import build
 from backend.clock import unix_ms
 from backend.config import Config
 from backend.custody import Custody
+from backend.fleet.authority import DAY_MS
+from backend.fleet.configurations import ConfigurationPublisher
+from backend.fleet.keys import open_keys
 from backend.fold import Fold
 from backend.ingest import Ingest
 from backend.listening import Listening
@@ -27,6 +31,7 @@ from backend.push.fcm import FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
 from backend.storage.campaigns import SendChecks
 from backend.storage.database import SqliteFile, StorageError
+from backend.storage.fleet import newest_configurations
 from backend.storage.journal import Journal
 from backend.storage.pushes import PushStore
 from backend.storage.registry import StoredSources
@@ -38,6 +43,7 @@ HOUSEKEEPING_S = 3600.0
 SENDER_STOP_S = 5.0  # an answer that takes longer leaves its push `unknown`
 JOURNAL_FILE = "journal.db"
 STATE_FILE = "state.db"
+AUTHORITY_FOLDER = "authority"
 
 
 class AlreadyRunning(RuntimeError):
@@ -50,6 +56,7 @@ class Running:
 
     host: str
     port: int
+    scheme: str = "http"
 
 
 async def serve(config: Config, ready: Callable[[Running], None] | None = None) -> None:
@@ -61,7 +68,7 @@ async def serve(config: Config, ready: Callable[[Running], None] | None = None) 
     async with running(config) as (backend, parts):
         if ready is not None:
             ready(backend)
-        log.info("serving", url=f"http://{backend.host}:{backend.port}")
+        log.info("serving", url=f"{backend.scheme}://{backend.host}:{backend.port}")
         stopped = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({stopped, *parts}, return_when=asyncio.FIRST_COMPLETED)
@@ -102,6 +109,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
             health=lambda: _health(ingest, fold, journal),
         )
         app = build(host, Bridge(journal, StoredSources(state), unix_ms).add_to)
+        fleet = app[FLEET] = await _fleet(config, state, ingest)
         parts = {
             asyncio.create_task(part, name=name)
             for name, part in (
@@ -109,6 +117,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
                 ("fold", fold.run()),
                 ("ingest", ingest.run()),
                 ("housekeeping", _housekeeping(journal)),
+                ("configurations", fleet.publisher.run()),
                 *((("sender", sender.run()),) if sender else ()),
             )
         }
@@ -128,13 +137,24 @@ async def _sender(
     return PushSender(PushStore(state), fcm, guards, Rim(owner, unix_ms, random.random))
 
 
+async def _fleet(config: Config, state: SqliteFile, ingest: Ingest) -> Fleet:
+    keys = await asyncio.to_thread(open_keys, config.folder / AUTHORITY_FOLDER, unix_ms())
+    publisher = ConfigurationPublisher(lambda: state.read(newest_configurations), ingest.publish_retained)
+    ingest.on_connected = publisher.connected
+    life_ms = config.fleet.certificate_days * DAY_MS
+    fleet = Fleet.of(keys, publisher, config.broker_for_gateways, life_ms)
+    await fleet.write_revocations(state, unix_ms())
+    return fleet
+
+
 async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> Running:
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     listener = socket.create_server((config.http.host, config.http.port), backlog=512, reuse_port=False)
-    await web.SockSite(runner, listener).start()
-    return Running(config.http.host, listener.getsockname()[1])
+    await web.SockSite(runner, listener, ssl_context=config.http.tls()).start()
+    scheme = "http" if config.http.certificate is None else "https"
+    return Running(config.http.host, listener.getsockname()[1], scheme)
 
 
 async def _housekeeping(journal: Journal) -> None:

@@ -8,9 +8,12 @@ import typer
 import uvloop
 
 from backend import app as backend_app
+from backend import cli_fleet
 from backend.clock import unix_ms
 from backend.config import Config, read_config
+from backend.fleet.keys import AuthorityUnusable
 from backend.log import set_up_logging
+from backend.push.fcm import PushSetupError
 from backend.storage import registry
 from backend.storage.database import Session, StorageError, open_for_writing, transaction
 from sdk_bridge.settings import SettingsError
@@ -20,10 +23,14 @@ main = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="The Footfall backend: takes in what gateways and apps report, decides, and pushes offers.",
 )
 token = typer.Typer(no_args_is_help=True, help="API tokens. Only their hashes are stored.")
 main.add_typer(token, name="token")
+main.add_typer(cli_fleet.authority, name="authority")
+main.add_typer(cli_fleet.gateway, name="gateway")
+_CANNOT_START = (backend_app.AlreadyRunning, AuthorityUnusable, PushSetupError, StorageError, OSError)
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The settings file.", envvar="FOOTFALL_BACKEND_CONFIG")
@@ -45,7 +52,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     set_up_logging(settings.log)
     try:
         uvloop.run(backend_app.serve(settings))
-    except (backend_app.AlreadyRunning, StorageError, OSError) as error:
+    except _CANNOT_START as error:
         _fail(str(error))
 
 

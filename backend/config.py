@@ -1,12 +1,13 @@
 """The backend's settings file."""
 
+import ssl
 from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from sdk_bridge.mqtt import Broker, Tls
-from sdk_bridge.settings import load_settings
+from sdk_bridge.settings import SettingsError, load_settings
 
 Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -17,6 +18,20 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
 
     host: Text = "127.0.0.1"  # never empty: that would mean every network there is
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    certificate: Text | None = None  # with it HTTPS; without, a proxy in front has to do that
+    key: Text | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("certificate and key belong together: give both, or neither")
+
+    def tls(self) -> ssl.SSLContext | None:
+        """What to serve HTTPS with. Raises OSError (ssl.SSLError is one)."""
+        if self.certificate is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.certificate, self.key)
+        return context
 
 
 class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,6 +68,14 @@ class Push(Struct, frozen=True, forbid_unknown_fields=True):
     send_url: str | None = None
 
 
+class Fleet(Struct, frozen=True, forbid_unknown_fields=True):
+    """What gateways are told at enrolment: where they reach the broker; without it, as the backend does."""
+
+    broker_host: Text | None = None
+    broker_port: Port | None = None
+    certificate_days: Annotated[int, Meta(ge=1, le=397)] = 30
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """How much is logged, and whether as JSON lines."""
 
@@ -67,13 +90,30 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     http: Http = Http()
     mqtt: Mqtt = Mqtt()
     push: Push | None = None
+    fleet: Fleet = Fleet()
     log: Log = Log()
 
     @property
     def folder(self) -> Path:
         return Path(self.data_dir)
 
+    @property
+    def broker_for_gateways(self) -> tuple[str, int]:
+        """Host and port at which gateways reach the broker."""
+        return self.fleet.broker_host or self.mqtt.host, self.fleet.broker_port or self.mqtt.port
+
 
 def read_config(path: Path) -> Config:
-    """Reads and checks the file. Raises SettingsError."""
-    return load_settings(path, Config)
+    """Reads and checks the file, and that the files it names are there. Raises SettingsError."""
+    config = load_settings(path, Config)
+    for key, name in _files(config).items():
+        if name is not None and not Path(name).is_file():
+            raise SettingsError(f"{path}: {key}: {name} is not there; it may be the path of a readable file")
+    return config
+
+
+def _files(config: Config) -> dict[str, str | None]:
+    named = {
+        f"mqtt.{key}": getattr(config.mqtt, key) for key in ("password_file", "ca", "certificate", "key")
+    }
+    return named | {"push.service_account": config.push.service_account if config.push else None}

@@ -20,7 +20,7 @@ from backend.profiles.service import ProfileService
 from backend.proximity.zones import Place, Transition, ZoneEngine, ZoneSettings
 from backend.push.model import NewPush, PushContent
 from backend.storage import campaigns as campaign_rows
-from backend.storage import floor, profiles, pushes, registry
+from backend.storage import fleet, floor, profiles, pushes, registry
 from backend.storage.campaigns import Candidate, DwellTimer, VersionedCampaign
 from backend.storage.database import Session, SqliteFile, StorageConflict, StorageError
 from backend.storage.floor import Numbers, Sighting
@@ -291,6 +291,7 @@ class _Transaction:
             self._live.engine.gateway_alive(entry.source, entry.received_at)
         if isinstance(heard, Heartbeat):
             floor.save_heartbeat(self._session, entry.source, entry.received_at, heard)
+            fleet.note_report(self._session, entry.source, entry.received_at, heard)
         elif isinstance(heard, Skip):
             detail = f"{heard.reason}: {heard.counts.batches} batches, {heard.counts.readings} readings"
             floor.raise_alert(self._session, entry.received_at, "observations skipped", entry.source, detail)

@@ -41,6 +41,8 @@ class Ingest:
         self._taken: set[asyncio.Task[None]] = set()
         self._epochs: dict[str, str] = {}
         self.listening = Listening()
+        self.on_connected: Callable[[], None] = lambda: None
+        """Called whenever the broker was reached anew."""
         self.counts: Counter[str] = Counter()
 
     @property
@@ -58,6 +60,7 @@ class Ingest:
                     delay = 0.1
                     log.info("broker_connected", broker=f"{self._broker.host}:{self._broker.port}")
                     self._announce_all()
+                    self.on_connected()
                     reason = await connection.closed()
                     log.warning("broker_lost", reason=reason)
             except mqtt.MqttUnavailable as error:
@@ -75,6 +78,11 @@ class Ingest:
             lanes = [LaneKey(gateway, epoch, lane) for lane in LANES]
         for lane in lanes:
             self._acknowledge(lane, gap=True)
+
+    def publish_retained(self, topic: str, payload: bytes) -> bool:
+        """Hands the broker a message to keep; False where there is no connection, or no room in it."""
+        connection = self._connection
+        return connection is not None and connection.publish(topic, payload, retain=True)
 
     def _announce_all(self) -> None:
         for gateway in self.listening.gateways:

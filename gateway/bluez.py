@@ -192,11 +192,17 @@ async def _ended(bus: MessageBus) -> None:
 
 async def _within(seconds: float, call: Awaitable[Any]) -> Any:
     """The call's answer, or RadioError: bleak and dbus-fast raise BleakError, OSError, EOFError,
-    AssertionError and errors of their own for one and the same fault, and sometimes never return.
+    AssertionError and errors of their own for one and the same fault, cancel, and sometimes never return.
     """
     try:
-        return await asyncio.wait_for(call, seconds)
+        async with asyncio.timeout(seconds):
+            return await call
     except TimeoutError as error:
         raise RadioError(f"no answer in {seconds:g} s") from error
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise  # it is we who are to end
+        raise RadioError("cancelled with the message bus") from error
     except Exception as error:
         raise RadioError(f"{type(error).__name__}: {error}") from error

@@ -10,7 +10,6 @@ is still believed. The last known good time never passes a date that a broker's 
 a clock sent astray cannot lock the gateway out for longer than that certificate lasts.
 """
 
-import ipaddress
 import ssl
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +21,11 @@ from cryptography import x509
 
 from gateway.clock import Clock
 from gateway.files import replace_file
-from sdk_bridge.mqtt import Broker, Tls
+from sdk_bridge.mqtt import Tls
 
+KEY_FILE: Final = "key.pem"
+CERTIFICATE_FILE: Final = "certificate.pem"
+AUTHORITY_FILE: Final = "authority.pem"
 TIME_FILE: Final = "last-good-time"
 NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, which Python's ssl does not name
 WRITE_TIME_MS: Final = 3_600_000  # between writes of the time: oftener wears the card for nothing
@@ -76,7 +78,7 @@ class KnownTime:
         self._good = max(self._good, moment)
 
     def refuse(self, life: Life) -> str | None:
-        """Why a certificate is outside its dates; inside them, and with the clock set, that is a good time."""
+        """Why a certificate is outside its dates. Inside them, with the clock set, this is a good time."""
         synchronised, now = self._clock.synchronised(), self._clock.unix_ms()
         reason = untimely(life, now, self._good, synchronised)
         if reason is None and synchronised and now > self._good:
@@ -135,27 +137,22 @@ class _TimedSocket(ssl.SSLSocket):
             raise Untimely(f"the peer's certificate {reason}; is this machine's clock right?")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayTls(Tls):
-    """Mutual TLS by the identity as it is at each dial, so that a renewed certificate needs no restart."""
+    """Mutual TLS by the papers as they are at each dial, so that a renewed certificate needs no restart."""
 
-    time: KnownTime | None = None
+    time: KnownTime
+
+    @classmethod
+    def of(cls, papers: Path, time: KnownTime) -> "GatewayTls":
+        """By the link to the folder that holds the papers."""
+        return cls(papers / AUTHORITY_FILE, papers / CERTIFICATE_FILE, papers / KEY_FILE, time=time)
 
     def context(self) -> ssl.SSLContext:
-        if self.time is None or self.certificate is None or self.key is None:
-            return super(GatewayTls, self).context()
         folder = self.ca.parent.resolve()  # once: the link may move between two files
-        context = TimedContext.trusting((folder / self.ca.name).read_text("ascii"), self.time)
-        context.load_cert_chain(folder / self.certificate.name, folder / self.key.name)
+        context = TimedContext.trusting((folder / AUTHORITY_FILE).read_text("ascii"), self.time)
+        context.load_cert_chain(folder / CERTIFICATE_FILE, folder / KEY_FILE)
         return context
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host cannot be anybody else's machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def life_of(certificate: x509.Certificate) -> Life:

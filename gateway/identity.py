@@ -18,15 +18,20 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from gateway.certificate import GatewayTls, KnownTime, Life, life_of
-from gateway.files import replace_file, sync_folder
+from gateway.certificate import (
+    AUTHORITY_FILE,
+    CERTIFICATE_FILE,
+    KEY_FILE,
+    GatewayTls,
+    KnownTime,
+    Life,
+    life_of,
+)
+from gateway.files import give_to_owner_of, replace_file, sync_folder
 from sdk_bridge.mqtt import Broker
 from sdk_bridge.wire.topics import GatewayAddress
 
 IDENTITY: Final = "identity"
-KEY_FILE: Final = "key.pem"
-CERTIFICATE_FILE: Final = "certificate.pem"
-AUTHORITY_FILE: Final = "authority.pem"
 FACTS_FILE: Final = "identity.json"
 
 
@@ -139,6 +144,7 @@ def write_identity(
         replace_file(folder / CERTIFICATE_FILE, certificate_pem.encode(), 0o644)
         replace_file(folder / AUTHORITY_FILE, authority_pem.encode(), 0o644)
         replace_file(folder / FACTS_FILE, msgspec.json.encode(facts), 0o644)
+        give_to_owner_of(data_dir, folder, *folder.iterdir())
         draft.symlink_to(folder.name)
         draft.replace(link)
     except OSError:
@@ -153,6 +159,5 @@ def write_identity(
 def broker_of(identity: Identity, data_dir: Path, client_id: str, time: KnownTime) -> Broker:
     """The broker that the identity names, by mutual TLS."""
     time.at_least(identity.life.not_before)
-    link = data_dir / IDENTITY
-    tls = GatewayTls(link / AUTHORITY_FILE, link / CERTIFICATE_FILE, link / KEY_FILE, time)
+    tls = GatewayTls.of(data_dir / IDENTITY, time)
     return Broker(identity.facts.broker_host, identity.facts.broker_port, client_id, tls=tls)

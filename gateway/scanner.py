@@ -139,6 +139,8 @@ class Ladder:
         return Step(Remedy.NEW_SCANNER, now)
 
     def _climb(self, now: int, may_give_up: bool) -> Remedy:
+        while not self.scanning and LADDER[self.rung] is Remedy.NEW_SCANNER:
+            self.rung += 1  # those have been tried every two seconds
         remedy = LADDER[self.rung]
         self.rung += 1
         self._since = now

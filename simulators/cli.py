@@ -20,6 +20,7 @@ main = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Simulated beacons, shops, shoppers, phones, BlueZ and FCM, for testers without hardware.",
 )
 

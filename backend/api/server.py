@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from backend.api import campaigns, floor, people, setup
+from backend.api import campaigns, fleet, floor, people, setup
 from backend.api.auth import PUBLIC, STATE, check_every_route, default_deny
 from backend.api.errors import answer_errors
 from backend.api.host import HOST, Host
@@ -19,9 +19,10 @@ def build(host: Host, add_bridge: Callable[[web.Application], None]) -> web.Appl
     app[STATE] = host.state
     app[PUBLIC] = set()
     app.add_routes(floor.PUBLIC_ROUTES)
+    app.add_routes(fleet.PUBLIC_ROUTES)  # these authenticate themselves, by token or certificate
     add_bridge(app)
     app[PUBLIC].update(app.router.routes())
-    for routes in (floor.ROUTES, setup.ROUTES, campaigns.ROUTES, people.ROUTES):
+    for routes in (floor.ROUTES, setup.ROUTES, campaigns.ROUTES, people.ROUTES, fleet.ROUTES):
         app.add_routes(routes)
     check_every_route(app)
     return app

@@ -18,7 +18,7 @@ class ZoneSettings:
     `window_ms`: shorter follows fading, longer lags behind a walking person (1.4 m/s). A candidate that is
     not heard for so long starts afresh.
     `margin_db`: less lets two equally near gateways take turns.
-    `settle_ms`: how long a new zone must lead, against one lucky second.
+    `settle_ms`: how long a new zone must lead, by what it heard itself, against one lucky second.
     `floor_dbm`: weaker than this the beacon is somewhere outside every zone.
     `absent_ms`: silence after which it has left; several lost adverts in a row are normal.
     `gateway_silent_ms`: neither batch nor heartbeat for so long means that its zones are unknown.
@@ -200,10 +200,10 @@ class ZoneEngine:
             track.rival = None
             track.seen_at = max(track.seen_at, lead.own_at)
             return []
-        if track.rival != lead.zone_id or at - track.rival_at > self.settings.window_ms:
-            track.rival, track.rival_since, track.rival_at = lead.zone_id, at, at
-        track.rival_at = max(track.rival_at, at)
-        if at - track.rival_since < self.settings.settle_ms:
+        if track.rival != lead.zone_id or lead.at - track.rival_at > self.settings.window_ms:
+            track.rival, track.rival_since = lead.zone_id, at
+        track.rival_at = lead.at
+        if lead.at - track.rival_since < self.settings.settle_ms:
             return []
         return self._move(beacon_key, track, lead)
 

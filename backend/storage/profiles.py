@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -184,7 +184,7 @@ class ProfileRows:
 class ReachableAddress:
     """A push address that is a person's now; `last_seen_at` in unix milliseconds."""
 
-    kind: str
+    kind: Literal["token", "fid"]
     value: str
     platform: str | None
     last_seen_at: int

@@ -82,8 +82,9 @@ class StoredSources:
 
 
 def gateways(session: Session) -> dict[str, Gateway]:
-    """Every registered gateway, by `store/gateway`."""
-    found = (Gateway(row["store_id"], row["gateway_id"], row["zone_id"]) for row in session.rows("gateways"))
+    """Every gateway in service, by `store/gateway`: registered, and not revoked."""
+    rows = session.rows("gateways_in_service")
+    found = (Gateway(row["store_id"], row["gateway_id"], row["zone_id"]) for row in rows)
     return {gateway.name: gateway for gateway in found}
 
 

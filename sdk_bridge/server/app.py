@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 from uuid import uuid4
 
 import msgspec
@@ -98,8 +98,8 @@ class Bridge:
         self._post(app, "/v1/devices", self._own(calls.device_call, normalise.device_event))
         self._post(app, "/v1/devices/logout", self._own(calls.logout_call, normalise.logout_event))
         self._post(app, "/v1/consent", self._own(calls.consent_call, normalise.consent_event))
-        for receipt in ("received", "opened"):
-            self._post(app, f"/v1/push/{receipt}", self._own(calls.receipt_call, _receipt(receipt)))
+        self._post(app, "/v1/push/received", self._own(calls.receipt_call, _receipt("received")))
+        self._post(app, "/v1/push/opened", self._own(calls.receipt_call, _receipt("opened")))
         self._get(app, "/v1/pixel/{method}", self._pixel)
         self._get(app, "/v1/projects/{write_key}/settings", self._settings)
 
@@ -240,7 +240,7 @@ class Bridge:
         return None if usable is None else await self._sources.source_for_key(usable)
 
 
-def _receipt(receipt: str) -> Callable[[calls.ReceiptCall, Arrival], AppEvent]:
+def _receipt(receipt: Literal["received", "opened"]) -> Callable[[calls.ReceiptCall, Arrival], AppEvent]:
     return lambda call, arrival: normalise.receipt_event(call, receipt, arrival)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -89,13 +89,16 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
     properties = _object(call.properties, "properties")
     if call.category and "category" not in properties:
         properties = {**properties, "category": call.category}
-    device = _device_of(call)
-    event = _event(call, known, arrival, index, device_id=device.device_id)
-    if event.user_id is None and event.anonymous_id is None:
-        raise Rejected("neither `userId` nor `anonymousId` is given")
+    context = _context_of(call)
+    device = _device_of(context)
     push_id, receipt = _receipt_of(call, properties)
-    return msgspec.structs.replace(
-        event,
+    event = _event(
+        call,
+        known,
+        arrival,
+        context,
+        index=index,
+        device_id=device.device_id,
         name=_text(call.group_id) if known == "group" else _clean(call.event) or _clean(call.name),
         previous_id=_text(call.previous_id),
         properties=properties,
@@ -104,8 +107,9 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
         platform=device.platform,
         push_id=push_id,
         receipt=receipt,
-        consent=_preferences(event.context),
+        consent=_preferences(context),
     )
+    return _of_somebody(event)
 
 
 def device_event(call: DeviceCall, arrival: Arrival) -> AppEvent:
@@ -117,44 +121,43 @@ def device_event(call: DeviceCall, arrival: Arrival) -> AppEvent:
             raise Rejected("`beaconKey` is not the key of a beacon that a person can carry")
     if call.push_address is not None and "\0" in call.push_address.value:
         raise Rejected("`pushAddress` contains NUL")
-    event = _event(call, "device", arrival, 0, device_id=_device_id(call.device_id))
-    return msgspec.structs.replace(
-        event,
+    context = _context_of(call)
+    return _event(
+        call,
+        "device",
+        arrival,
+        context,
+        device_id=_device_id(call.device_id),
         push_address=call.push_address,
         platform=_clean(call.platform),
         beacon_key=beacon_key,
-        consent=_preferences(event.context),
+        consent=_preferences(context),
     )
 
 
 def logout_event(call: LogoutCall, arrival: Arrival) -> AppEvent:
     """The end of a session on a device. Raises Rejected."""
-    return _event(call, "logout", arrival, 0, device_id=_device_id(call.device_id))
+    return _event(call, "logout", arrival, _context_of(call), device_id=_device_id(call.device_id))
 
 
-def receipt_event(call: ReceiptCall, receipt: str, arrival: Arrival) -> AppEvent:
-    """What became of a push on its device; `receipt` is `received` or `opened`. Raises Rejected."""
-    event = _event(call, "push_receipt", arrival, 0, device_id=call.device_id)
+def receipt_event(call: ReceiptCall, receipt: Literal["received", "opened"], arrival: Arrival) -> AppEvent:
+    """What became of a push on its device. Raises Rejected."""
     push_id = _clean(call.push_id)
     if push_id is None:
         raise Rejected("`pushId` is blank")
-    return msgspec.structs.replace(
-        event, push_id=push_id, receipt="opened" if receipt == "opened" else "received"
-    )
+    told = {"device_id": _clean(call.device_id), "push_id": push_id, "receipt": receipt}
+    return _event(call, "push_receipt", arrival, _context_of(call), **told)
 
 
 def consent_event(call: ConsentCall, arrival: Arrival) -> AppEvent:
     """A statement of consent. Raises Rejected."""
-    event = _event(call, "consent", arrival, 0, device_id=call.device_id)
-    if event.user_id is None and event.anonymous_id is None:
-        raise Rejected("neither `userId` nor `anonymousId` is given")
-    return msgspec.structs.replace(event, consent=call.consent)
+    said = {"device_id": _clean(call.device_id), "consent": call.consent}
+    return _of_somebody(_event(call, "consent", arrival, _context_of(call), **said))
 
 
-def _event(call: Call, kind: Kind, arrival: Arrival, index: int, device_id: str | None) -> AppEvent:
-    """What all kinds share. Raises Rejected."""
+def _event(call: Call, kind: Kind, arrival: Arrival, context: dict[str, Any], **more: Any) -> AppEvent:
+    """The event with what all kinds share, and what is `more` about this one. Raises Rejected."""
     source, received_at = arrival.source, arrival.received_at
-    context = _object(call.context, "context")
     claimed_hash = call.user_hash or context.get("userHash")
     user_id = _text(call.user_id)
     original = unix_ms(call.original_timestamp or call.timestamp)
@@ -166,14 +169,19 @@ def _event(call: Call, kind: Kind, arrival: Arrival, index: int, device_id: str 
         occurred_at=received_at if original is None else occurred_ms(original, skew, received_at),
         received_at=received_at,
         original_at=received_at if original is None else original,
-        index=index,
         anonymous_id=_text(call.anonymous_id),
         user_id=user_id,
         proven=is_proven(source, user_id, claimed_hash),
         # The hash stays valid for ever, so it is not kept where a reader of events could take it.
-        context={name: value for name, value in context.items() if name != "userHash"},
-        device_id=_clean(device_id),
+        context=_without(context, "userHash") if "userHash" in context else context,
+        **more,
     )
+
+
+def _of_somebody(event: AppEvent) -> AppEvent:
+    if event.user_id is None and event.anonymous_id is None:
+        raise Rejected("neither `userId` nor `anonymousId` is given")
+    return event
 
 
 def _inherit(call: SegmentCall, opened: OpenBatch) -> None:
@@ -191,18 +199,20 @@ class _Device:
     address: PushAddress | None = None
 
 
-def _device_of(call: SegmentCall) -> _Device:
+_NO_DEVICE = _Device()
+
+
+def _device_of(context: dict[str, Any]) -> _Device:
     """`context.device`: its id, type and push token. A token without an id stands for its own device."""
-    context = call.context if isinstance(call.context, dict) else {}
     device = context.get("device")
     if not isinstance(device, dict):
-        return _Device()
+        return _NO_DEVICE
     token = _short(device.get("token"), MAX_ADDRESS_CHARS)
     device_id = _short(device.get("id"), MAX_ID_CHARS)
     if device_id is None and token is not None:
         device_id = f"address-{hashlib.sha256(token.encode()).hexdigest()[:32]}"
     address = PushAddress("token", token) if token is not None else None
-    return _Device(device_id, _short(device.get("type"), MAX_ID_CHARS), address)
+    return _Device(_clean(device_id), _short(device.get("type"), MAX_ID_CHARS), address)
 
 
 def _receipt_of(call: SegmentCall, properties: dict[str, Any]) -> tuple[str | None, Any]:
@@ -225,6 +235,14 @@ def _preferences(context: dict[str, Any]) -> dict[str, bool]:
     return said
 
 
+def _context_of(call: Call) -> dict[str, Any]:
+    return _object(call.context, "context")
+
+
+def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != name}
+
+
 def _object(value: dict[str, Any] | list[Any] | None, name: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
@@ -241,14 +259,16 @@ def _device_id(value: str) -> str:
 
 
 def _text(value: str | int | None) -> str | None:
-    return _clean(str(value)) if value is not None else None
+    return None if value is None else _clean(value if isinstance(value, str) else str(value))
 
 
 def _clean(value: str | None) -> str | None:
     """The identifier without surrounding blanks; None for an empty one. Raises Rejected for NUL."""
-    if value is not None and "\0" in value:
+    if value is None:
+        return None
+    if "\0" in value:
         raise Rejected("an identifier contains NUL, which databases refuse")
-    return (value or "").strip() or None
+    return value.strip() or None
 
 
 def _short(value: object, limit: int) -> str | None:

@@ -1,6 +1,7 @@
 """When an event happened, by Segment's rule: its own time, corrected by how wrong the device's clock is."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TypeAlias
 
 from sdk_bridge.server.bodies import Rejected
@@ -9,6 +10,7 @@ Timestamp: TypeAlias = str | int | float | None
 """ISO 8601 text, or unix time in seconds or milliseconds."""
 
 SKEW_STEP_MS = 5 * 60_000  # a slow network looks like skew too; below half a step it is taken for that
+LONGEST_TIMESTAMP = 64  # characters; longer ones would only fill the cache
 _SECONDS_BELOW = 1e11  # 1973 in milliseconds, 5138 in seconds
 _LATEST_MS = 253_402_300_799_999  # the last of the year 9999
 
@@ -27,6 +29,13 @@ def unix_ms(stamp: Timestamp) -> int | None:
 
 def skew_ms(sent_at: Timestamp, received_at: int) -> int:
     """How far the device's clock is behind ours, in whole steps; 0 when it does not say."""
+    if sent_at is None or (isinstance(sent_at, str) and len(sent_at) > LONGEST_TIMESTAMP):
+        return 0
+    return _skew_ms(sent_at, received_at)
+
+
+@lru_cache(maxsize=64)  # a batch asks the same for each of its events
+def _skew_ms(sent_at: Timestamp, received_at: int) -> int:
     try:
         sent = unix_ms(sent_at)
     except Rejected:
@@ -41,7 +50,7 @@ def occurred_ms(original_at: int, skew: int, received_at: int) -> int:
 
 def _from_iso(text: str) -> int:
     try:
-        moment = datetime.fromisoformat(text.strip())
+        moment = datetime.fromisoformat(text)
         at = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, OverflowError) as error:
         raise Rejected("the timestamp is not ISO 8601") from error

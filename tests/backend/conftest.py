@@ -1,4 +1,4 @@
-"""A shop for the backend's tests: a clock to set, the two files, a journal that runs, and an MQTT that obeys."""
+"""A shop for the backend's tests: a clock to set, two files, a journal that runs, an MQTT that obeys."""
 
 import asyncio
 import time
@@ -154,7 +154,9 @@ async def journal(journal_file, clock):
 class Shop:
     """One shop, `s1`, with zones `a` and `b` and a gateway in each; people, campaigns, and a fold."""
 
-    def __init__(self, journal: Journal, journal_file: SqliteFile, state: SqliteFile, clock: SetClock) -> None:
+    def __init__(
+        self, journal: Journal, journal_file: SqliteFile, state: SqliteFile, clock: SetClock
+    ) -> None:
         self.journal, self.journal_file, self.state, self.clock = journal, journal_file, state, clock
         self.heard: list = []
         self.fold = self.new_fold()
@@ -174,14 +176,21 @@ class Shop:
         await self.state.write(write)
         await self.fold.load()
 
-    async def campaign(self, campaign_id: str = "c1", *, state: str = "live", dwell_s: float = 5, **more) -> None:
+    async def campaign(
+        self, campaign_id: str = "c1", *, state: str = "live", dwell_s: float = 5, **more
+    ) -> None:
         """`guardrails` and `offer` replace what a campaign has by default."""
         guardrails = more.get("guardrails", {})
         offer = {"title": "Hello {{ profile.name }}", "body": "In {{ zone.name }}", **more.get("offer", {})}
         definition = {
             "campaign_id": campaign_id,
             "name": campaign_id,
-            "trigger": {"type": "zone_dwelt", "store_id": "s1", "zone_id": more.get("zone", "a"), "dwell_s": dwell_s},
+            "trigger": {
+                "type": "zone_dwelt",
+                "store_id": "s1",
+                "zone_id": more.get("zone", "a"),
+                "dwell_s": dwell_s,
+            },
             "offer": offer,
             "guardrails": guardrails,
             "state": state,
@@ -207,7 +216,9 @@ class Shop:
         phone = f"phone-{user}"
         await self.journal.append_events(
             [
-                self.event("identify", user_id=user, device_id=phone, traits={"name": user, **more.get("traits", {})}),
+                self.event(
+                    "identify", user_id=user, device_id=phone, traits={"name": user, **more.get("traits", {})}
+                ),
                 self.event(
                     "device",
                     user_id=user,
@@ -237,7 +248,9 @@ class Shop:
         )
         assert await self.journal.append_gateway(append) == first
 
-    async def hear(self, beacon: str, gateway: str = "g-a", *, loss: int = 60, seconds: int = 1, **more) -> None:
+    async def hear(
+        self, beacon: str, gateway: str = "g-a", *, loss: int = 60, seconds: int = 1, **more
+    ) -> None:
         """Goes forward second by second; in each the gateway hears the beacon once, and says so."""
         for _ in range(seconds):
             self.clock.forward(1000)

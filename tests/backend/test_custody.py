@@ -7,7 +7,13 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from backend.custody import Custody, Verdict
 from backend.ingest import Ingest
@@ -119,7 +125,9 @@ class GoBackN(RuleBasedStateMachine):
         self.turn()
 
     @precondition(lambda self: self.disk.waiting)
-    @rule(how_many=st.integers(1, 4), fate=st.sampled_from(["kept", "failed", "kept, but said to have failed"]))
+    @rule(
+        how_many=st.integers(1, 4), fate=st.sampled_from(["kept", "failed", "kept, but said to have failed"])
+    )
     def commit(self, how_many: int, fate: str) -> None:
         if fate == "failed":
             self.disk.fail(how_many)

@@ -12,10 +12,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.xdist_group
 
 def run_demo(tmp_path: Path, *arguments: str) -> dict:
     out = tmp_path / "out.json"
-    command = [sys.executable, "-m", "simulators.cli", "demo", "--json", str(out), "--seed", "7", *arguments]
-    finished = subprocess.run(
-        [*command, "--folder", str(tmp_path / "demo")], capture_output=True, text=True, timeout=220, check=False
-    )
+    command = [sys.executable, "-m", "simulators.cli", "demo", "--json", str(out), "--seed", "7"]
+    command += ["--folder", str(tmp_path / "demo"), *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=220, check=False)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return json.loads(out.read_text("utf-8"))
 

@@ -168,6 +168,7 @@ async def test_sigkill_of_gateway_and_broker_costs_the_unfinished_second_and_not
         in_outbox |= stored(gateway.folder / "data" / "outbox.db")
         await wait_until(lambda: not bluez.discovering("hci0"))
     gateway.start()
+    await until_scanning(bluez, wait_until)
     await wait_until(lambda: in_outbox <= {encode(batch) for batch in receiver.batches()}, 30)
     assert max(Counter(encode(batch) for batch in receiver.batches()).values()) == 1
     assert len({envelope.epoch for envelope, _ in receiver.taken}) == 1

@@ -1,0 +1,178 @@
+"""The commands `footfall-backend authority …` and `footfall-backend gateway …`."""
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+from cryptography import x509
+
+from backend import app as backend_app
+from backend.clock import unix_ms
+from backend.config import Config, read_config
+from backend.fleet.authority import RequestRefused, Subject, new_key
+from backend.fleet.keys import AuthorityUnusable, Keys, open_keys, replace_file
+from backend.storage import registry
+from backend.storage.database import StorageError, open_for_writing, transaction
+from sdk_bridge.settings import SettingsError
+
+TIMEOUT_SECONDS: Final = 15.0  # a backend that hangs must not hold the terminal
+MAX_ANSWER_BYTES: Final = 64 * 1024
+
+authority = typer.Typer(no_args_is_help=True, help="The backend's own certificate authority.")
+gateway = typer.Typer(no_args_is_help=True, help="The life of gateways; these ask the running backend.")
+
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="The settings file.", envvar="FOOTFALL_BACKEND_CONFIG")
+]
+OutOption = Annotated[Path, typer.Option("--out", help="The folder to write to; made where it is missing.")]
+StoreOption = Annotated[str, typer.Option("--store", help="The shop's id.")]
+GatewayOption = Annotated[str, typer.Option("--gateway", help="The gateway's id within the shop.")]
+TokenOption = Annotated[
+    str, typer.Option("--api-token", help="An operator's API token.", envvar="FOOTFALL_API_TOKEN")
+]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", help="The running backend; by default, where the settings say.")
+]
+DEFAULT_CONFIG = Path("/etc/footfall/backend.toml")
+
+
+@authority.command("export")
+def export(config: ConfigOption = DEFAULT_CONFIG) -> None:
+    """Prints the authority's certificate, for a broker's `cafile`; makes the authority on first use."""
+    typer.echo(_keys(_settings(config)).authority.pem, nl=False)
+
+
+@authority.command("broker-certificate")
+def broker_certificate(
+    host: Annotated[str, typer.Option(help="The name or address by which the broker is reached.")],
+    out: OutOption,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Writes server.pem, server.key and ca.pem for a broker, or for HTTPS, at this host."""
+    try:
+        subject = Subject.server(host)
+    except RequestRefused as error:
+        _fail(f"--host: {error}")
+    _write_certificate(_settings(config), subject, out, "server")
+
+
+@authority.command("client-certificate")
+def client_certificate(
+    out: OutOption,
+    name: Annotated[str, typer.Option(help="The user that the broker takes it for.")] = "footfall-backend",
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Writes client.pem, client.key and ca.pem, by which the backend itself reaches the broker."""
+    if "/" in name or not 0 < len(name) <= 64:
+        _fail("--name may be 1 to 64 characters without a slash; gateways get theirs by enrolling")
+    _write_certificate(_settings(config), Subject.service(name), out, "client")
+
+
+@gateway.command("enrol-token")
+def enrol_token(
+    store: StoreOption,
+    gateway: GatewayOption,
+    api_token: TokenOption,
+    minutes: Annotated[int, typer.Option(help="How long it may be used.")] = 60,
+    url: UrlOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Makes a one-time token for `footfall-gateway enroll` and prints it, this once."""
+    base = url or _own_url(config)
+    answer = _post(f"{base}/api/gateways/{store}/{gateway}/enrol-token", api_token, {"minutes": minutes})
+    typer.echo(answer["token"])
+
+
+@gateway.command("revoke")
+def revoke(
+    store: StoreOption,
+    gateway: GatewayOption,
+    api_token: TokenOption,
+    url: UrlOption = None,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Refuses a gateway from now on, until it is enrolled anew; brokers read the new revocation list."""
+    base = url or _own_url(config)
+    answer = _post(f"{base}/api/gateways/{store}/{gateway}/revoke", api_token, {})
+    typer.echo(f"{answer['gateway']}: {answer['certificates_revoked']} certificates revoked")
+
+
+def _write_certificate(settings: Config, subject: Subject, out: Path, stem: str) -> None:
+    keys, now = _keys(settings), unix_ms()
+    public, private = new_key()
+    issued = keys.authority.issue(public, subject, now, x509.random_serial_number())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        replace_file(out / f"{stem}.key", private.encode(), 0o600)
+        replace_file(out / f"{stem}.pem", (issued.pem + keys.authority.pem).encode(), 0o644)
+        replace_file(out / "ca.pem", keys.authority.pem.encode(), 0o644)
+    except OSError as error:
+        _fail(f"{out}: {error.strerror}")
+    detail = {"serial": issued.serial, "usage": stem, "not_after": issued.not_after}
+    _note(settings, now, subject.host or subject.name, detail)
+    typer.echo(f"{out / stem}.pem, {out / stem}.key, {out / 'ca.pem'}; crlfile {keys.revoked_file}")
+
+
+def _note(settings: Config, now: int, subject: str, detail: dict[str, Any]) -> None:
+    try:
+        connection = open_for_writing(settings.folder / backend_app.STATE_FILE, "state")
+        try:
+            transaction(
+                connection,
+                "state",
+                lambda s: registry.note(s, now, "command line", "certificate issued", subject, detail),
+            )
+        finally:
+            connection.close()
+    except StorageError as error:
+        _fail(str(error))
+
+
+def _keys(settings: Config) -> Keys:
+    try:
+        return open_keys(settings.folder / backend_app.AUTHORITY_FOLDER, unix_ms())
+    except AuthorityUnusable as error:
+        _fail(str(error))
+
+
+def _own_url(config: Path) -> str:
+    http = _settings(config).http
+    return f"{'http' if http.certificate is None else 'https'}://{http.host}:{http.port}"
+
+
+def _settings(path: Path) -> Config:
+    try:
+        return read_config(path)
+    except SettingsError as error:
+        _fail(str(error))
+
+
+def _post(url: str, api_token: str, body: dict[str, Any]) -> dict[str, Any]:
+    if not url.startswith(("http://", "https://")):
+        _fail("--url begins with http:// or https://")
+    headers = {"Authorization": f"Bearer {api_token}", "Content-Type": "application/json"}
+    try:
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - checked above
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+            answer: dict[str, Any] = json.loads(response.read(MAX_ANSWER_BYTES))
+    except urllib.error.HTTPError as error:
+        _fail(_told(error.read(MAX_ANSWER_BYTES)) or f"the backend answered {error.code}")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        _fail(f"{url}: {getattr(error, 'reason', error)}; is the backend running?")
+    return answer
+
+
+def _told(answer: bytes) -> str:
+    try:
+        return str(json.loads(answer)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(2)

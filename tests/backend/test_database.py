@@ -1,0 +1,228 @@
+"""One SQLite file: transactions, errors in our words, migrations, several processes, damage."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from backend.storage import database
+from backend.storage.database import (
+    SqliteFile,
+    StorageConflict,
+    StorageError,
+    open_for_writing,
+    transaction,
+    view,
+)
+
+
+def zones(session) -> list[str]:
+    return [row["zone_id"] for row in session.rows("zones")]
+
+
+def save_store(session, store_id: str = "s1") -> int:
+    return session.run("save_store", store_id=store_id, name="Shop", timezone="UTC")
+
+
+def save_zone(session, store_id: str = "s1", zone_id: str = "a") -> int:
+    return session.run("save_zone", store_id=store_id, zone_id=zone_id, name="A", categories="[]")
+
+
+async def test_a_transaction_is_all_or_nothing(state):
+    def half(session) -> None:
+        save_store(session)
+        raise LookupError("halfway")
+
+    with pytest.raises(LookupError):
+        await state.write(half)
+    assert await state.read(lambda s: s.rows("stores")) == []
+    await state.write(save_store)
+    await state.write(save_zone)
+    assert await state.read(zones) == ["a"]
+
+
+async def test_a_contradiction_is_a_conflict(state):
+    with pytest.raises(StorageConflict, match="FOREIGN KEY"):
+        await state.write(save_zone)
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        lambda s: s.run("no such query"),
+        lambda s: s.run("save_store", store_id="s1"),
+        lambda s: s.run("save_store", store_id=2**70, name="", timezone=""),
+        lambda s: s.run("save_store", store_id="\ud800", name="", timezone=""),
+    ],
+)
+async def test_our_own_mistakes_are_not_blamed_on_the_disk(state, mistake):
+    with pytest.raises(Exception) as caught:
+        await state.write(mistake)
+    assert not isinstance(caught.value, StorageError)
+    await state.write(save_store)
+
+
+async def test_reading_never_waits_for_the_writer_and_cannot_write(state):
+    blocked, go_on = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(session) -> None:
+        save_store(session)
+        loop.call_soon_threadsafe(blocked.set)
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(10)
+
+    writing = asyncio.create_task(state.write(slow))
+    await blocked.wait()
+    assert await state.read(lambda s: s.rows("stores")) == []
+    go_on.set()
+    await writing
+    assert len(await state.read(lambda s: s.rows("stores"))) == 1
+    with pytest.raises(StorageError, match="readonly"):
+        await state.read(save_store)
+
+
+async def test_commits_are_durable_and_freed_pages_are_wiped(state):
+    def pragmas(session) -> list[object]:
+        names = ("journal_mode", "synchronous", "foreign_keys", "secure_delete")
+        return [session._connection.execute(f"pragma {name}").fetchone()[0] for name in names]
+
+    assert await state.write(pragmas) == ["wal", 2, 1, 1]
+
+
+async def test_a_full_disk_is_told_as_such_and_does_not_last(state):
+    def limit(pages: int):
+        return lambda s: s._connection.execute(f"pragma max_page_count = {pages}").fetchone()[0]
+
+    await state.write(limit(1))  # SQLite raises it to what is in use
+    with pytest.raises(StorageError, match="full"):
+        for number in range(10_000):
+            await state.write(lambda s, number=number: save_store(s, f"s{number}" * 50))
+    await state.write(limit(1_000_000))
+    await state.write(save_store)
+
+
+async def test_a_damaged_file_is_the_disks_fault_not_the_entrys(tmp_path):
+    path = tmp_path / "state.db"
+    connection = open_for_writing(path, "state")
+    for number in range(200):
+        transaction(connection, "state", lambda s, number=number: save_store(s, f"store-{number}" * 20))
+    connection.execute("pragma wal_checkpoint(truncate)")
+    connection.close()
+    data = bytearray(path.read_bytes())
+    data[8192:] = b"\xff" * (len(data) - 8192)
+    path.write_bytes(data)
+    with pytest.raises(StorageError):
+        async with SqliteFile(path, "state") as damaged:
+            await damaged.read(lambda s: s.rows("stores"))
+
+
+@pytest.mark.parametrize("content", [b"this is not a database, and long enough to be looked at" * 100])
+async def test_what_is_no_database_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "state.db"
+    path.write_bytes(content)
+    with pytest.raises(StorageError, match=r"state\.db: file is not a database"):
+        async with SqliteFile(path, "state"):
+            pass
+
+
+async def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="file"):
+        async with SqliteFile(tmp_path / "file" / "state.db", "state"):
+            pass
+
+
+async def test_a_locked_file_is_told_after_the_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(database, "BUSY_MS", 10)
+    async with SqliteFile(tmp_path / "state.db", "state") as second:
+        locker = open_for_writing(second.path, "state")
+        locker.execute("begin immediate")
+        with pytest.raises(StorageError, match="locked"):
+            await second.write(save_store)
+        locker.execute("rollback")
+        await second.write(save_store)
+        locker.close()
+
+
+@pytest.mark.parametrize("area", ["journal", "state"])
+def test_migrations_are_applied_once(tmp_path, area):
+    for _ in range(2):
+        connection = open_for_writing(tmp_path / "file.db", area)
+        assert connection.execute("pragma user_version").fetchone()[0] >= 1
+        connection.close()
+
+
+def test_a_file_of_a_newer_program_is_left_alone(tmp_path):
+    connection = open_for_writing(tmp_path / "state.db", "state")
+    connection.execute("pragma user_version = 9000")
+    connection.close()
+    with pytest.raises(StorageError, match="schema 9000"):
+        open_for_writing(tmp_path / "state.db", "state")
+
+
+def test_a_migration_that_fails_leaves_nothing_half_done(tmp_path, monkeypatch):
+    folder = tmp_path / "sqlite"
+    (folder / "state").mkdir(parents=True)
+    (folder / "state" / "0001_good.sql").write_text(
+        "create table one (x); -- a word;\ncreate table two (x);\n"
+    )
+    (folder / "state" / "0002_bad.sql").write_text("create table three (x);\ncreate table one (x);\n")
+    monkeypatch.setattr(database, "SQL_FOLDER", folder)
+    with pytest.raises(StorageError, match="already exists"):
+        open_for_writing(tmp_path / "state.db", "state")
+    found = sqlite3.connect(tmp_path / "state.db")
+    names = {row[0] for row in found.execute("select name from sqlite_master")}
+    assert names == {"one", "two"}
+    assert found.execute("pragma user_version").fetchone()[0] == 1
+
+
+def test_processes_that_start_together_migrate_once(tmp_path):
+    code = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        from backend.storage.database import open_for_writing
+        time.sleep(max(0.0, float(sys.argv[2]) - time.time()))
+        open_for_writing(Path(sys.argv[1]), "state").close()
+    """)
+
+    for attempt in range(3):
+        start = str(time.time() + 0.5)
+        children = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(tmp_path / f"{attempt}.db"), start], stderr=subprocess.PIPE
+            )
+            for _ in range(4)
+        ]
+        for child in children:
+            _, error = child.communicate(timeout=30)
+            assert child.returncode == 0, error.decode()
+
+
+def test_another_process_may_look_on(tmp_path):
+    connection = open_for_writing(tmp_path / "state.db", "state")
+    transaction(connection, "state", save_store)
+    connection.execute("begin immediate")
+    assert len(view(tmp_path / "state.db", "state", lambda s: s.rows("stores"))) == 1
+    connection.close()
+
+
+@pytest.mark.parametrize("area", ["journal", "state"])
+def test_every_named_query_is_good_sql(tmp_path, area):
+    """Prepared against the real schema, so that a typing error is found here and not in the night."""
+    connection = open_for_writing(tmp_path / "file.db", area)
+    queries = database._queries(area)
+    assert len(queries) > 5
+    for name, sql in queries.items():
+        names = set(database.re.findall(r"(?<!:):(\w+)", sql))
+        connection.execute("begin")
+        try:
+            connection.execute(f"explain {sql}", dict.fromkeys(names, 0)).fetchall()
+        except sqlite3.Error as error:
+            pytest.fail(f"{area}/{name}: {error}")
+        finally:
+            connection.execute("rollback")
+    connection.close()

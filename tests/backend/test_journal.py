@@ -1,0 +1,386 @@
+"""The journal: group commits, SIGKILL at any time, message ids, bounds, a full disk, a poisoned group."""
+
+import asyncio
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from backend.storage import journal as journal_module
+from backend.storage.database import SqliteFile
+from backend.storage.journal import (
+    DEAD_LETTERS_KEPT,
+    EVENTS_AN_ENTRY,
+    HOUR_MS,
+    LANES_A_GATEWAY,
+    MAX_WAITING,
+    MAX_WAITING_BYTES,
+    GatewayAppend,
+    Journal,
+    LaneKey,
+)
+from sdk_bridge.server.ports import JournalBusy
+from sdk_bridge.wire.app_events import AppEvent, decode_events
+from sdk_bridge.wire.topics import partition_of
+
+NOON = 1_750_075_200_000
+EPOCH = "0123456789abcdef"
+LANE = LaneKey("s1/g1", EPOCH, "live")
+
+
+def append(first: int, upto: int | None = None, lane: LaneKey = LANE, **more) -> GatewayAppend:
+    more.setdefault("payload", f"{lane.gateway} {first}".encode())
+    return GatewayAppend(lane, first, upto or first, NOON, 7, **more)
+
+
+def event(message_id: str, at: int = NOON, **more) -> AppEvent:
+    defaults = {"source": "web", "occurred_at": at, "original_at": at, "received_at": NOON, "user_id": "u1"}
+    return AppEvent(kind="track", message_id=message_id, **{**defaults, **more})
+
+
+async def column(file: SqliteFile, sql: str) -> list:
+    return await file.read(lambda s: [row[0] for row in s._connection.execute(sql)])
+
+
+# Gateways' sequences --------------------------------------------------------------------------------------
+
+
+async def test_entries_come_out_in_the_order_they_went_in(journal):
+    for seq in range(1, 4):
+        assert await journal.append_gateway(append(seq)) == seq
+    await journal.append_events([event("m1")])
+    entries = await journal.after(0, 10)
+    assert [entry.kind for entry in entries] == ["gateway"] * 3 + ["app"]
+    assert [entry.payload for entry in entries[:3]] == [b"s1/g1 1", b"s1/g1 2", b"s1/g1 3"]
+    assert journal.head == entries[-1].position
+    assert [entry.position for entry in await journal.after(entries[1].position, 1)] == [entries[2].position]
+
+
+@pytest.mark.parametrize(("first", "answer"), [(1, 2), (2, 2), (3, 3), (4, 2), (99, 2)])
+async def test_only_the_next_in_line_is_kept_and_the_answer_is_how_far_the_lane_is(journal, first, answer):
+    await journal.append_gateway(append(1))
+    await journal.append_gateway(append(2))
+    assert await journal.append_gateway(append(first)) == answer
+    assert len(await journal.after(0, 10)) == answer
+
+
+async def test_what_was_sent_ahead_fails_with_what_it_follows(journal):
+    """The first fails to commit, and its followers are in other groups: none of them may get past it."""
+    followers = [asyncio.create_task(journal.append_gateway(append(seq))) for seq in (2, 3, 4)]
+    assert await asyncio.gather(*followers) == [0, 0, 0]
+    assert await journal.after(0, 10) == []
+
+
+async def test_a_skip_moves_the_lane_past_what_will_never_come(journal):
+    assert await journal.append_gateway(append(1, upto=500)) == 500
+    assert await journal.append_gateway(append(501)) == 501
+
+
+async def test_lanes_epochs_and_gateways_are_apart_and_survive_a_restart(journal, journal_file, clock):
+    lanes = [
+        LANE,
+        LaneKey("s1/g1", EPOCH, "backlog"),
+        LaneKey("s1/g1", "ff" * 8, "live"),
+        LaneKey("s1/g2", EPOCH, "live"),
+    ]
+    for count, lane in enumerate(lanes, start=1):
+        for seq in range(1, count + 1):
+            await journal.append_gateway(append(seq, lane=lane))
+    again = Journal(journal_file, clock)
+    assert await again.load() == dict(zip(lanes, [1, 2, 3, 4], strict=True))
+    assert again.head == journal.head == 10
+
+
+async def test_what_may_not_be_kept_consumes_its_sequence_and_is_counted(journal, journal_file):
+    await journal.append_gateway(append(1, payload=None, forgotten={"no consent": 5}))
+    await journal.append_gateway(append(2, payload=None, forgotten={"no consent": 7}))
+    await journal.append_gateway(append(3, payload=None, buried=("unreadable", b"??")))
+    assert (await journal.load())[LANE] == 3
+    assert await journal.after(0, 10) == []
+    assert await column(journal_file, "select adverts from forgotten") == [12]
+    assert await column(journal_file, "select payload from dead_letters") == [b"??"]
+
+
+async def test_a_repeated_message_is_not_counted_twice(journal, journal_file):
+    for _ in range(3):
+        await journal.append_gateway(append(1, forgotten={"no consent": 5}))
+    assert await column(journal_file, "select adverts from forgotten") == [5]
+
+
+async def test_positions_are_never_given_twice(journal, journal_file, clock):
+    await journal.append_gateway(append(1))
+    head = journal.head
+    await journal.delete_folded(head)
+    again = Journal(journal_file, clock)
+    await again.load()
+    assert again.head == head
+    await journal.append_gateway(append(2))
+    assert journal.head == head + 1
+
+
+async def test_a_gateway_that_begins_epochs_for_ever_fills_no_disk(journal, journal_file):
+    for number in range(3 * LANES_A_GATEWAY):
+        lane = LaneKey("s1/g1", f"{number:016x}", "live")
+        await journal.append_gateway(GatewayAppend(lane, 1, 1, NOON + number, 7, payload=b"x"))
+    kept = await column(journal_file, "select epoch from lanes order by epoch")
+    assert kept == [f"{number:016x}" for number in range(2 * LANES_A_GATEWAY, 3 * LANES_A_GATEWAY)]
+
+
+# App events -----------------------------------------------------------------------------------------------
+
+
+async def test_a_message_id_counts_once(journal):
+    assert await journal.append_events([event("m1"), event("m2"), event("m1")]) == 2
+    assert await journal.append_events([event("m2"), event("m3")]) == 1
+    stored = [one.message_id for entry in await journal.after(0, 10) for one in decode_events(entry.payload)]
+    assert sorted(stored) == ["m1", "m2", "m3"]
+
+
+async def test_the_same_id_of_another_source_is_another_message(journal):
+    assert await journal.append_events([event("m1"), event("m1", source="app")]) == 2
+
+
+async def test_nothing_new_leaves_no_entry(journal):
+    await journal.append_events([event("m1")])
+    head = journal.head
+    assert await journal.append_events([event("m1")]) == 0
+    assert await journal.append_events([]) == 0
+    assert journal.head == head
+
+
+async def test_people_keep_to_their_partitions(journal):
+    await journal.append_events([event("m1"), event("m2", user_id=None, anonymous_id="a1"), event("m3")])
+    found = {entry.partition: len(decode_events(entry.payload)) for entry in await journal.after(0, 10)}
+    assert found == {partition_of("u1"): 2, partition_of("a1"): 1}
+
+
+async def test_more_events_than_an_entry_can_number_become_several(journal):
+    await journal.append_events([event(f"m{number}") for number in range(EVENTS_AN_ENTRY + 1)])
+    assert [len(decode_events(entry.payload)) for entry in await journal.after(0, 10)] == [EVENTS_AN_ENTRY, 1]
+
+
+DAYS = 24 * HOUR_MS
+
+
+@pytest.mark.parametrize("their_clock", [0, -2 * HOUR_MS, -30 * DAYS, 2 * HOUR_MS, 300 * DAYS])
+@pytest.mark.parametrize(("later", "new"), [(0, 0), (6 * DAYS, 0), (7 * DAYS, 0), (9 * DAYS + HOUR_MS, 1)])
+async def test_for_seven_days_a_message_counts_once_whatever_its_own_clock_says(
+    journal, clock, their_clock, later, new
+):
+    if their_clock > 0 and later > 8 * DAYS and their_clock < DAYS:
+        later += their_clock  # an id of the near future is kept until then
+    await journal.append_events([event("m1", clock() + their_clock)])
+    clock.forward(later)
+    await journal.forget_old_messages()
+    again = event("m1", NOON + their_clock)
+    assert await journal.append_events([again]) == new
+
+
+async def test_forgetting_says_how_many(journal, clock):
+    await journal.append_events([event(f"m{number}") for number in range(5)])
+    assert await journal.forget_old_messages() == 0
+    clock.forward(9 * DAYS)
+    assert await journal.forget_old_messages() == 5
+
+
+# Dead letters, back-pressure, faults ----------------------------------------------------------------------
+
+
+async def test_dead_letters_are_bounded_and_the_newest_stay(journal, journal_file, monkeypatch):
+    monkeypatch.setattr(journal_module, "DEAD_LETTERS_KEPT", 10)
+    for number in range(25):
+        await journal.bury("o" * 999, "r" * 9999, str(number).encode())
+    assert await column(journal_file, "select payload from dead_letters") == [
+        b"%d" % n for n in range(15, 25)
+    ]
+    assert await column(journal_file, "select max(length(origin)) from dead_letters") == [200]
+    assert await column(journal_file, "select max(length(reason)) from dead_letters") == [500]
+    assert DEAD_LETTERS_KEPT <= 10_000
+
+
+async def test_many_senders_share_a_commit(journal_file, clock, running):
+    journal = Journal(journal_file, clock)
+    commits = 0
+    write = journal_file.write
+
+    async def counted(work):
+        nonlocal commits
+        commits += 1
+        return await write(work)
+
+    journal_file.write = counted
+    lanes = [LaneKey(f"s1/g{number}", EPOCH, "live") for number in range(200)]
+    waiting = [asyncio.create_task(journal.append_gateway(append(1, lane=lane))) for lane in lanes]
+    await asyncio.sleep(0)
+    async with running(journal.run()):
+        assert await asyncio.gather(*waiting) == [1] * 200
+    assert commits == 1
+
+
+async def test_a_disk_that_stalls_shows_as_back_pressure_not_as_memory(journal_file, clock, running):
+    journal = Journal(journal_file, clock)
+    waiting = [asyncio.create_task(journal.append_gateway(append(1))) for _ in range(MAX_WAITING)]
+    await asyncio.sleep(0)
+    with pytest.raises(JournalBusy):
+        await journal.append_gateway(append(1))
+    async with running(journal.run()):
+        assert await asyncio.gather(*waiting) == [1] * MAX_WAITING
+        assert await journal.append_gateway(append(2)) == 2
+
+
+async def test_large_messages_count_by_their_bytes(journal_file, clock, running):
+    journal = Journal(journal_file, clock)
+    large = append(1, payload=bytes(MAX_WAITING_BYTES // 4))
+    waiting = [asyncio.create_task(journal.append_gateway(large)) for _ in range(4)]
+    await asyncio.sleep(0)
+    for refused in (large, append(1)):
+        with pytest.raises(JournalBusy):
+            await journal.append_gateway(refused)
+    async with running(journal.run()):
+        await asyncio.gather(*waiting)
+        assert await journal.append_gateway(append(2)) == 2
+
+
+async def test_a_full_disk_refuses_everybody_and_passes(journal, journal_file, eventually):
+    def limit(pages: int):
+        return lambda s: s._connection.execute(f"pragma max_page_count = {pages}").fetchone()[0]
+
+    await journal_file.write(limit(1))  # SQLite raises it to what is in use
+    kept, refused = 0, 0
+    while refused < 3:
+        try:
+            kept = await journal.append_gateway(append(kept + 1, payload=bytes(20_000)))
+        except JournalBusy:
+            refused += 1
+    assert (await journal.load())[LANE] == kept if kept else True
+    with pytest.raises(JournalBusy):
+        await journal.append_events([event("m1", properties={"text": "x" * 20_000})])
+    await journal_file.write(limit(1_000_000))
+    assert await journal.append_gateway(append(kept + 1, payload=bytes(20_000))) == kept + 1
+    assert await journal.append_events([event("m1", properties={"text": "x" * 20_000})]) == 1
+
+
+async def test_one_poisoned_work_does_not_fail_its_group(journal_file, clock, running):
+    journal = Journal(journal_file, clock)
+    works = [
+        journal.append_events([event("good 1")]),
+        journal.append_events([event("poison", original_at=2**80)]),
+        journal.append_gateway(append(1)),
+        journal.append_events([event("poison", properties={"n": 2**70})]),
+        journal.append_events([event("good 2")]),
+    ]
+    waiting = [asyncio.create_task(work) for work in works]
+    await asyncio.sleep(0)
+    async with running(journal.run()):
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [result if isinstance(result, int) else "refused" for result in results] == [
+        1,
+        "refused",
+        1,
+        "refused",
+        1,
+    ]
+    assert not any(isinstance(result, JournalBusy) for result in results), "coming again would not help"
+
+
+async def test_a_sender_that_goes_away_does_no_harm(journal_file, clock, running):
+    journal = Journal(journal_file, clock)
+    leaving = asyncio.create_task(journal.append_gateway(append(1)))
+    staying = asyncio.create_task(journal.append_gateway(append(2)))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    async with running(journal.run()):
+        assert await staying == 2
+
+
+async def test_whoever_waits_is_woken_by_a_commit(journal):
+    journal.appended.clear()
+    await journal.append_gateway(append(1))
+    assert journal.appended.is_set()
+
+
+# SIGKILL --------------------------------------------------------------------------------------------------
+
+CHILD = textwrap.dedent("""
+    import asyncio, sys
+    from pathlib import Path
+    from backend.storage.database import SqliteFile
+    from backend.storage.journal import GatewayAppend, Journal, LaneKey
+    from sdk_bridge.wire.app_events import AppEvent
+
+    NOW = 1_750_075_200_000
+
+    async def gateway(journal, lane, upto):
+        while True:
+            upto += 1
+            append = GatewayAppend(lane, upto, upto, NOW, 1, payload=f"{lane.gateway} {upto}".encode(),
+                                   forgotten={"no consent": 1})
+            assert await journal.append_gateway(append) == upto
+            print(f"{lane.gateway} {upto}", flush=True)
+
+    async def app(journal, number):
+        while True:
+            number += 1
+            event = AppEvent("track", f"m{number}", source="web", occurred_at=NOW, received_at=NOW)
+            await journal.append_events([event])
+            print(f"app {number}", flush=True)
+
+    async def main(path, sent):
+        async with SqliteFile(Path(path), "journal") as file:
+            journal = Journal(file, lambda: NOW)
+            known = await journal.load()
+            lanes = [LaneKey(f"s1/g{n}", "0123456789abcdef", "live") for n in range(4)]
+            works = [gateway(journal, lane, known.get(lane, 0)) for lane in lanes]
+            await asyncio.gather(journal.run(), app(journal, sent), *works)
+
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+""")
+KILLS = 20
+
+
+def run_until_killed(path, sent: int, acknowledgements: int) -> dict[str, int]:
+    """What the child had said to be committed when it died."""
+    acknowledged: dict[str, int] = {}
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(path), str(sent)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        for number, line in enumerate(child.stdout):
+            if line.endswith("\n"):  # the kill may have cut the last one
+                name, upto = line.split()
+                acknowledged[name] = int(upto)
+            if number == acknowledgements:
+                os.kill(child.pid, signal.SIGKILL)
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+    assert child.returncode == -signal.SIGKILL
+    return acknowledged
+
+
+async def test_whatever_was_acknowledged_is_there_once_after_every_kill(tmp_path, clock):
+    path, seed = tmp_path / "journal.db", 20_250_616
+    chance, acknowledged = random.Random(seed), {"app": 0}
+    for _ in range(KILLS):
+        acknowledged |= run_until_killed(path, acknowledged["app"], chance.randrange(0, 120))
+    async with SqliteFile(path, "journal") as file:
+        journal = Journal(file, clock)
+        lanes = await journal.load()
+        entries = await journal.after(0, 1_000_000)
+        forgotten = await column(file, "select sum(adverts) from forgotten")
+        assert await column(file, "pragma integrity_check") == ["ok"]
+    told = [entry.payload.decode() for entry in entries if entry.kind == "gateway"]
+    for lane, upto in lanes.items():
+        assert upto >= acknowledged[lane.gateway]
+        assert [one for one in told if one.startswith(lane.gateway + " ")] == [
+            f"{lane.gateway} {seq}" for seq in range(1, upto + 1)
+        ]
+    assert forgotten == [len(told)]
+    ids = [one.message_id for entry in entries if entry.kind == "app" for one in decode_events(entry.payload)]
+    assert ids == [f"m{number}" for number in range(1, len(ids) + 1)]
+    assert len(ids) >= acknowledged["app"] > KILLS
