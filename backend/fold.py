@@ -268,7 +268,8 @@ class _Transaction:
             position = entry.position
         if not entries:
             self._expire(self._now)
-        self._read_people()
+        if self._people_changed:
+            self._result.listening = self._live.listening
         self._save_tracks()
         if entries:
             floor.move_to(self._session, position)
@@ -285,7 +286,6 @@ class _Transaction:
     # Gateways -----------------------------------------------------------------------------------------
 
     def _gateway(self, entry: Entry) -> None:
-        self._read_people()
         heard = codec.decode_up(entry.payload)
         if entry.lane == "live":
             self._live.engine.gateway_alive(entry.source, entry.received_at)
@@ -450,7 +450,11 @@ class _Transaction:
         applied = self._profiles.apply(
             self._profile_rows, event, event_id, event_hash, lambda: uuid7(self._now)
         )
-        self._people_changed |= applied.beacons_changed or applied.consent_changed
+        carried = {key for person in applied.bearers for key in profiles.beacons_of(self._session, person)}
+        if applied.beacons_changed and event.beacon_key is not None:
+            carried.add(event.beacon_key)
+        for beacon_key in sorted(carried):
+            self._ask_for_bearer(beacon_key, event.received_at)
         if event.receipt is not None and event.push_id is not None:
             pushes.record_receipt(self._session, event.push_id, event.receipt, event.occurred_at)
         self._session.run(
@@ -467,21 +471,23 @@ class _Transaction:
             body=msgspec.msgpack.encode(event),
         )
 
-    def _read_people(self) -> None:
+    def _ask_for_bearer(self, beacon_key: str, at: int) -> None:
         """Who agreed may have changed; whoever withdrew leaves the floor at once."""
-        if not self._people_changed:
+        live = self._live
+        before, bearer = live.people.get(beacon_key), None
+        if beacon_key not in live.places:
+            bearer = profiles.bearer_of(self._session, beacon_key)
+        if bearer == before:
             return
-        self._people_changed = False
-        before, live = self._live.people, self._live
-        live.people = profiles.consented_beacons(self._session)
-        for beacon_key, owner in before.items():
-            if live.people.get(beacon_key) == owner:
-                continue
-            if live.people.get(beacon_key) != profiles.resolve(self._session, "profile_id", owner):
-                self._transitions(live.engine.forget(beacon_key, self._now))
-            elif beacon_key in live.engine.tracks:
-                live.engine.changed.add(beacon_key)  # merged: the presence is stored again, under the person
-        self._result.listening = live.listening
+        self._people_changed = True
+        if bearer is None:
+            del live.people[beacon_key]
+        else:
+            live.people[beacon_key] = bearer
+        if before is not None and bearer != profiles.resolve(self._session, "profile_id", before):
+            self._transitions(live.engine.forget(beacon_key, at))
+        elif beacon_key in live.engine.tracks:
+            live.engine.changed.add(beacon_key)  # merged: the presence is stored again, under the person
 
 
 def _sightings(entry: Entry, batch: Batch, offset: int) -> Iterator[Sighting]:

@@ -30,10 +30,13 @@ from gateway.allow import AllowList
 from gateway.beacons import REMEMBERED, EddystoneEtlm, EddystoneTlm, Identity, decode_all
 from gateway.bluez import BleakRadio, BluezWatch
 from gateway.clock import Clock
-from gateway.config import Config
+from gateway.config import Config, ConfigError
 from gateway.health import HealthDesk
+from gateway.log import set_level
+from gateway.membership import Membership
 from gateway.outbox import Outbox, OutboxUnavailable, Parcel, Stock
 from gateway.presence import Presence
+from gateway.remote import Health
 from gateway.scanner import Condition, Hearing, Scanner, ScanSettings
 from gateway.uplink import Uplink
 from sdk_bridge.mqtt import Broker
@@ -78,6 +81,14 @@ class Listener:
         self._health = HealthDesk()
         self._queue: deque[Advert] = deque()
         self._expired_ms = 0
+
+    def adopt(self, config: Config) -> None:
+        """Another configuration from now on; what is in range stays so."""
+        now = self._clock.boot_ms()
+        self._allow = config.allow
+        self._verdicts.clear()
+        self._presence.adopt(config.presence)
+        self.hearing = Hearing(config.fixed_beacons, config.fixed_silence_ms, now)
 
     @property
     def dropped(self) -> int:
@@ -159,8 +170,16 @@ class Listener:
 class Gateway:
     """Everything joined; made by `open_gateway`."""
 
-    def __init__(self, config: Config, clock: Clock, outbox: Outbox, random: Random) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        outbox: Outbox,
+        random: Random,
+        membership: Membership | None = None,
+    ) -> None:
         self._clock = clock
+        self._membership = membership
         bluetooth = config.bluetooth
         hearing = Hearing(config.fixed_beacons, config.fixed_silence_ms, clock.boot_ms())
         self._listener = Listener(config.allow, Presence(config.presence), hearing, clock)
@@ -178,17 +197,29 @@ class Gateway:
         )
         self._uplink = Uplink(
             config.address,
-            _broker(config),
+            _broker(config, membership),
             outbox,
             clock,
             pulse=self._pulse,
             version=VERSION,
             random=random,
         )
+        if membership is not None:
+            self._uplink.on_configuration = membership.remote.receive
+            membership.remote.apply = self.adopt
+            membership.remote.health = self._state_of_health
+
+    def adopt(self, config: Config) -> None:
+        """Another configuration, without a restart; who we are and how to reach the broker stay."""
+        self._listener.adopt(config)
+        self._scanner.adopt(config.bluetooth.silence_ms, bool(config.fixed_beacons))
+        set_level(config.log.level)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, or until a worker dies, whose error is raised; what was heard is kept either way."""
         radio = [asyncio.create_task(self._watch.run()), asyncio.create_task(self._scanner.run())]
+        if self._membership is not None:
+            radio.append(asyncio.create_task(self._membership.run()))
         keep = asyncio.create_task(self._keep(stop))
         uplink = asyncio.create_task(self._uplink.run())
         try:
@@ -209,7 +240,7 @@ class Gateway:
         while not stop.is_set():
             await self._uplink.store(self._parcels())
             _tell_systemd("WATCHDOG=1")
-            await _sleep_unless(stop, FLUSH_SECONDS)
+            await sleep_unless(stop, FLUSH_SECONDS)
 
     def _parcels(self, *, flush: bool = False) -> list[Parcel]:
         now = self._clock.boot_ms()
@@ -221,12 +252,12 @@ class Gateway:
     def _pulse(self, stock: Stock) -> Heartbeat:
         now = self._clock.boot_ms()
         listener = self._listener
-        heard_ms = listener.hearing.last_advert_ms
+        version, state = self._membership.remote.report if self._membership else (0, "")
         return Heartbeat(
             boot_id=self._clock.boot_id,
             at_ms=now,
             scan=listener.hearing.state(now, self._scanner.scanning),
-            last_advert_age_ms=None if heard_ms is None else max(0, now - heard_ms),
+            last_advert_age_ms=self._last_advert_age_ms(now),
             adverts=listener.adverts % MAX_COUNT,
             forgotten=listener.forgotten % MAX_COUNT,
             dropped=(listener.dropped + self._uplink.counts.lost.readings) % MAX_COUNT,
@@ -234,39 +265,70 @@ class Gateway:
             outbox_bytes=min(stock.bytes, MAX_COUNT),
             clock_synchronised=self._clock.synchronised(),
             version=VERSION,
+            config_version=version,
+            config_state=state,
+        )
+
+    def _last_advert_age_ms(self, now: int) -> int | None:
+        heard_ms = self._listener.hearing.last_advert_ms
+        return None if heard_ms is None else max(0, now - heard_ms)
+
+    def _state_of_health(self) -> Health:
+        now, listener = self._clock.boot_ms(), self._listener
+        return Health(
+            scan=listener.hearing.state(now, self._scanner.scanning),
+            connected=self._uplink.connected,
+            last_advert_age_ms=self._last_advert_age_ms(now),
+            relayed=listener.adverts - listener.forgotten,
         )
 
     def _learned(self, adapter: str, condition: Condition) -> None:
         self._scanner.learned(adapter, condition)
 
 
-async def serve(config: Config, clock: Clock) -> None:
-    """Runs the gateway until SIGTERM or SIGINT.
+async def serve(config: Config, clock: Clock, path: Path) -> None:
+    """Runs the gateway until SIGTERM or SIGINT; `path` is the file that `config` was read from.
 
-    Raises AlreadyRunning, OutboxUnavailable, RadiosLost, or whatever a worker died of.
+    Raises AlreadyRunning, ConfigError, IdentityUnusable, OutboxUnavailable, RadiosLost, or whatever a worker
+    died of.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    with _only_one(config.data_dir):
+    random = Random()
+    with only_one(config.data_dir):
+        membership = Membership.of(path, config, clock, random)
+        if membership is not None:
+            config = membership.remote.start()
+            set_level(config.log.level)
         outbox = Outbox(
             config.data_dir / "outbox.db",
             max_bytes=config.outbox_bytes,
             new_epoch=lambda: secrets.token_hex(8),
             now_ms=clock.unix_ms,
         )
-        await Gateway(config, clock, outbox, Random()).run(stop)
+        await Gateway(config, clock, outbox, random, membership).run(stop)
     log.info("gateway stopped")
 
 
-def _broker(config: Config) -> Broker:
-    """The client id is new in every process: two processes with one id evict each other for ever."""
+def _broker(config: Config, membership: Membership | None) -> Broker:
+    """The identity's, or the file's. Raises ConfigError where neither names one.
+
+    The client id is new in every process: two processes with one id evict each other for ever.
+    """
     address, mqtt = config.address, config.mqtt
+    client_id = f"{address.store}-{address.gateway}-{secrets.token_hex(4)}"
+    if membership is not None:
+        return membership.broker(client_id)
+    if mqtt.host is None:
+        raise ConfigError(
+            "`mqtt.host` is missing, and the gateway is not enrolled; see `footfall-gateway enroll`"
+        )
     return Broker(
         host=mqtt.host,
         port=mqtt.port,
-        client_id=f"{address.store}-{address.gateway}-{secrets.token_hex(4)}",
+        client_id=client_id,
         username=mqtt.username,
         password=mqtt.password,
         tls=mqtt.tls,
@@ -274,7 +336,7 @@ def _broker(config: Config) -> Broker:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
+def only_one(folder: Path) -> Iterator[None]:
     """Holds the data folder; the kernel lets go of it however the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -296,7 +358,7 @@ async def _cancel(*tasks: asyncio.Task[None]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _sleep_unless(stop: asyncio.Event, seconds: float) -> None:
+async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
             await stop.wait()

@@ -200,6 +200,8 @@ def decode_all(manufacturer_data: Mapping[int, bytes], service_data: Mapping[str
         beacon = _ibeacon(manufacturer_data.get(APPLE))
         if beacon is not None:
             frames.append(beacon)
+            if len(manufacturer_data) == 1 and not service_data:  # nearly every advert of a shop
+                return frames
         for payload in manufacturer_data.values():
             beacon = _altbeacon(payload)
             if beacon is not None:

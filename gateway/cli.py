@@ -12,6 +12,7 @@ from gateway import VERSION
 from gateway.clock import SystemClock
 from gateway.config import KEYS, Config, ConfigError, load
 from gateway.log import configure
+from sdk_bridge.wire.codec import WireError
 
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 2
@@ -26,7 +27,38 @@ def run(config: ConfigFile) -> None:
     """Hear beacons and hand on what was heard, until SIGTERM."""
     settings = _load(config)
     configure(settings.log.level, settings.log.format, version=VERSION, gateway=settings.address.gateway)
-    raise typer.Exit(_run(settings))
+    raise typer.Exit(_run(settings, config))
+
+
+@app.command()
+def enroll(
+    backend: Annotated[str, typer.Option(help="The backend's address, https://…")],
+    token: Annotated[
+        str,
+        typer.Option(
+            help="The one-time token; - reads it from standard input.", envvar="FOOTFALL_ENROL_TOKEN"
+        ),
+    ],
+    config: ConfigFile,
+    insecure: Annotated[bool, typer.Option(help="Allow http:// beyond this machine.")] = False,
+) -> None:
+    """Make a key, get this gateway's certificate for it, and keep both in `identity` of the data folder."""
+    from gateway.certificate import KnownTime  # noqa: PLC0415 - the other commands need no cryptography
+    from gateway.enrol import Backend, EnrolmentFailed, enrol  # noqa: PLC0415
+    from gateway.identity import IdentityUnusable  # noqa: PLC0415
+    from sdk_bridge.wire.enrolment import EnrolmentToken  # noqa: PLC0415
+
+    settings = _load(config)
+    try:
+        from_input = token == "-"  # noqa: S105 - a dash, not a secret
+        given = EnrolmentToken.parse(sys.stdin.read(1024) if from_input else token)
+        time = KnownTime(settings.data_dir, SystemClock.of_this_machine())
+        where = Backend.at(backend, given.authority, time, insecure=insecure)
+        identity = enrol(settings.data_dir, settings.address, given, where)
+    except (WireError, EnrolmentFailed, IdentityUnusable, OSError) as error:
+        _end(f"not enrolled: {error}", EXIT_FAILED)
+    facts = identity.facts
+    print(f"enrolled as {facts.store}/{facts.gateway}; broker {facts.broker_host}:{facts.broker_port}")
 
 
 @app.command()
@@ -35,7 +67,10 @@ def check(config: ConfigFile) -> None:
     settings = _load(config)
     tls = "TLS" if settings.mqtt.tls else "no TLS"
     print(f"{config}: gateway {settings.address.gateway} of store {settings.address.store}")
-    print(f"broker {settings.mqtt.host}:{settings.mqtt.port} ({tls})")
+    if settings.mqtt.host is None:
+        print("broker: as the enrolment says")
+    else:
+        print(f"broker {settings.mqtt.host}:{settings.mqtt.port} ({tls}), unless enrolled")
     print(f"adapters {', '.join(settings.bluetooth.adapters)}; outbox in {settings.data_dir}")
 
 
@@ -65,14 +100,18 @@ def _load(path: Path) -> Config:
         _end(str(error), EXIT_CONFIG)
 
 
-def _run(settings: Config) -> int:
+def _run(settings: Config, path: Path) -> int:
     from gateway.app import AlreadyRunning, serve  # noqa: PLC0415 - bleak takes half a second on a Pi
+    from gateway.identity import IdentityUnusable  # noqa: PLC0415
     from gateway.outbox import OutboxUnavailable  # noqa: PLC0415
     from gateway.scanner import RadiosLost  # noqa: PLC0415
 
     log = structlog.get_logger()
     try:
-        asyncio.run(serve(settings, SystemClock.of_this_machine()))
+        asyncio.run(serve(settings, SystemClock.of_this_machine(), path))
+    except (ConfigError, IdentityUnusable) as error:
+        log.error("cannot run", cause=str(error))  # noqa: TRY400 - the cause is the message
+        return EXIT_CONFIG
     except (AlreadyRunning, OutboxUnavailable) as error:
         log.error("cannot run", cause=str(error))  # noqa: TRY400 - the cause is the message
         return EXIT_FAILED

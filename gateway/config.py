@@ -28,9 +28,9 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Mqtt:
-    """How to reach the broker."""
+    """How to reach the broker, for a gateway that is not enrolled; `host` None where the file names none."""
 
-    host: str
+    host: str | None
     port: int
     username: str | None
     password: str | None
@@ -116,7 +116,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("store", "the shop this gateway hangs in", "1 to 64 of A–Z a–z 0–9 _ -", _id, required=True),
     Key("gateway", "its own name within the shop", "1 to 64 of A–Z a–z 0–9 _ -", _id, required=True),
     Key("data_dir", "folder of the outbox; must survive a reboot", "a path", _text, required=True),
-    Key("mqtt.host", "the broker", "a host name or address", _text, required=True),
+    Key("mqtt.host", "the broker; an enrolled gateway knows it already", "a host name or address", _text),
     Key("mqtt.port", "its port; 8883 is usual with TLS", "1 to 65535", _whole(1, 65535), 1883),
     Key("mqtt.username", "user name at the broker", "text", _text),
     Key("mqtt.password", "its password; better kept in `mqtt.password_file`", "text", _text),

@@ -58,6 +58,11 @@ def configure(level: str, form: str, *, version: str, gateway: str) -> None:
     structlog.get_logger().info("gateway starts", version=version, gateway=gateway)
 
 
+def set_level(level: str) -> None:
+    """Another level from now on, for loggers that are not bound yet."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]))
+
+
 def _renderers(as_json: bool) -> list[Processor]:
     if as_json:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -2,7 +2,8 @@
 
 A record waits until it is numbered: into the live lane while it is fresh, into the backlog lane once it is
 thirty seconds old. A number is durable before it is sent, and what it stands for never changes; it only ever
-gives way to a skip. Everything happens in one transaction a turn, on one thread. `synchronous=FULL`.
+gives way to a skip. Everything happens in one transaction a turn, on one thread. `synchronous=FULL`. What
+waits for the backlog is joined into larger batches now and then, or days of outage would not fit the card.
 """
 
 import os
@@ -13,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias, TypeVar, get_args
 
+from gateway.aggregate import MAX_BYTES
+from gateway.coalesce import Joined, Row, plan
 from sdk_bridge.wire.codec import encode
 from sdk_bridge.wire.messages import Lane, Skip, SkipCounts
 
@@ -20,6 +23,10 @@ FRESH_MS: Final = 30_000  # older than this it would move live zones by what is 
 RECORD_OVERHEAD: Final = 128  # bytes of keys, indexes and page slack that a record costs beside its payload
 BACKLOG_CHUNK_BYTES: Final = 256 * 1024  # more in flight would hold up a live record for 5 s on 0.5 Mbit/s
 FRESH_ROWS: Final = 256  # thirty seconds hold some 60 records; bounds the look back from the newest
+COALESCE_ROWS: Final = 256  # looked at in one go, and so many bytes: some 10 ms, and a tenth of a Pi's second
+COALESCE_BYTES: Final = 512 * 1024
+COALESCED_BYTES: Final = MAX_BYTES  # as large as any batch may be
+NEARLY_FULL: Final = COALESCED_BYTES - 512  # what is fuller gains nothing by company
 THIN_TO: Final = 0.95  # of the limit: dropping one record for each new one would cost a search each time
 BUSY_SECONDS: Final = 5.0  # somebody inspecting the file with sqlite3 may hold it for a moment
 KEPT_CORRUPT_FILES: Final = 2  # for whoever wants to look into it; more would fill the card
@@ -168,6 +175,7 @@ class Outbox:
         self._new_epoch = new_epoch
         self._now_ms = now_ms
         self.moved_aside: list[Path] = []
+        self._joined_through = 0  # records up to this one are as large as they get
         self._database = self._open_or_replace()
         self.stock = self._read_stock()
         self.anchors = dict(self._database.execute("SELECT boot_id, unix_ms FROM anchor").fetchall())
@@ -224,6 +232,7 @@ class Outbox:
                 self._delete_heartbeats(work)
                 self._database.execute("INSERT INTO waiting SELECT id FROM numbered")
                 work.waiting += self._database.execute("DELETE FROM numbered").rowcount
+                self._joined_through = 0
                 work.epoch = self._new_epoch()
                 work.acked = dict.fromkeys(LANES, 0)
                 work.last = dict.fromkeys(LANES, 0)
@@ -232,6 +241,24 @@ class Outbox:
 
         self._guarded(work)
         return self.stock
+
+    def coalesce(self, boot_id: str, now_ms: int) -> bool:
+        """Joins what waits for the backlog into fewer, larger batches of the same content, in one commit.
+
+        What is fresh or numbered stays as it is. Whether there is more to be done at once.
+        """
+
+        def work() -> bool:
+            rows, more = self._joinable(boot_id, now_ms - FRESH_MS)
+            planned = plan(rows, self._joined_through, COALESCED_BYTES)
+            if planned.joins:
+                with self._transaction() as work:
+                    for joined in planned.joins:
+                        self._join(work, joined)
+            self._joined_through = planned.through
+            return more
+
+        return self._guarded(work)
 
     def learn_anchor(self, boot_id: str, unix_ms: int) -> None:
         """Remembers the unix time at which this boot's clock read zero; forgets boots that left nothing."""
@@ -322,6 +349,43 @@ class Outbox:
         )
         return [_Waiting(*row) for row in rows]
 
+    # Joining what waits.
+
+    def _joinable(self, boot_id: str, stale_ms: int) -> tuple[list[Row], bool]:
+        """The next stale records in line, as many as one go takes, and whether that was not all of them."""
+        found = self._database.execute(
+            "SELECT id, boot_id, at_ms, batches, readings, reason IS NOT NULL OR length(payload) > ?1,"
+            " CASE WHEN reason IS NOT NULL OR length(payload) > ?1 THEN x'' ELSE payload END"
+            " FROM waiting JOIN record USING (id) WHERE id > ?2 ORDER BY id LIMIT ?3",
+            (NEARLY_FULL, self._joined_through, COALESCE_ROWS),
+        )
+        rows: list[Row] = []
+        room = COALESCE_BYTES
+        for row in map(Row._make, found):
+            if row.boot_id == boot_id and row.at_ms > stale_ms:
+                return rows, False
+            rows.append(row)
+            room -= len(row.payload)
+            if room <= 0:
+                break
+        return rows, room <= 0 or len(rows) == COALESCE_ROWS
+
+    def _join(self, work: _Work, joined: Joined) -> None:
+        """The first record takes over what the others say."""
+        first, *others = joined.ids
+        for record_id in others:
+            self._database.execute("DELETE FROM waiting WHERE id = ?", (record_id,))
+            delete = "DELETE FROM record WHERE id = ? RETURNING length(payload)"
+            [(payload_bytes,)] = self._database.execute(delete, (record_id,)).fetchall()
+            work.removed(payload_bytes)
+            work.waiting -= 1
+        [(before,)] = self._database.execute("SELECT length(payload) FROM record WHERE id = ?", (first,))
+        self._database.execute(
+            "UPDATE record SET (at_ms, batches, readings, payload) = (?, ?, ?, ?) WHERE id = ?",
+            (joined.at_ms, joined.batches, joined.readings, joined.payload, first),
+        )
+        work.bytes += len(joined.payload) - before
+
     # Giving up what there is no place for.
 
     def _thin(self, work: _Work) -> None:
@@ -409,6 +473,8 @@ class Outbox:
                 self._database.execute("ROLLBACK")
             raise
         self.stock = work.stock()
+        if not work.waiting:  # the next record's id may be 1 again
+            self._joined_through = 0
 
     def _guarded(self, call: Callable[[], T]) -> T:
         """Runs the call; over a corrupt file begins anew and runs it again. Raises OutboxUnavailable."""
@@ -422,6 +488,7 @@ class Outbox:
             self._move_aside()
             self._database = self._open()
             self.stock = self._read_stock()
+            self._joined_through = 0
             return call()
         except (sqlite3.OperationalError, OSError) as error:
             raise OutboxUnavailable(f"{self._path}: {error}") from error

@@ -105,12 +105,16 @@ class Presence:
     """
 
     def __init__(self, settings: PresenceSettings | None = None) -> None:
-        self.settings = settings or PresenceSettings()
-        self._near_dbm = float(self.settings.near_dbm)
-        self._far_dbm = float(self.settings.far_dbm)
+        self.adopt(settings or PresenceSettings())
         self._records: dict[str, _Record] = {}
         self._crowded = False
         self.dropped = 0
+
+    def adopt(self, settings: PresenceSettings) -> None:
+        """Other settings from now on; who is in range stays so until heard, or not heard, otherwise."""
+        self.settings = settings
+        self._near_dbm = float(settings.near_dbm)
+        self._far_dbm = float(settings.far_dbm)
 
     def __len__(self) -> int:
         return len(self._records)

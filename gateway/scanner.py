@@ -7,7 +7,7 @@ deaf. The rules here are pure; `Radio` is the rim, which gateway/bluez.py satisf
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -90,7 +90,7 @@ class Ladder:
         self.scanning = False
         self.condition = Condition.UNKNOWN
         self.rung = 0
-        self._silence_ms = silence_ms
+        self.silence_ms = silence_ms
         self._since = now  # the trouble of this rung
         self._retry_at = now
         self._power_at = now
@@ -126,7 +126,7 @@ class Ladder:
 
     def next(self, now: int, *, may_give_up: bool) -> Step:
         """What to do now. Without `may_give_up` the ladder begins again where it would end."""
-        patience = self._silence_ms if self.scanning else FAILING_MS
+        patience = self.silence_ms if self.scanning else FAILING_MS
         if now - self._since >= patience and (self.scanning or self.condition is Condition.READY):
             return Step(self._climb(now, may_give_up), now)
         if self.scanning:
@@ -250,6 +250,12 @@ class Scanner:
         if supervisor is not None:
             supervisor.learned(condition)
 
+    def adopt(self, silence_ms: int, expects: bool) -> None:
+        """Another patience from now on; the scans go on."""
+        self._settings = replace(self._settings, silence_ms=silence_ms, expects=expects)
+        for supervisor in self._supervisors.values():
+            supervisor.adopt(self._settings)
+
     def others_hear(self, adapter: str) -> bool:
         """Whether another adapter has heard something lately; then nothing may be torn down for this one."""
         others = (s for name, s in self._supervisors.items() if name != adapter)
@@ -295,6 +301,11 @@ class Supervisor:
         if condition is not self.ladder.condition:
             self._log.info("adapter", condition=condition.name.lower())
         self.ladder.learned(condition, self._boot_ms())
+        self._changed.set()
+
+    def adopt(self, settings: ScanSettings) -> None:
+        self._settings = settings
+        self.ladder.silence_ms = settings.silence_ms
         self._changed.set()
 
     async def run(self) -> None:

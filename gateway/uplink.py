@@ -47,6 +47,9 @@ PACKET_OVERHEAD: Final = 64  # fixed header, identifiers and lengths of a PUBLIS
 IDLE_SECONDS: Final = 1.0  # looks again even if nothing tells it to: rows grow stale, paho's queue empties
 ANCHOR_DRIFT_MS: Final = 1_000  # a better anchor than the one known is written down from this on
 
+COALESCE_MS: Final = 60_000  # joining what waits more often would leave more of it for next time
+COALESCE_FROM: Final = 64  # records that wait; half a minute of a shop is no outage
+
 T = TypeVar("T")
 log = structlog.get_logger()
 
@@ -120,10 +123,13 @@ class Uplink:
         self._unstored = _Unstored()
         self._beat_at = 0
         self._ack_at: int | None = None
+        self._coalesce_at = 0
         self._best_anchor = 0
         self._spent: int | None = None
         self._told_aside = 0
         self.counts = Counts()
+        self.on_configuration: Callable[[bytes], None] | None = None
+        """Takes the messages of `down/config`; to be set before `run`, by a gateway that is enrolled."""
         self._take_up(outbox.stock)
 
     @property
@@ -147,10 +153,11 @@ class Uplink:
         now = self._clock.boot_ms()
         beat = now >= self._beat_at and self._room("live", now) > 0
         acks_wait = self._ack_at is not None and now - self._ack_at >= ACK_DELAY_MS
-        if not (self._unstored.parcels or self._unstored.lost.batches or beat or acks_wait):
-            return
         try:
-            await self._turn(beat=beat)
+            if self._unstored.parcels or self._unstored.lost.batches or beat or acks_wait:
+                await self._turn(beat=beat)
+            if now >= self._coalesce_at and self._outbox.stock.waiting >= COALESCE_FROM:
+                await self._coalesce(now)
         except OutboxUnavailable as error:
             log.warning("outbox unavailable", cause=str(error), waiting=len(self._unstored.parcels))
 
@@ -183,6 +190,12 @@ class Uplink:
             self._beat_at = now + HEARTBEAT_MS if beat else self._beat_at
         if stock.lanes != before.lanes:
             self._wake.set()
+
+    async def _coalesce(self, now: int) -> None:
+        """A commit a minute, after what is fresh was stored; at once again only where much has piled up."""
+        self._coalesce_at = now + COALESCE_MS
+        if await self._do(lambda: self._outbox.coalesce(self._clock.boot_id, now)):
+            self._coalesce_at = now
 
     def _windows_are_stored(self, stock: Stock) -> bool:
         return all(stock.lanes[lane].acked >= window.acked for lane, window in self._windows.items())
@@ -255,7 +268,7 @@ class Uplink:
     async def _once(self) -> None:
         will = Will(self._address.topic("status"), self._status(online=False))
         async with connect(self._broker, self._on_message, will=will, receive_maximum=32) as connection:
-            await connection.subscribe([self._address.topic("down/ack")])
+            await connection.subscribe(self._heard_topics())
             self.counts.connections += 1
             log.info("connected", epoch=self._epoch, limit=connection.maximum_packet_bytes)
             try:
@@ -269,6 +282,10 @@ class Uplink:
                 for window in self._windows.values():
                     window.disconnected()
                 connection.publish(self._address.topic("status"), self._status(online=False), retain=True)
+
+    def _heard_topics(self) -> list[str]:
+        topics = [self._address.topic("down/ack")]
+        return topics if self.on_configuration is None else [*topics, self._address.topic("down/config")]
 
     async def _until_closed(self, connection: Connection) -> str:
         closed = asyncio.create_task(connection.closed())
@@ -364,6 +381,9 @@ class Uplink:
 
     def _on_message(self, connection: Connection, message: Message) -> None:
         connection.acknowledge(message)
+        if self.on_configuration is not None and message.topic == self._address.topic("down/config"):
+            self.on_configuration(message.payload)
+            return
         if message.topic != self._address.topic("down/ack"):
             self.counts.foreign_messages += 1
             return

@@ -112,8 +112,9 @@ class Applied:
 
     `profile_id` is the profile of the event's own identifier, to be stored with the event: it never changes,
     so a merge moves no event and its undo finds all as before. `person_id` is who that is for now.
-    `beacons_changed`: a beacon has another owner. `consent_changed`: someone with a beacon may agree no
-    longer, or anew. `merged` are profiles that became part of a person or ceased to be.
+    `beacons_changed`: the event's beacon has another owner. `consent_changed`: someone with a beacon may
+    agree no longer, or anew; `bearers` are these people. `merged` are profiles that became part of a person
+    or ceased to be.
     """
 
     profile_id: str | None
@@ -122,3 +123,4 @@ class Applied:
     consent_changed: bool
     receipt: Receipt | None
     merged: tuple[str, ...] = ()
+    bearers: frozenset[str] = frozenset()

@@ -306,8 +306,10 @@ class _Application:
 
     def _consent_moves(self, profile_id: str) -> None:
         """Only who carries a beacon matters: a browser's banner must not make the floor read all anew."""
-        if self.store.carries_beacon(person_of(self.store, profile_id)):
-            self.applied = replace(self.applied, consent_changed=True)
+        person = person_of(self.store, profile_id)
+        if self.store.carries_beacon(person):
+            bearers = self.applied.bearers | {person}
+            self.applied = replace(self.applied, consent_changed=True, bearers=bearers)
 
     def _refuse_for_claimed_user(self) -> None:
         """A refusal counts for the user it names also without proof: a stranger can only cause silence."""

@@ -211,6 +211,18 @@ def consented_beacons(session: Session) -> dict[str, str]:
     }
 
 
+def bearer_of(session: Session, beacon_key: str) -> str | None:
+    """The person who carries a beacon, if they agreed to proximity."""
+    person = resolve(session, "beacon", beacon_key)
+    return person if person is not None and consent_of(session, person, PROXIMITY) else None
+
+
+def beacons_of(session: Session, profile_id: str) -> list[str]:
+    """The beacons that the person behind a profile carries, agreed or not."""
+    rows = session.rows("identifiers_of_person", profile_id=_person(session, profile_id))
+    return [row["id"] for row in rows if row["id_type"] == "beacon"]
+
+
 def consent_of(session: Session, profile_id: str, purpose: str) -> bool:
     """Whether the person behind a profile agrees to a purpose; False if nothing was ever said."""
     return _consents(session, _person(session, profile_id)).get(purpose, False)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import pytest
+import structlog
 
 from backend.campaigns.model import parse_campaign
 from backend.fold import Fold
@@ -96,6 +97,18 @@ async def _eventually(condition: Callable[[], object], seconds: float = 10.0) ->
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"
         await asyncio.sleep(0.005)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_logs():
+    """A traceback drawn with frames and colours takes half a second."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(),
+        ]
+    )
 
 
 @pytest.fixture

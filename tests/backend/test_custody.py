@@ -1,4 +1,4 @@
-"""Go-back-N between a sender and the real ingest, over a channel that loses and repeats, onto a disk that fails."""
+"""Go-back-N between a sender and the real ingest, over a channel that loses, onto a disk that fails."""
 
 import asyncio
 from unittest import mock

@@ -21,10 +21,9 @@ from simulators.broker import find_mosquitto, start_broker
 ADDRESS = GatewayAddress("demo-shop", "door")
 
 
-def batch(number, boot_id, size=0):
-    return encode(
-        Batch(boot_id, number, ["eddystone-eid:" + "0" * (16 + size)], Readings([0], [0], [1], [60], [60]))
-    )
+def batch(number, boot_id, keys=1):
+    names = [f"eddystone-eid:{index:016x}" for index in range(keys)]
+    return encode(Batch(boot_id, number, names, Readings([0], [0], [1], [60], [60])))
 
 
 def numbers(batches):
@@ -71,9 +70,9 @@ class Sender:
             await self.uplink.store([])
             await asyncio.sleep(0.1)
 
-    async def store(self, count=1, size=0):
+    async def store(self, count=1):
         for _ in range(count):
-            payload = batch(self.number, self.clock.boot_id, size)
+            payload = batch(self.number, self.clock.boot_id)
             self.number += 1
             await self.uplink.store([Parcel(payload, self.clock.boot_id, self.clock.boot_ms(), 1)])
 

@@ -302,16 +302,13 @@ async def test_every_true_is_one_callback_with_its_own_strength_under_load(bluez
     ]
     expected = []
     async with ears.scanner():
-        started = time.perf_counter()
         for number in range(10_000):
             address = f"C0:00:00:00:{number % 1500 // 250:02X}:{number % 250:02X}"
             rssi = dice.choice((-60, -60, -61, -75))
             assert await bluez.advertise("hci0", address, rssi=rssi, **dice.choice(frames))
             expected.append((address, rssi))
         await bluez.drain()
-        rate = 10_000 / (time.perf_counter() - started)
     assert [(address, data.rssi) for address, data in ears.heard] == expected
-    assert rate > 5_000, f"only {rate:.0f} adverts a second"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,192 @@
+"""Days without a backend: small batches become few large ones, nothing is lost, and what is live comes first."""
+
+import itertools
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.coalesce import MAX_ROWS, Row, plan
+from gateway.outbox import FRESH_MS, Outbox, Parcel, Span, Turn
+from sdk_bridge.wire.codec import decode_up, encode
+from sdk_bridge.wire.messages import Batch, BeaconHealth, RangeChange, Readings, Skip
+from simulators.endurance.outage import Outage, run_outage
+
+BOOT = "0f0e0d0c-0000-4000-8000-000000000001"
+EARLIER = "0f0e0d0c-0000-4000-8000-000000000000"
+MAX_BYTES = 2048
+KEYS = [f"eddystone-eid:{number:016x}" for number in range(8)]
+
+
+@st.composite
+def batches(draw):
+    """A gateway's batches in order: a second each, mostly, with range changes and telemetry between."""
+    base, made = draw(st.integers(0, 10**9)) * 1000, []
+    for _ in range(draw(st.integers(0, 40))):
+        base += draw(st.sampled_from([1000, 1000, 1000, 2000, 60_000, 10**6, 1500]))
+        keys = draw(st.lists(st.sampled_from(KEYS), unique=True, min_size=1))
+        rows = draw(st.integers(0, len(keys)))
+        readings = Readings(list(range(rows)), [0] * rows, [3] * rows, [60] * rows, [55] * rows)
+        ranges = [RangeChange(0, 250, draw(st.booleans()))] if draw(st.booleans()) else []
+        health = [BeaconHealth(len(keys) - 1, 900, 3000, 21.5)] if draw(st.booleans()) else []
+        boot = draw(st.sampled_from([BOOT, BOOT, BOOT, EARLIER]))
+        made.append(Batch(boot, base, keys, readings, ranges, health))
+    return made
+
+
+def said(batch):
+    """Everything that a batch says, in words that do not depend on how it is cut."""
+    rows, boot, base = batch.readings, batch.boot_id, batch.base_ms
+    columns = zip(rows.beacon, rows.second, rows.count, rows.loss, rows.best, strict=True)
+    facts = [(boot, batch.keys[b], base + s * 1000, count, loss, best) for b, s, count, loss, best in columns]
+    facts += [(boot, batch.keys[c.beacon], base + c.after_ms, c.near) for c in batch.ranges]
+    return facts + [
+        (boot, batch.keys[h.beacon], base + h.after_ms, h.battery_mv, h.temperature_c) for h in batch.health
+    ]
+
+
+def rows_of(made, sealed=()):
+    return [
+        Row(n, b.boot_id, b.base_ms, 1, len(b.readings.beacon), n in sealed, encode(b))
+        for n, b in enumerate(made, start=1)
+    ]
+
+
+@given(batches(), st.sets(st.integers(1, 40), max_size=4))
+def test_joined_batches_say_the_same_in_the_same_order(made, sealed):
+    rows = rows_of(made, sealed)
+    planned = plan(rows, 0, MAX_BYTES)
+    taken = [record_id for joined in planned.joins for record_id in joined.ids]
+    assert len(taken) == len(set(taken)) and not sealed & set(taken)
+    for joined in planned.joins:
+        parts = [made[record_id - 1] for record_id in joined.ids]
+        whole = decode_up(joined.payload)
+        assert Counter(said(whole)) == Counter(fact for part in parts for fact in said(part))
+        assert [r[2] for r in said(whole)[: joined.readings]] == sorted(
+            r[2] for r in said(whole)[: joined.readings]
+        )
+        assert len(joined.payload) <= MAX_BYTES and len({part.boot_id for part in parts}) == 1
+        assert joined.ids == tuple(range(joined.ids[0], joined.ids[-1] + 1)), "neighbours only"
+        assert joined.readings == sum(len(part.readings.beacon) for part in parts)
+        assert joined.batches == len(parts) <= MAX_ROWS and joined.at_ms == parts[-1].base_ms
+    assert max(taken, default=0) <= planned.through <= len(rows)
+
+
+@given(batches())
+def test_what_is_joined_once_is_not_looked_at_again(made):
+    rows = rows_of(made)
+    planned = plan(rows, 0, MAX_BYTES)
+    left = [row for row in rows if row.id > planned.through]
+    assert plan(left, planned.through, MAX_BYTES) == ([], planned.through)
+
+
+@pytest.fixture
+def open_outbox(tmp_path):
+    opened = []
+
+    def make(max_bytes=10**8):
+        epochs = (f"{number:016x}" for number in itertools.count(len(opened) + 1))
+        path = tmp_path / "outbox.db"
+        opened.append(Outbox(path, max_bytes=max_bytes, new_epoch=lambda: next(epochs), now_ms=lambda: 0))
+        return opened[-1]
+
+    yield make
+    for outbox in opened:
+        outbox.close()
+
+
+def second(number, boot=BOOT, beacons=20):
+    keys = [f"eddystone-eid:{beacon:016x}" for beacon in range(beacons)]
+    columns = [list(range(beacons)), [0] * beacons, [3] * beacons, [60] * beacons, [55] * beacons]
+    return Parcel(encode(Batch(boot, number * 1000, keys, Readings(*columns))), boot, number * 1000, beacons)
+
+
+def turn(outbox, now_s, **more):
+    return outbox.turn(Turn(outbox.stock.epoch, BOOT, now_s * 1000, **more))
+
+
+def drained(outbox, now_s):
+    """Everything in the backlog lane, numbered and acknowledged until nothing is left."""
+    messages = []
+    while outbox.stock.records:
+        span = turn(outbox, now_s, room={"backlog": 64}).lanes["backlog"]
+        messages += [decode_up(record.payload) for record in outbox.load("backlog", span.acked + 1, 64)]
+        turn(outbox, now_s, acked={"backlog": span.last})
+    return messages
+
+
+def seconds_in(messages):
+    return [
+        (batch.base_ms // 1000 + batch.readings.second[row])
+        for batch in messages
+        for row in range(0, len(batch.readings.beacon), 20)
+    ]
+
+
+def test_only_what_is_stale_and_unnumbered_is_joined_and_the_order_stays(open_outbox):
+    outbox = open_outbox()
+    for number in range(300):
+        turn(outbox, number, parcels=[second(number)], room={"live": 1} if number < 3 else {})
+    before = outbox.stock
+    assert outbox.coalesce(BOOT, 300_000) is True, "256 were looked at, so there is more"
+    assert outbox.coalesce(BOOT, 300_000) is False
+    after = outbox.stock
+    assert after.lanes == before.lanes == {"live": Span(0, 3), "backlog": Span(0, 0)}
+    assert after.bytes < before.bytes / 2 and after.records - after.waiting == 3
+    fresh = FRESH_MS // 1000 - 1
+    live = turn(outbox, 300, room={"live": 64}).lanes["live"]
+    assert live.last == 3 + fresh, "what is fresh still goes one by one"
+    turn(outbox, 300, acked={"live": live.last})
+    assert seconds_in(drained(outbox, 301)) == list(range(3, 300 - fresh))
+
+
+def test_joined_records_survive_reopening_and_their_books_balance(open_outbox):
+    outbox = open_outbox()
+    for number in range(200):
+        turn(outbox, number, parcels=[second(number, EARLIER if number < 90 else BOOT)])
+    outbox.coalesce(BOOT, 10**6)
+    before = outbox.stock
+    outbox.close()
+    again = open_outbox()
+    assert again.stock == before
+    assert again.coalesce(BOOT, 10**6) is False and again.stock == before, "there was no more to gain"
+    assert seconds_in(drained(again, 10**6)) == list(range(200))
+    assert (again.stock.records, again.stock.bytes, again.stock.waiting) == (0, 0, 0)
+
+
+def test_after_everything_was_sent_the_next_outage_is_joined_too(open_outbox):
+    """The ids of records begin at 1 again then."""
+    outbox = open_outbox()
+    for _ in range(2):
+        for number in range(100):
+            turn(outbox, number, parcels=[second(number)])
+        outbox.coalesce(BOOT, 10**6)
+        assert outbox.stock.records < 40
+        assert seconds_in(drained(outbox, 10**6)) == list(range(100))
+
+
+def test_over_the_limit_joined_batches_are_dropped_by_a_skip_that_counts_what_was_in_them(open_outbox):
+    outbox = open_outbox(max_bytes=60_000)
+    for number in range(3000):
+        turn(outbox, number, parcels=[second(number)])
+        if number % 60 == 0:
+            outbox.coalesce(BOOT, number * 1000)
+        assert outbox.stock.bytes <= 60_000
+    messages = drained(outbox, 10**6)
+    [skip] = [message for message in messages if isinstance(message, Skip)]
+    kept = [message for message in messages if isinstance(message, Batch)]
+    assert isinstance(messages[0], Skip) and skip.reason == "outbox-full"
+    assert skip.counts.readings + sum(len(batch.readings.beacon) for batch in kept) == 3000 * 20
+    left = seconds_in(kept)
+    assert left == list(range(3000 - len(left), 3000)) and skip.counts.batches == 3000 - len(left)
+
+
+def test_an_hour_of_fifty_beacons_costs_few_bytes_a_reading_and_all_of_it_arrives(tmp_path):
+    """72 hours of it (docs/endurance.md) take some 100 MB; at this rate they fit 256 MB with room to spare."""
+    lines = []
+    figures = run_outage(Outage(hours=1), tmp_path / "outbox.db", lines.append)
+    assert figures.readings == figures.drained_readings == 50 * 3600 and figures.skipped_readings == 0
+    assert figures.bytes_a_reading * 50 * 3600 * 72 < 0.5 * 256 * 1024 * 1024
+    assert figures.commits < 3600 + 80, "joining costs a commit a minute"
+    assert len(lines) == 2
