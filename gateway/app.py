@@ -16,15 +16,15 @@ import secrets
 import signal
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import structlog
 
-from gateway import VERSION
+from gateway import VERSION, status
 from gateway.aggregate import Aggregator
 from gateway.allow import AllowList
 from gateway.beacons import REMEMBERED, EddystoneEtlm, EddystoneTlm, Identity, decode_all
@@ -32,6 +32,8 @@ from gateway.bluez import BleakRadio, BluezWatch
 from gateway.clock import Clock
 from gateway.config import Config, ConfigError
 from gateway.health import HealthDesk
+from gateway.homeassistant import HomeAssistant
+from gateway.homeassistant import Reading as HomeReading
 from gateway.log import set_level
 from gateway.membership import Membership
 from gateway.outbox import Outbox, OutboxUnavailable, Parcel, Stock
@@ -39,6 +41,7 @@ from gateway.presence import Presence
 from gateway.remote import Health
 from gateway.scanner import Condition, Hearing, Scanner, ScanSettings
 from gateway.uplink import Uplink
+from gateway.watchdog import Flow, starves
 from sdk_bridge.mqtt import Broker
 from sdk_bridge.wire.codec import encode
 from sdk_bridge.wire.messages import Batch, Heartbeat
@@ -89,6 +92,10 @@ class Listener:
         self._verdicts.clear()
         self._presence.adopt(config.presence)
         self.hearing = Hearing(config.fixed_beacons, config.fixed_silence_ms, now)
+
+    def is_near(self, key: str) -> bool:
+        """Whether the beacon is in range."""
+        return self._presence.is_near(key)
 
     @property
     def dropped(self) -> int:
@@ -179,6 +186,7 @@ class Gateway:
         membership: Membership | None = None,
     ) -> None:
         self._clock = clock
+        self._config = config
         self._membership = membership
         bluetooth = config.bluetooth
         hearing = Hearing(config.fixed_beacons, config.fixed_silence_ms, clock.boot_ms())
@@ -204,6 +212,13 @@ class Gateway:
             version=VERSION,
             random=random,
         )
+        address, folder = config.address, config.data_dir
+        self.desk = status.StatusDesk(
+            address, VERSION, clock, self._uplink, self._reading, config.outbox_bytes
+        )
+        self._home = HomeAssistant(
+            config.home_assistant, address, VERSION, clock, self._uplink, self._home_reading, folder
+        )
         if membership is not None:
             self._uplink.on_configuration = membership.remote.receive
             membership.remote.apply = self.adopt
@@ -217,9 +232,8 @@ class Gateway:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, or until a worker dies, whose error is raised; what was heard is kept either way."""
-        radio = [asyncio.create_task(self._watch.run()), asyncio.create_task(self._scanner.run())]
-        if self._membership is not None:
-            radio.append(asyncio.create_task(self._membership.run()))
+        radio = [asyncio.create_task(worker) for worker in (self._watch.run(), self._scanner.run())]
+        radio += [asyncio.create_task(worker) for worker in self._workers_beside()]
         keep = asyncio.create_task(self._keep(stop))
         uplink = asyncio.create_task(self._uplink.run())
         try:
@@ -239,8 +253,27 @@ class Gateway:
         _tell_systemd("READY=1")
         while not stop.is_set():
             await self._uplink.store(self._parcels())
-            _tell_systemd("WATCHDOG=1")
+            self._home.look()
+            self._feed_watchdog()
             await sleep_unless(stop, FLUSH_SECONDS)
+
+    def _feed_watchdog(self) -> None:
+        since_commit = self._clock.boot_ms() - self._uplink.committed_ms
+        cause = starves(Flow(since_commit, self._scanner.overdue_ms()))
+        if cause is None:
+            _tell_systemd("WATCHDOG=1")
+        else:
+            log.error("watchdog is not fed", cause=cause)
+
+    def _workers_beside(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What runs beside radio and uplink, as far as it is configured."""
+        yield status.serve(self.desk, self._config.data_dir)
+        if self._membership is not None:
+            yield self._membership.run()
+        if self._config.metrics is not None:
+            from gateway import metrics  # noqa: PLC0415 - most gateways need no Prometheus
+
+            yield metrics.serve(self._config.metrics.host, self._config.metrics.port, self.desk.status)
 
     def _parcels(self, *, flush: bool = False) -> list[Parcel]:
         now = self._clock.boot_ms()
@@ -267,6 +300,35 @@ class Gateway:
             version=VERSION,
             config_version=version,
             config_state=state,
+        )
+
+    def _reading(self) -> status.Reading:
+        listener, membership = self._listener, self._membership
+        version, state = membership.remote.report if membership else (0, "")
+        return status.Reading(
+            scan=listener.hearing.state(self._clock.boot_ms(), self._scanner.scanning),
+            last_advert_ms=listener.hearing.last_advert_ms,
+            adapters=self._scanner.views(),
+            adverts=listener.adverts,
+            forgotten=listener.forgotten,
+            dropped=listener.dropped,
+            certificate_until_ms=self._certificate_until(),
+            configuration=status.ConfigurationStatus(version, state),
+        )
+
+    def _certificate_until(self) -> int | None:
+        if self._membership is not None:
+            return self._membership.keeper.identity.life.not_after
+        tls = self._config.mqtt.tls
+        return None if tls is None or tls.certificate is None else status.certificate_until(tls.certificate)
+
+    def _home_reading(self) -> HomeReading:
+        listener, beacons = self._listener, self._config.home_assistant.beacons
+        return HomeReading(
+            scan=listener.hearing.state(self._clock.boot_ms(), self._scanner.scanning),
+            adverts=listener.adverts,
+            outbox=self._uplink.stock.records,
+            near=frozenset(beacon.key for beacon in beacons if listener.is_near(beacon.key)),
         )
 
     def _last_advert_age_ms(self, now: int) -> int | None:
@@ -367,7 +429,7 @@ async def sleep_unless(stop: asyncio.Event, seconds: float) -> None:
 
 
 def _tell_systemd(word: str) -> None:
-    """sd_notify(3): ready, and alive. Alive is said by the flush, so a stuck disk is not called alive."""
+    """sd_notify(3): ready, and alive; gateway/watchdog.py says when that may be said."""
     name = os.environ.get("NOTIFY_SOCKET")
     if not name:
         return

@@ -2,7 +2,7 @@
 
 Format 1. The file begins with `MAGIC`. Then frames follow, each a length and a CRC-32 of its payload (both
 big-endian, four bytes) and the payload: MessagePack, first a `CaptureHeader`, afterwards `Block`s. A block
-stands by itself, so a reader needs one at a time, and a file that was cut short is whole up to its last frame.
+stands by itself, so a reader needs one at a time, and a file that was cut short is whole up to its last one.
 
 There is no radio address in a capture, only numbers that tell devices apart within it, and no identity that
 the gateway would not relay. It still holds the identities of customers' tags: treat it as personal data.
@@ -143,7 +143,8 @@ class CaptureWriter:
         self._begin(self._last_ms)
 
     def _begin(self, base_ms: int) -> None:
-        self._base_ms = self._last_ms = base_ms
+        self._base_ms: int = base_ms
+        self._last_ms: int = base_ms
         self._known: dict[tuple[object, ...], int] = {}
         self._heard: list[Heard] = []
         self._after: list[int] = []

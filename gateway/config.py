@@ -7,11 +7,12 @@ documentation is compared with it, and the error an operator reads is made from 
 import difflib
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from gateway.allow import AllowList
+from gateway.homeassistant import DEFAULT_PREFIX, MAX_BEACONS, HomeAssistantSettings, is_prefix
 from gateway.presence import PresenceSettings
 from sdk_bridge.mqtt import Tls
 from sdk_bridge.wire.topics import GatewayAddress, is_id
@@ -55,6 +56,14 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Listen:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """A whole configuration; relative paths are already resolved against the file's folder."""
 
@@ -68,6 +77,8 @@ class Config:
     presence: PresenceSettings
     outbox_bytes: int
     log: Log
+    metrics: Listen | None = None
+    home_assistant: HomeAssistantSettings = field(default_factory=HomeAssistantSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +121,20 @@ def _adapters(value: Any) -> bool:
     """hci0 and the like: the name becomes part of a D-Bus path."""
     good = _texts(value) and 0 < len(value) <= 16 and len(set(value)) == len(value)
     return good and all(name.isascii() and name.isalnum() for name in value)
+
+
+def _few_texts(value: Any) -> bool:
+    return _texts(value) and len(value) <= MAX_BEACONS
+
+
+def _listen(value: Any) -> bool:
+    """`host:port`, an IPv6 address in brackets."""
+    if not _text(value):
+        return False
+    host, _, port = value.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    good_host = bool(bare) and (":" not in bare or host == f"[{bare}]")
+    return good_host and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535
 
 
 KEYS: Final[tuple[Key, ...]] = (
@@ -176,6 +201,34 @@ KEYS: Final[tuple[Key, ...]] = (
         "1 to 65536 megabytes",
         _whole(1, 65536),
         256,
+    ),
+    Key(
+        "metrics.listen",
+        "where Prometheus may ask; whoever reaches it may read",
+        "a host and port such as 127.0.0.1:9464",
+        _listen,
+    ),
+    Key("homeassistant.enabled", "tell Home Assistant by MQTT discovery", "true or false", _flag, False),
+    Key(
+        "homeassistant.prefix",
+        "its discovery prefix; the broker must let the gateway write below it",
+        "topic levels of A–Z a–z 0–9 _ - with slashes between; not below footfall",
+        is_prefix,
+        DEFAULT_PREFIX,
+    ),
+    Key(
+        "homeassistant.zone_beacons",
+        "zones' beacons to tell of, by name",
+        'a list of up to 64 such as ["Shoe shelf = ibeacon:<uuid>:<major>:<minor>"]',
+        _few_texts,
+        [],
+    ),
+    Key(
+        "homeassistant.asset_beacons",
+        "trolleys' and baskets' beacons to tell of, by name; never customers' tags",
+        "a list as for zone_beacons",
+        _few_texts,
+        [],
     ),
     Key("log.level", "how much is logged", "debug, info, warning or error", _one_of(LOG_LEVELS), "info"),
     Key(
@@ -254,6 +307,7 @@ def _shown(value: object) -> str:
 
 
 def _config(values: Mapping[str, Any], folder: Path) -> Config:
+    allow = _allow(values)
     return Config(
         address=GatewayAddress(values["store"], values["gateway"]),
         data_dir=folder / values["data_dir"],
@@ -263,13 +317,34 @@ def _config(values: Mapping[str, Any], folder: Path) -> Config:
             values["bluetooth.silence_s"] * 1000,
             values["bluetooth.restart_bluetoothd"],
         ),
-        allow=_allow(values),
+        allow=allow,
         fixed_beacons=frozenset(key.lower() for key in values["zone_beacons.keys"]),
         fixed_silence_ms=values["zone_beacons.silence_s"] * 1000,
         presence=_presence(values),
         outbox_bytes=values["outbox.max_mb"] * 1024 * 1024,
         log=Log(values["log.level"], values["log.format"]),
+        metrics=_address(values["metrics.listen"]),
+        home_assistant=_home_assistant(values, allow),
     )
+
+
+def _address(text: str | None) -> Listen | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    return Listen(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def _home_assistant(values: Mapping[str, Any], allow: AllowList) -> HomeAssistantSettings:
+    zones, assets = values["homeassistant.zone_beacons"], values["homeassistant.asset_beacons"]
+    if len(zones) + len(assets) > MAX_BEACONS:
+        raise ConfigError(f"`homeassistant.asset_beacons`: more than {MAX_BEACONS} with those of the zones")
+    try:
+        return HomeAssistantSettings.of(
+            values["homeassistant.enabled"], values["homeassistant.prefix"], zones, assets, allow
+        )
+    except ValueError as error:
+        raise ConfigError(f"`homeassistant`: {error}") from error
 
 
 def _mqtt(values: Mapping[str, Any], folder: Path) -> Mqtt:

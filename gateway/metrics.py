@@ -69,73 +69,117 @@ def _adapter_ages(status: GatewayStatus) -> Iterator[Sample]:
 
 METRICS: Final[tuple[Metric, ...]] = (
     Metric(
-        "info", "gauge", "always 1; who this is",
-        lambda s: [((s.store, s.gateway, s.version), 1.0)], ("store", "gateway", "version"),
+        "info",
+        "gauge",
+        "always 1; who this is",
+        lambda s: [((s.store, s.gateway, s.version), 1.0)],
+        ("store", "gateway", "version"),
     ),
     Metric("uptime_seconds", "gauge", "since the process started", _seconds(lambda s: s.uptime_ms)),
     Metric(
-        "scan_state", "gauge", "1 for the present state of hearing, 0 for the others",
-        lambda s: [((state,), float(s.scan == state)) for state in get_args(ScanState)], ("state",),
+        "scan_state",
+        "gauge",
+        "1 for the present state of hearing, 0 for the others",
+        lambda s: [((state,), float(s.scan == state)) for state in get_args(ScanState)],
+        ("state",),
     ),
     Metric(
-        "last_advert_age_seconds", "gauge", "since any advertisement was heard; absent before the first",
+        "last_advert_age_seconds",
+        "gauge",
+        "since any advertisement was heard; absent before the first",
         _seconds(lambda s: s.last_advert_age_ms),
     ),
     Metric(
-        "adapter_scanning", "gauge", "1 where the radio scans",
-        lambda s: [((a.name,), float(a.scanning)) for a in s.adapters], ("adapter",),
+        "adapter_scanning",
+        "gauge",
+        "1 where the radio scans",
+        lambda s: [((a.name,), float(a.scanning)) for a in s.adapters],
+        ("adapter",),
     ),
     Metric(
-        "adapter_remedies", "gauge", "remedies tried in vain since the radio was last heard",
-        lambda s: [((a.name,), float(a.rung)) for a in s.adapters], ("adapter",),
+        "adapter_remedies",
+        "gauge",
+        "remedies tried in vain since the radio was last heard",
+        lambda s: [((a.name,), float(a.rung)) for a in s.adapters],
+        ("adapter",),
     ),
     Metric(
-        "adapter_last_advert_age_seconds", "gauge", "since this radio heard anything; absent before the first",
-        _adapter_ages, ("adapter",),
+        "adapter_last_advert_age_seconds",
+        "gauge",
+        "since this radio heard anything; absent before the first",
+        _adapter_ages,
+        ("adapter",),
     ),
     Metric("adverts", "counter", "advertisements heard", _one(lambda s: s.counters.adverts)),
     Metric(
-        "adverts_forgotten", "counter", "of these, those that no allow-list lets through",
+        "adverts_forgotten",
+        "counter",
+        "of these, those that no allow-list lets through",
         _one(lambda s: s.counters.forgotten),
     ),
     Metric(
-        "adverts_dropped", "counter", "advertisements for which there was no room",
+        "adverts_dropped",
+        "counter",
+        "advertisements for which there was no room",
         _one(lambda s: s.counters.dropped),
     ),
     Metric("outbox_records", "gauge", "records that wait for the backend", _one(lambda s: s.outbox.records)),
     Metric("outbox_bytes", "gauge", "what they take", _one(lambda s: s.outbox.bytes)),
     Metric("outbox_max_bytes", "gauge", "what they may take", _one(lambda s: s.outbox.max_bytes)),
     Metric(
-        "outbox_oldest_age_seconds", "gauge", "age of the oldest record; absent when empty or not known",
+        "outbox_oldest_age_seconds",
+        "gauge",
+        "age of the oldest record; absent when empty or not known",
         _seconds(lambda s: s.outbox.oldest_age_ms),
     ),
     Metric(
-        "outbox_unstored_batches", "gauge", "batches in memory because the disk does not take them",
+        "outbox_unstored_batches",
+        "gauge",
+        "batches in memory because the disk does not take them",
         _one(lambda s: s.outbox.unstored),
     ),
-    Metric("lost_batches", "counter", "batches that could not even be stored", _one(lambda s: s.counters.lost_batches)),
-    Metric("lost_readings", "counter", "readings in them", _one(lambda s: s.counters.lost_readings)),
-    Metric("uplink_connected", "gauge", "1 while connected to the broker", _one(lambda s: s.uplink.connected)),
     Metric(
-        "uplink_connections", "counter", "connections to the broker so far",
+        "lost_batches",
+        "counter",
+        "batches that could not even be stored",
+        _one(lambda s: s.counters.lost_batches),
+    ),
+    Metric("lost_readings", "counter", "readings in them", _one(lambda s: s.counters.lost_readings)),
+    Metric(
+        "uplink_connected", "gauge", "1 while connected to the broker", _one(lambda s: s.uplink.connected)
+    ),
+    Metric(
+        "uplink_connections",
+        "counter",
+        "connections to the broker so far",
         _one(lambda s: s.uplink.connections),
     ),
     Metric(
-        "uplink_acknowledged_age_seconds", "gauge", "since the backend's last word; absent before the first",
+        "uplink_acknowledged_age_seconds",
+        "gauge",
+        "since the backend's last word; absent before the first",
         _seconds(lambda s: s.uplink.acknowledged_age_ms),
     ),
     Metric("bad_acknowledgements", "counter", "that could not be read", _one(lambda s: s.counters.bad_acks)),
     Metric(
-        "foreign_messages", "counter", "messages on topics that are not ours",
+        "foreign_messages",
+        "counter",
+        "messages on topics that are not ours",
         _one(lambda s: s.counters.foreign_messages),
     ),
-    Metric("clock_synchronised", "gauge", "1 where the wall clock is set", _one(lambda s: s.clock.synchronised)),
     Metric(
-        "certificate_remaining_seconds", "gauge", "until the certificate runs out; absent without one",
+        "clock_synchronised", "gauge", "1 where the wall clock is set", _one(lambda s: s.clock.synchronised)
+    ),
+    Metric(
+        "certificate_remaining_seconds",
+        "gauge",
+        "until the certificate runs out; absent without one",
         _one(lambda s: None if s.certificate_days is None else s.certificate_days * 86400),
     ),
     Metric(
-        "configuration_version", "gauge", "the remote configuration last spoken of; 0 for the file alone",
+        "configuration_version",
+        "gauge",
+        "the remote configuration last spoken of; 0 for the file alone",
         _one(lambda s: s.configuration.version),
     ),
 )  # fmt: skip - two lines a metric read as a table
@@ -171,7 +215,8 @@ async def serve(host: str, port: int, ask: Ask) -> None:
     ProcessCollector(registry=registry)
     while True:
         try:
-            server, _thread = start_http_server(port, host, registry)
+            # In a thread, because binding asks the name service for our own name.
+            server, _thread = await asyncio.to_thread(start_http_server, port, host, registry)
             break
         except OSError as error:
             log.warning("metrics not served", address=f"{host}:{port}", cause=str(error))

@@ -9,7 +9,7 @@ waits for the backlog is joined into larger batches now and then, or days of out
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias, TypeVar, get_args
@@ -21,7 +21,9 @@ from sdk_bridge.wire.messages import Lane, Skip, SkipCounts
 
 FRESH_MS: Final = 30_000  # older than this it would move live zones by what is no longer so
 RECORD_OVERHEAD: Final = 128  # bytes of keys, indexes and page slack that a record costs beside its payload
-BACKLOG_CHUNK_BYTES: Final = 256 * 1024  # more in flight would hold up a live record for 5 s on 0.5 Mbit/s
+BACKLOG_CHUNK_BYTES: Final = (
+    32 * 1024
+)  # with BACKLOG_WINDOW: a live record waits a second behind it on 0.5 Mbit/s
 FRESH_ROWS: Final = 256  # thirty seconds hold some 60 records; bounds the look back from the newest
 COALESCE_ROWS: Final = 256  # looked at in one go, and so many bytes: some 10 ms, and a tenth of a Pi's second
 COALESCE_BYTES: Final = 512 * 1024
@@ -212,6 +214,18 @@ class Outbox:
 
         return self._guarded(read)
 
+    def oldest(self) -> tuple[str, int] | None:
+        """The boot of the oldest record that has one, and its milliseconds; None where nothing is kept."""
+
+        def read() -> tuple[str, int] | None:
+            rows = self._database.execute(
+                "SELECT boot_id, at_ms FROM record WHERE boot_id <> '' ORDER BY id LIMIT 1"
+            )
+            found: tuple[str, int] | None = rows.fetchone()
+            return found
+
+        return self._guarded(read)
+
     def skip(self, lane: Lane, first: int, last: int, reason: str) -> None:
         """Gives up numbered records for one skip over the same sequences."""
 
@@ -371,20 +385,24 @@ class Outbox:
         return rows, room <= 0 or len(rows) == COALESCE_ROWS
 
     def _join(self, work: _Work, joined: Joined) -> None:
-        """The first record takes over what the others say."""
+        """The first record takes over what the others say.
+
+        In this order: only a deletion makes SQLite join half-empty pages, and the other way round each record
+        was seen to keep a page of its own, a third of the file.
+        """
         first, *others = joined.ids
-        for record_id in others:
-            self._database.execute("DELETE FROM waiting WHERE id = ?", (record_id,))
-            delete = "DELETE FROM record WHERE id = ? RETURNING length(payload)"
-            [(payload_bytes,)] = self._database.execute(delete, (record_id,)).fetchall()
-            work.removed(payload_bytes)
-            work.waiting -= 1
         [(before,)] = self._database.execute("SELECT length(payload) FROM record WHERE id = ?", (first,))
         self._database.execute(
             "UPDATE record SET (at_ms, batches, readings, payload) = (?, ?, ?, ?) WHERE id = ?",
             (joined.at_ms, joined.batches, joined.readings, joined.payload, first),
         )
         work.bytes += len(joined.payload) - before
+        for record_id in others:
+            self._database.execute("DELETE FROM waiting WHERE id = ?", (record_id,))
+            delete = "DELETE FROM record WHERE id = ? RETURNING length(payload)"
+            [(payload_bytes,)] = self._database.execute(delete, (record_id,)).fetchall()
+            work.removed(payload_bytes)
+            work.waiting -= 1
 
     # Giving up what there is no place for.
 
@@ -558,6 +576,23 @@ class Outbox:
         older = sorted(self._path.parent.glob(f"{self._path.name}.corrupt-*"))[:-KEPT_CORRUPT_FILES]
         for path in older:
             path.unlink(missing_ok=True)
+
+
+def examine(path: Path) -> int:
+    """How many records a file holds, after checking its structure; changes nothing, also beside a gateway.
+
+    Raises FileNotFoundError before the first start, OutboxUnavailable where it cannot be read or is damaged.
+    """
+    if not path.exists():
+        raise FileNotFoundError(path)
+    try:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
+        ) as database:
+            _check(database)
+            return int(database.execute("SELECT records FROM life").fetchone()[0])
+    except sqlite3.Error as error:
+        raise OutboxUnavailable(f"{path}: {error}") from error
 
 
 class _Waiting(NamedTuple):

@@ -119,6 +119,11 @@ class Presence:
     def __len__(self) -> int:
         return len(self._records)
 
+    def is_near(self, key: str) -> bool:
+        """Whether the beacon is in range."""
+        record = self._records.get(key)
+        return record is not None and record.near
+
     def near(self) -> list[str]:
         """The keys in range."""
         return [key for key, record in self._records.items() if record.near]

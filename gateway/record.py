@@ -26,7 +26,7 @@ from gateway.capture import CaptureHeader, CaptureWriter
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.presence import Presence, PresenceSettings
-from gateway.scanner import Hearing, Scanner, ScanSettings
+from gateway.scanner import Condition, Hearing, Scanner, ScanSettings
 from sdk_bridge.wire.codec import encode
 from sdk_bridge.wire.messages import Batch
 from sdk_bridge.wire.topics import GatewayAddress
@@ -219,7 +219,11 @@ async def record(
     writer = CaptureWriter(header_of(config.address, config.allow, config.presence, clock))
     recorder = Recorder(writer, config.allow, config.presence, clock)
     bluetooth = config.bluetooth
-    watch = BluezWatch(bluetooth.adapters, lambda adapter, condition: scanner.learned(adapter, condition))
+
+    def learned(adapter: str, condition: Condition) -> None:
+        scanner.learned(adapter, condition)
+
+    watch = BluezWatch(bluetooth.adapters, learned)
     settings = ScanSettings(bluetooth.adapters, bluetooth.silence_ms, bool(config.fixed_beacons))
     scanner = Scanner(settings, BleakRadio(watch), recorder.heard, clock.boot_ms)
     disk = _Disk(file, max_bytes)

@@ -1,4 +1,4 @@
-"""Replaying a capture through the gateway's own rules: the same batches, bit by bit, in a fraction of the time."""
+"""Replaying a capture through the gateway's own rules: the same batches, bit by bit, in far less time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -50,6 +50,16 @@ class Condition(Enum):
     READY = auto()
 
 
+class AdapterView(NamedTuple):
+    """How one adapter does; `rung` counts the remedies tried since it was last heard (boot ms)."""
+
+    name: str
+    condition: Condition
+    scanning: bool
+    rung: int
+    last_heard_ms: int | None
+
+
 class Remedy(Enum):
     """What to do next about an adapter that is not heard."""
 
@@ -244,6 +254,15 @@ class Scanner:
         """Whether any adapter believes that it listens."""
         return any(supervisor.ladder.scanning for supervisor in self._supervisors.values())
 
+    def views(self) -> list[AdapterView]:
+        """Every adapter, in the order of the configuration."""
+        return [supervisor.view() for supervisor in self._supervisors.values()]
+
+    def overdue_ms(self) -> int:
+        """By how much the latest supervisor is late for its next step; a hung one grows ever later."""
+        now = self._boot_ms()
+        return max((now - supervisor.due_ms for supervisor in self._supervisors.values()), default=0)
+
     def learned(self, adapter: str, condition: Condition) -> None:
         """From the watch on D-Bus."""
         supervisor = self._supervisors.get(adapter)
@@ -287,6 +306,7 @@ class Supervisor:
     ) -> None:
         self.ladder = Ladder(settings.silence_ms, boot_ms())
         self.last_heard_ms = -1
+        self.due_ms = boot_ms()  # the step under way, or the next
         self._adapter = adapter
         self._scanner = scanner
         self._radio = radio
@@ -302,6 +322,11 @@ class Supervisor:
             self._log.info("adapter", condition=condition.name.lower())
         self.ladder.learned(condition, self._boot_ms())
         self._changed.set()
+
+    def view(self) -> AdapterView:
+        ladder, heard_ms = self.ladder, self.last_heard_ms
+        told = None if heard_ms < 0 else heard_ms
+        return AdapterView(self._adapter, ladder.condition, ladder.scanning, ladder.rung, told)
 
     def adopt(self, settings: ScanSettings) -> None:
         self._settings = settings
@@ -320,6 +345,7 @@ class Supervisor:
         now = self._boot_ms()
         rung = self.ladder.rung
         step = self.ladder.next(now, may_give_up=self._may_give_up())
+        self.due_ms = max(now, step.at_ms)
         if step.remedy is None:
             await self._wait(step.at_ms - now)
             return

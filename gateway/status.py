@@ -213,6 +213,18 @@ def _age(at_ms: int | None, now: int) -> int | None:
     return None if at_ms is None else max(0, now - at_ms)
 
 
+def certificate_until(path: Path) -> int | None:
+    """When a certificate's file runs out, unix ms; None where it holds none. It may be replaced meanwhile."""
+    from cryptography import x509  # noqa: PLC0415 - a gateway without TLS needs no cryptography
+
+    from gateway.certificate import life_of  # noqa: PLC0415
+
+    try:
+        return life_of(x509.load_pem_x509_certificate(path.read_bytes())).not_after
+    except (OSError, ValueError):
+        return None
+
+
 # The socket -------------------------------------------------------------------------------------------
 
 
@@ -241,6 +253,7 @@ async def serve(desk: StatusDesk, data_dir: Path) -> None:
         listener = _listen(data_dir)
     except OSError as error:
         log.warning("status cannot be asked for", cause=str(error))
+        await asyncio.Event().wait()  # a worker that returned would end the gateway
         return
     server = await asyncio.start_unix_server(answer, sock=listener, backlog=MAX_ASKING)
     try:
@@ -319,7 +332,10 @@ def as_table(status: GatewayStatus) -> str:
         ("configuration", _configuration_line(status.configuration)),
         ("adverts", f"{counters.adverts} heard, {counters.forgotten} forgotten, {counters.dropped} dropped"),
         ("lost", f"{counters.lost_batches} batches, {counters.lost_readings} readings"),
-        ("refused", f"{counters.bad_acks} bad acknowledgements, {counters.foreign_messages} foreign messages"),
+        (
+            "refused",
+            f"{counters.bad_acks} bad acknowledgements, {counters.foreign_messages} foreign messages",
+        ),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
@@ -336,16 +352,20 @@ def _outbox_line(outbox: OutboxStatus) -> str:
         return "empty"
     oldest = "of unknown age" if outbox.oldest_age_ms is None else f"{_span(outbox.oldest_age_ms)} old"
     waiting = f"; {outbox.unstored} batches wait for the disk" if outbox.unstored else ""
-    return f"{outbox.records} records, {_size(outbox.bytes)} of {_size(outbox.max_bytes)}, oldest {oldest}{waiting}"
+    taken = f"{_size(outbox.bytes)} of {_size(outbox.max_bytes)}"
+    return f"{outbox.records} records, {taken}, oldest {oldest}{waiting}"
 
 
 def _uplink_line(uplink: UplinkStatus) -> str:
     state = "connected" if uplink.connected else "NOT CONNECTED"
-    return f"{state}; the backend's last word {_ago(uplink.acknowledged_age_ms)}; connection {uplink.connections}"
+    word = _ago(uplink.acknowledged_age_ms)
+    return f"{state}; the backend's last word {word}; connection {uplink.connections}"
 
 
 def _certificate_line(days: float | None) -> str:
-    return "none" if days is None else f"{days:.1f} days left" if days > 0 else f"RAN OUT {-days:.1f} days ago"
+    return (
+        "none" if days is None else f"{days:.1f} days left" if days > 0 else f"RAN OUT {-days:.1f} days ago"
+    )
 
 
 def _configuration_line(configuration: ConfigurationStatus) -> str:

@@ -47,6 +47,9 @@ PACKET_OVERHEAD: Final = 64  # fixed header, identifiers and lengths of a PUBLIS
 IDLE_SECONDS: Final = 1.0  # looks again even if nothing tells it to: rows grow stale, paho's queue empties
 ANCHOR_DRIFT_MS: Final = 1_000  # a better anchor than the one known is written down from this on
 
+BACKLOG_WINDOW: Final = (
+    8  # records of up to 8 KiB: a queue of 64 was seen to hold live ones up for 8 s on 0.5 Mbit/s
+)
 COALESCE_MS: Final = 60_000  # joining what waits more often would leave more of it for next time
 COALESCE_FROM: Final = 64  # records that wait; half a minute of a shop is no outage
 
@@ -130,11 +133,40 @@ class Uplink:
         self.counts = Counts()
         self.on_configuration: Callable[[bytes], None] | None = None
         """Takes the messages of `down/config`; to be set before `run`, by a gateway that is enrolled."""
+        self.committed_ms = clock.boot_ms()  # when the outbox last took all there was
+        self.acknowledged_ms: int | None = None  # when the backend last said a word about our epoch
         self._take_up(outbox.stock)
 
     @property
     def connected(self) -> bool:
         return self._connection is not None
+
+    @property
+    def connection_number(self) -> int:
+        """Counts the connections; another number, and everything retained is to be said again."""
+        return self.counts.connections
+
+    @property
+    def stock(self) -> Stock:
+        return self._outbox.stock
+
+    @property
+    def unstored(self) -> int:
+        """Batches in memory because the disk does not take them."""
+        return len(self._unstored.parcels)
+
+    def anchor(self, boot_id: str) -> int | None:
+        """The unix time at which that boot's clock read zero, as far as it is known."""
+        return self._outbox.anchors.get(boot_id)
+
+    def publish_retained(self, topic: str, payload: bytes, *, qos: int) -> bool:
+        """Something beside the outbox, for others than the backend; False where nobody could take it."""
+        connection = self._connection
+        return connection is not None and connection.publish(topic, payload, qos=qos, retain=True)
+
+    async def oldest(self) -> tuple[str, int] | None:
+        """The boot and its milliseconds of the oldest record. Raises OutboxUnavailable."""
+        return await self._do(self._outbox.oldest)
 
     # The outbox's side.
 
@@ -156,6 +188,7 @@ class Uplink:
         try:
             if self._unstored.parcels or self._unstored.lost.batches or beat or acks_wait:
                 await self._turn(beat=beat)
+            self.committed_ms = now
             if now >= self._coalesce_at and self._outbox.stock.waiting >= COALESCE_FROM:
                 await self._coalesce(now)
         except OutboxUnavailable as error:
@@ -201,9 +234,11 @@ class Uplink:
         return all(stock.lanes[lane].acked >= window.acked for lane, window in self._windows.items())
 
     def _room(self, lane: Lane, now: int) -> int:
-        """A backlog is numbered by half windows: one commit for 32 records, not one for each."""
+        """A backlog is numbered by half windows: one commit for several records, not one for each."""
         window = self._windows[lane]
-        return 0 if lane == "backlog" and window.outstanding > WINDOW // 2 else window.room(now)
+        if lane == "live":
+            return window.room(now)
+        return min(window.room(now), BACKLOG_WINDOW) if window.outstanding <= BACKLOG_WINDOW // 2 else 0
 
     async def _do(self, call: Callable[[], T]) -> T:
         """Runs a call of the outbox in its thread; what it committed counts even if nobody waits for it."""
@@ -397,7 +432,7 @@ class Uplink:
             self._take(ack)
 
     def _take(self, ack: Ack) -> None:
-        now = self._clock.boot_ms()
+        now = self.acknowledged_ms = self._clock.boot_ms()
         if (
             not self._clock.synchronised()
         ):  # the answer took its time, so the latest of the guesses is nearest

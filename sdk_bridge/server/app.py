@@ -42,6 +42,8 @@ _HOST = re.compile(r"[A-Za-z0-9.\-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9\-, ]{1,512}")
 _SHORT = {"i": "identify", "t": "track", "p": "page", "s": "screen", "g": "group", "a": "alias"}
 _BATCH_PATHS = ("/v1/batch", "/v1/b", "/v1/import", "/batch", "/import")
+# Segment's browser SDK reports on itself to Segment every 30 s, unless its settings say otherwise.
+_SILENT = {"metrics": {"sampleRate": 0}}
 _CORS = {
     "Access-Control-Allow-Origin": "*",  # a write key is public and no cookie is read here
     "Access-Control-Expose-Headers": "Retry-After",
@@ -197,7 +199,7 @@ class Bridge:
         host = self._public_host or request.host
         if _HOST.fullmatch(host) is None:
             raise Refusal(400, "invalid_host", "the Host header is not a host")
-        return _json({"integrations": {"Segment.io": {"apiKey": key, "apiHost": f"{host}/v1"}}}, 200)
+        return _json({"integrations": {"Segment.io": {"apiKey": key, "apiHost": f"{host}/v1"}}, **_SILENT}, 200)
 
     # The journal ------------------------------------------------------------------------------------------
 

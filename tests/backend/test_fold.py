@@ -645,7 +645,7 @@ CHILD = textwrap.dedent("""
     from backend.storage.database import SqliteFile
     from backend.storage.journal import Journal
 
-    fold_module.ENTRIES_A_TRANSACTION = 4
+    fold_module.ENTRIES_A_TRANSACTION = 8
     fold_module.DELETE_EVERY_S = 0.0
 
     async def main(folder, now):
@@ -659,7 +659,7 @@ CHILD = textwrap.dedent("""
             while fold.position < journal.head:
                 before = fold.position
                 while fold.position == before and not running.done():
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(0.001)
                 print(fold.position, flush=True)
             running.cancel()
             writing.cancel()
@@ -754,8 +754,9 @@ async def test_a_fold_that_is_killed_again_and_again_ends_in_the_same_rows(shop,
             copy_file(file.path, tmp_path / name / file.path.name)
     assert fold_in_a_child(tmp_path / "once", shop.clock(), None)
     chance, kills = random.Random(11), 0
-    while not fold_in_a_child(tmp_path / "killed", shop.clock(), chance.randrange(1, 12)):
-        kills += 1
+    import time as _t; print("START", _t.time())
+    while not fold_in_a_child(tmp_path / "killed", shop.clock(), chance.randrange(1, 14)):
+        kills += 1; print("KILL", _t.time(), __import__("sqlite3").connect(tmp_path / "killed" / "state.db").execute("select position from fold").fetchall())
     once, killed = await contents(tmp_path / "once"), await contents(tmp_path / "killed")
     assert kills >= 5
     assert killed == once

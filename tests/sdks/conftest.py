@@ -381,8 +381,13 @@ class Shop:
         self.stack.push_async_callback(context.close)
         return context
 
-    async def open(self, html: str, visitor: Any = None, path: str = "/boots") -> Any:
-        """A page of the shop with this in it; what it asks for, and what it complains of, is noted."""
+    async def open(
+        self, html: str, visitor: Any = None, path: str = "/boots", clock: bool = False
+    ) -> Any:
+        """A page of the shop with this in it; what it asks for, and what it complains of, is noted.
+
+        With `clock` the test says how the page's time passes.
+        """
         self.pages[path.partition("?")[0]] = html
         visitor = visitor or await self.visitor()
         page = await visitor.new_page()
@@ -390,6 +395,8 @@ class Shop:
         page.on("request", lambda request: page.asked.append(request.url))
         page.on("console", lambda said: page.complaints.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        if clock:
+            await page.clock.install()
         await page.goto(self.origin + path)
         return page
 
