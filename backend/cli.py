@@ -1,5 +1,6 @@
 """The command `footfall-backend`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
@@ -14,7 +15,7 @@ from backend.config import Config, read_config
 from backend.fleet.keys import AuthorityUnusable
 from backend.log import set_up_logging
 from backend.push.fcm import PushSetupError
-from backend.storage import registry
+from backend.storage import inspection, registry
 from backend.storage.database import Session, StorageError, open_for_writing, transaction
 from sdk_bridge.settings import SettingsError
 
@@ -53,6 +54,25 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     try:
         uvloop.run(backend_app.serve(settings))
     except _CANNOT_START as error:
+        _fail(str(error))
+
+
+@main.command()
+def inspect(
+    table: Annotated[str | None, typer.Argument(help="Show this table's newest rows.")] = None,
+    limit: Annotated[int, typer.Option(help="How many rows.", min=1, max=10_000)] = 20,
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Looks into the databases, read-only, also beside a running backend: tables, or one table's rows."""
+    folder = _settings(config).folder
+    try:
+        if table is None:
+            for size in inspection.tables(folder):
+                typer.echo(f"{size.file}\t{size.table}\t{size.rows}")
+        else:
+            for row in inspection.newest_rows(folder, table, limit):
+                typer.echo(json.dumps(row, ensure_ascii=False))
+    except StorageError as error:
         _fail(str(error))
 
 

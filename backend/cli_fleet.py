@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,7 +15,7 @@ from backend import app as backend_app
 from backend.clock import unix_ms
 from backend.config import Config, read_config
 from backend.fleet.authority import RequestRefused, Subject, new_key
-from backend.fleet.keys import AuthorityUnusable, Keys, open_keys, replace_file
+from backend.fleet.keys import CERTIFICATE_FILE, AuthorityUnusable, Keys, open_keys, replace_file
 from backend.storage import registry
 from backend.storage.database import StorageError, open_for_writing, transaction
 from sdk_bridge.settings import SettingsError
@@ -82,8 +83,8 @@ def enrol_token(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Makes a one-time token for `footfall-gateway enroll` and prints it, this once."""
-    base = url or _own_url(config)
-    answer = _post(f"{base}/api/gateways/{store}/{gateway}/enrol-token", api_token, {"minutes": minutes})
+    path = f"/api/gateways/{store}/{gateway}/enrol-token"
+    answer = _post(url or _own_url(config), path, api_token, {"minutes": minutes}, _trust(config))
     typer.echo(answer["token"])
 
 
@@ -96,8 +97,8 @@ def revoke(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Refuses a gateway from now on, until it is enrolled anew; brokers read the new revocation list."""
-    base = url or _own_url(config)
-    answer = _post(f"{base}/api/gateways/{store}/{gateway}/revoke", api_token, {})
+    path = f"/api/gateways/{store}/{gateway}/revoke"
+    answer = _post(url or _own_url(config), path, api_token, {}, _trust(config))
     typer.echo(f"{answer['gateway']}: {answer['certificates_revoked']} certificates revoked")
 
 
@@ -151,13 +152,26 @@ def _settings(path: Path) -> Config:
         _fail(str(error))
 
 
-def _post(url: str, api_token: str, body: dict[str, Any]) -> dict[str, Any]:
+def _trust(config: Path) -> ssl.SSLContext:
+    """The machine's usual authorities, and our own where this machine has it."""
+    context = ssl.create_default_context()
+    if config.is_file():
+        own = _settings(config).folder / backend_app.AUTHORITY_FOLDER / CERTIFICATE_FILE
+        if own.is_file():
+            context.load_verify_locations(own)
+    return context
+
+
+def _post(
+    base: str, path: str, api_token: str, body: dict[str, Any], trust: ssl.SSLContext
+) -> dict[str, Any]:
+    url = base.rstrip("/") + path
     if not url.startswith(("http://", "https://")):
         _fail("--url begins with http:// or https://")
     headers = {"Authorization": f"Bearer {api_token}", "Content-Type": "application/json"}
     try:
         request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - checked above
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=trust) as response:  # noqa: S310
             answer: dict[str, Any] = json.loads(response.read(MAX_ANSWER_BYTES))
     except urllib.error.HTTPError as error:
         _fail(_told(error.read(MAX_ANSWER_BYTES)) or f"the backend answered {error.code}")

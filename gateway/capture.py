@@ -91,6 +91,7 @@ class CaptureWriter:
 
     def __init__(self, header: CaptureHeader) -> None:
         self._ready = [MAGIC, _framed(_pack.encode(header))]
+        self._last_ms = header.started_ms
         self._begin(header.started_ms)
 
     def advert(
@@ -143,8 +144,7 @@ class CaptureWriter:
         self._begin(self._last_ms)
 
     def _begin(self, base_ms: int) -> None:
-        self._base_ms: int = base_ms
-        self._last_ms: int = base_ms
+        self._base_ms = self._last_ms = base_ms
         self._known: dict[tuple[object, ...], int] = {}
         self._heard: list[Heard] = []
         self._after: list[int] = []

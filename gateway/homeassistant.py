@@ -242,7 +242,7 @@ class Reading:
 
 
 def state_of(settings: HomeAssistantSettings, reading: Reading, adverts_per_s: float) -> dict[str, Any]:
-    """The state message. While the gateway is deaf or just starting nobody is absent, but unknown (`None`)."""
+    """The state message. Of a gateway that is deaf or just starting, beacons are unknown (`None`)."""
     unknown = reading.scan in ("deaf", "starting")
     beacons = {
         beacon.component: "None" if unknown else "ON" if beacon.key in reading.near else "OFF"

@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 import structlog
 
 from gateway.clock import Clock
-from gateway.gobackn import WINDOW, Window, Word
+from gateway.gobackn import Window, Word
 from gateway.outbox import (
     LANES,
     NO_LOSS,

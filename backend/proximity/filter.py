@@ -23,7 +23,9 @@ Corner: TypeAlias = tuple[int, int]
 DIRECTIONS: Final = 8
 WINDOW_CELLS: Final = 13  # a side: with eight directions, a byte each, a belief stays below 2 KB
 EARS: Final = 8  # gateways whose gains a belief remembers; further ones hear it worse and tell little
-MOST_STEPS: Final = 15  # seconds walked on at once; after more of silence anybody may be anywhere in the window
+MOST_STEPS: Final = (
+    15  # seconds walked on at once; after more of silence anybody may be anywhere in the window
+)
 FORGET_S: Final = 60  # unheard for so long, a beacon starts anew
 _CENTI: Final = 100  # gains are kept in hundredths of a dB
 _TO_THE_OCTAVE: Final = 16  # steps of a stored weight: errors of 2 %, over a range of 1 to 60,000
@@ -462,7 +464,9 @@ class _Seen:
         self._shift = pull / self._precision
         self._learns = gain_variance * self._slope * self._trust
         surprise = (self._error * self._error * self._trust - np.log(self._trust)).sum(axis=0)
-        self.likelihood: Array = 0.5 * (self._shift * pull - surprise - np.log(self._precision)) + heard.sum(axis=0)
+        self.likelihood: Array = 0.5 * (self._shift * pull - surprise - np.log(self._precision)) + heard.sum(
+            axis=0
+        )
 
     def learned_offset(self, cells: Array) -> tuple[float, float]:
         """By how much the tag's power moves, and its new variance."""
@@ -542,7 +546,11 @@ def _shares(moved: float) -> tuple[tuple[int, float], tuple[int, float]]:
     return (0, 1 - abs(moved)), (1 if moved > 0 else -1, abs(moved))
 
 
-_OFFSETS: Final = ((slice(1, None), slice(None, -1)), (slice(None), slice(None)), (slice(None, -1), slice(1, None)))
+_OFFSETS: Final = (
+    (slice(1, None), slice(None, -1)),
+    (slice(None), slice(None)),
+    (slice(None, -1), slice(1, None)),
+)
 _NEIGHBOURS: Final = tuple((*x, *y) for x in _OFFSETS for y in _OFFSETS)
 """Where to and where from, in x and in y, what lies −1, 0 or 1 cells away is taken; in the kernel's order."""
 

@@ -4,7 +4,8 @@ A zone is where one of its gateways is the nearest. Times are unix milliseconds,
 second is weighed when the second is over: when a later one is heard, or in `expire`.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
@@ -15,6 +16,7 @@ from backend.proximity.filter import Belief, Filter, FilterSettings, Gain, GridF
 Confidence: TypeAlias = Literal["none", "low", "medium", "high"]
 
 _CONFIDENT: Final[tuple[tuple[float, Confidence], ...]] = ((0.85, "high"), (0.65, "medium"), (0.0, "low"))
+_PHONE: Final = "~"  # before a gateway's name: a phone that heard the fixed beacon beside it
 _DEAD_SHARE: Final = 0.05  # of the odds in zones whose gateway is silent: from here on nothing is confident
 
 
@@ -25,6 +27,7 @@ class ZoneSettings:
     `lead`: by how much more probable another zone must be; less lets two equally near zones take turns.
     `enter`: how probable a zone must be for a beacon that is in none; several zones may meet where it stands.
     `settle_ms`: how long a new zone must lead, by what it heard itself, against one lucky second.
+    `rival_silent_ms`: a new zone that itself hears nothing for so long begins to lead afresh.
     `floor_dbm`: weaker than this everywhere, the beacon is somewhere outside every zone.
     `absent_ms`: silence after which it has left; several lost adverts in a row are normal.
     `gateway_silent_ms`: neither batch nor heartbeat for so long means that its zones are unknown.
@@ -43,6 +46,7 @@ class ZoneSettings:
     doubt_ms: int = 4_000
     wait_ms: int = 500
     late_s: int = 5
+    rival_silent_ms: int = 5_000
     filter: FilterSettings = field(default_factory=FilterSettings)
 
 
@@ -70,16 +74,15 @@ class Transition:
     probability: float = 1.0
 
 
-class Heard(msgspec.Struct, array_like=True):
-    """What a source heard of a beacon in the second that is not weighed yet."""
+class Heard(msgspec.Struct, array_like=True, frozen=True):
+    """What a source heard of a beacon in the second that is not weighed yet; `total` is dBm × adverts."""
 
     at: int
-    adverts: int = 0
-    total: float = 0.0
+    adverts: int
+    total: float
 
-    @property
-    def dbm(self) -> float:
-        return self.total / self.adverts
+    def __add__(self, other: "Heard") -> "Heard":
+        return Heard(max(self.at, other.at), self.adverts + other.adverts, self.total + other.total)
 
 
 class Track(msgspec.Struct, array_like=True):
@@ -107,20 +110,32 @@ class Track(msgspec.Struct, array_like=True):
     def place(self) -> Place | None:
         return None if self.zone_id is None else Place(self.store_id, self.zone_id)
 
+    def put(self, source: str, second: int, heard: Heard) -> None:
+        """Adds to the open second; what comes late counts as of now."""
+        self.second = max(second, self.second)
+        self.heard_at = max(heard.at, self.heard_at)
+        if source.startswith(_PHONE):
+            self.phone_at = max(heard.at, self.phone_at)
+        known = self.open.get(source)
+        self.open[source] = heard if known is None else known + heard
+
     @property
     def confidence(self) -> Confidence:
         return "none" if self.zone_id is None else confidence_of(self.probability)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Odds:
-    """How probable each zone is after a second, and when each was last heard by a source of its own in it."""
+    """How probable each zone is after a second, and when, in it, each was heard by a source of its own."""
 
-    zones: Mapping[str, float]
-    heard_at: Mapping[str, int]
-    best: str
     strongest_dbm: float
-    dead_share: float
+    zones: dict[str, float] = field(default_factory=dict)
+    heard_at: dict[str, int] = field(default_factory=dict)
+    dead_share: float = 0.0
+
+    @property
+    def best(self) -> str:
+        return max(self.zones, key=lambda zone_id: (self.zones[zone_id], zone_id), default="")
 
     def of(self, zone_id: str | None) -> float:
         return 0.0 if zone_id is None else self.zones.get(zone_id, 0.0)
@@ -147,7 +162,7 @@ class ZoneEngine:
     awake_at: int = 0
     positions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     gains: Mapping[str, Gain] = field(default_factory=dict)
-    _filters: dict[str, Filter] = field(default_factory=dict, init=False)
+    _models: dict[str, Filter] = field(default_factory=dict, init=False)
 
     def restore(self, beacon_key: str, state: bytes) -> None:
         """Puts a stored track back."""
@@ -180,18 +195,18 @@ class ZoneEngine:
         beside = min((name for name, stands_for in self.zone_of.items() if stands_for == place), default=None)
         if beside is None:
             return []
-        return self._take(beacon_key, place.store_id, f"~{beside}", Heard(at, adverts, dbm * adverts))
+        return self._take(beacon_key, place.store_id, _PHONE + beside, Heard(at, adverts, dbm * adverts))
 
     def expire(self, now: int) -> list[Transition]:
         """Seconds that are over; beacons that fell silent or faded below the floor; silent gateways' zones."""
         gone: list[Transition] = []
-        alive, over = self._alive_places(now), self._over_until(now)
+        alive, told = self._alive_places(now), self._told_until(now)
         for beacon_key, track in list(self.tracks.items()):
-            if track.open and (track.second + 1) * 1000 <= over.get(track.store_id, 0):
+            if track.open and (track.second + 1) * 1000 <= told.get(track.store_id, now):
                 gone += self._close(beacon_key, track)
             place = track.place
             if place is not None and place not in alive and self._is_absent(track.phone_at, now):
-                gone += self._leave(beacon_key, track, track.seen_at, "unknown", 0.0)
+                gone += self._leave(beacon_key, track, track.seen_at, "unknown", 0.0, "none")
             elif place is not None and self._is_absent(track.seen_at, now):
                 gone += self._leave(beacon_key, track, track.seen_at, "left")
             if track.zone_id is None and self._is_absent(track.heard_at, now):
@@ -219,73 +234,175 @@ class ZoneEngine:
         second = heard.at // 1000
         if track.open and second > track.second:
             transitions += self._close(beacon_key, track)
-        if track.second - second > self.settings.late_s:
-            return transitions
-        track.second = max(second, track.second)
-        track.heard_at = max(heard.at, track.heard_at)
-        known = track.open.get(source)
-        if known is not None:
-            heard = Heard(max(heard.at, known.at), heard.adverts + known.adverts, heard.total + known.total)
-        track.open[source] = heard
+        if track.second - second <= self.settings.late_s:
+            track.put(source, second, heard)
         return transitions
 
     def _close(self, beacon_key: str, track: Track) -> list[Transition]:
-        """Weighs the open second: where it probably is, and whether that is another zone."""
+        """Weighs the open second: where the beacon probably is, and whether that is another zone."""
         heard, track.open = track.open, {}
         self.changed.add(beacon_key)
-        model, inside = self._filter(track.store_id), len(track.store_id) + 1
-        readings = [
-            Reading(source.lstrip("~")[inside:], row.dbm, row.adverts, source.startswith("~"))
-            for source, row in sorted(heard.items())
-            if source.lstrip("~") in self.zone_of
-        ]
-        readings = [reading for reading in readings if reading.gateway in model.floor.index]
+        model = self._model(track.store_id)
+        readings = list(self._readings(track.store_id, model, heard))
         if not readings:
             return []
-        silent = self._silent(track, heard, model) if any(not reading.phone for reading in readings) else []
-        track.belief = model.advance(track.belief, track.second, readings, silent)
-        return self._decide(beacon_key, track, self._odds(track, model, heard, readings))
+        track.belief = model.advance(track.belief, track.second, readings, self._silent(track, heard, model))
+        return self._decide(beacon_key, track, self._odds(track, track.belief, model, heard))
+
+    def _readings(self, store_id: str, model: Filter, heard: Mapping[str, Heard]) -> Iterator[Reading]:
+        for source, row in sorted(heard.items()):
+            name, phone = _gateway(source), source.startswith(_PHONE)
+            short = name[len(store_id) + 1 :]
+            if name in self.zone_of and short in model.floor.index:
+                yield Reading(short, row.total / row.adverts, row.adverts, phone)
 
     def _silent(self, track: Track, heard: Mapping[str, Heard], model: Filter) -> list[str]:
-        """Gateways around that told of this second, and of this beacon nothing. A dead one tells nothing."""
-        if track.belief is None or track.belief.floor != model.floor.mark:
+        """Gateways around that told of this second, and nothing of this beacon. A dead one tells nothing."""
+        belief, end = track.belief, (track.second + 1) * 1000
+        if belief is None or belief.floor != model.floor.mark or all(key.startswith(_PHONE) for key in heard):
             return []
-        end = (track.second + 1) * 1000
         return [
-            gateway
-            for gateway in sorted(model.floor.view(track.belief.corner).inside)
-            if (name := f"{track.store_id}/{gateway}") not in heard and self.gateway_heard_at.get(name, 0) >= end
+            short
+            for short in sorted(model.floor.view(belief.corner).inside)
+            if (name := f"{track.store_id}/{short}") not in heard
+            and self.gateway_heard_at.get(name, 0) >= end
         ]
 
-    def _filter(self, store_id: str) -> Filter:
-        model = self._filters.get(store_id)
-        if model is None:
-            model = self._filters[store_id] = self._new_filter(store_id)
-        return model
+    def _model(self, store_id: str) -> Filter:
+        if store_id not in self._models:
+            self._models[store_id] = self._new_model(store_id)
+        return self._models[store_id]
 
-    def _new_filter(self, store_id: str) -> Filter:
-        """Inside a store, gateways go by their short names: they are in every belief."""
-        names = {
-            name: name[len(store_id) + 1 :] for name, place in self.zone_of.items() if place.store_id == store_id
-        }
+    def _new_model(self, store_id: str) -> Filter:
+        """Inside a store, gateways go by their short names, for these are in every belief."""
+        names = [name for name, place in self.zone_of.items() if place.store_id == store_id]
+        short = {name: name[len(store_id) + 1 :] for name in names}
         settings = self.settings.filter
-        gains = {short: self.gains[name] for name, short in names.items() if name in self.gains}
+        gains = {short[name]: self.gains[name] for name in names if name in self.gains}
         if all(name in self.positions for name in names):
-            places = {short: self.positions[name] for name, short in names.items()}
+            places = {short[name]: self.positions[name] for name in names}
             return Filter(GridFloor(places, settings), settings, gains)
-        return Filter(StarFloor(list(names.values()), settings), settings, gains)
+        return Filter(StarFloor(list(short.values()), settings), settings, gains)
 
     # Deciding -----------------------------------------------------------------------------------------
 
-    def _odds(
-        self, track: Track, model: Filter, heard: Mapping[str, Heard], readings: Iterable[Reading]
-    ) -> _Odds:
-        zones: dict[str, float] = {}
-        dead = 0.0
-        assert track.belief is not None
-        for gateway, chance in model.chances(track.belief).items():
-            place = self.zone_of.get(f"{track.store_id}/{gateway}")
-            if place is not None:
-                zones[place.zone_id] = zones.get(place.zone_id, 0.0) + chance
+    def _odds(self, track: Track, belief: Belief, model: Filter, heard: Mapping[str, Heard]) -> _Odds:
+        odds = _Odds(max(row.total / row.adverts for row in heard.values()))
+        alive_since = (track.second + 1) * 1000 - self.settings.gateway_silent_ms
+        for short, chance in model.chances(belief).items():
+            name = f"{track.store_id}/{short}"
+            if name in self.zone_of:
+                zone_id = self.zone_of[name].zone_id
+                odds.zones[zone_id] = odds.zones.get(zone_id, 0.0) + chance
+            if self.gateway_heard_at.get(name, 0) < alive_since:
+                odds.dead_share += chance
+        for source, row in heard.items():
+            if (place := self.zone_of.get(_gateway(source))) is not None:
+                odds.heard_at[place.zone_id] = max(row.at, odds.heard_at.get(place.zone_id, 0))
+        return odds
+
+    def _decide(self, beacon_key: str, track: Track, odds: _Odds) -> list[Transition]:
+        track.probability = odds.of(track.zone_id)
+        if odds.strongest_dbm < self.settings.floor_dbm:
+            track.rival = None
+            return []
+        best = odds.best
+        if best == track.zone_id or odds.of(best) < self._wanted(track):
+            track.rival = None
+            track.seen_at = max(track.seen_at, odds.heard_at.get(track.zone_id or "", 0))
+            return []
+        if not self._may_move(track, best):
+            track.rival = None
+            return []
+        own_word = odds.heard_at.get(best)
+        if own_word is None:
+            return []
+        if track.rival != best or own_word - track.rival_at > self.settings.rival_silent_ms:
+            track.rival, track.rival_since = best, own_word
+        track.rival_at = own_word
+        if own_word - track.rival_since < self.settings.settle_ms:
+            return []
+        return self._move(beacon_key, track, odds)
+
+    def _wanted(self, track: Track) -> float:
+        """How probable another zone must be."""
+        if track.zone_id is None:
+            return self.settings.enter
+        return track.probability + self.settings.lead
+
+    def _may_move(self, track: Track, zone_id: str) -> bool:
+        """Nobody moves into a zone that is unknown, nor out of one whose gateway may just be dying."""
+        end, settings = (track.second + 1) * 1000, self.settings
+        if not self._lives(Place(track.store_id, zone_id), end - settings.gateway_silent_ms):
+            return False
+        return track.place is None or self._lives(track.place, end - settings.doubt_ms)
+
+    def _move(self, beacon_key: str, track: Track, odds: _Odds) -> list[Transition]:
+        """Into the leading zone, since when it leads; but not before what was known of the last one."""
+        since = max(track.rival_since, track.seen_at)
+        chance = odds.of(odds.best)
+        confidence = "low" if odds.dead_share > _DEAD_SHARE else confidence_of(chance)
+        left = self._leave(beacon_key, track, since, "left", 1 - track.probability, confidence)
+        track.zone_id, track.entered_at, track.probability = odds.best, since, chance
+        track.seen_at = max(since, odds.heard_at[odds.best])
+        place = Place(track.store_id, odds.best)
+        entered = Transition("entered", beacon_key, place, since, since, confidence, round(chance, 3))
+        return [*left, entered]
+
+    def _leave(
+        self,
+        beacon_key: str,
+        track: Track,
+        at: int,
+        kind: Literal["left", "unknown"],
+        probability: float = 1.0,
+        confidence: Confidence = "high",
+    ) -> list[Transition]:
+        place, entered_at = track.place, track.entered_at
+        track.zone_id, track.rival = None, None
+        self.changed.add(beacon_key)
+        if place is None:
+            return []
+        at = max(at, entered_at)
+        return [Transition(kind, beacon_key, place, at, entered_at, confidence, round(probability, 3))]
+
+    # Time ---------------------------------------------------------------------------------------------
+
     def _is_absent(self, since: int, now: int) -> bool:
         return now - max(since, self.awake_at) > self.settings.absent_ms
+
+    def _lives(self, place: Place, since: int) -> bool:
+        return any(
+            self.gateway_heard_at.get(gateway, 0) >= since
+            for gateway, stands_for in self.zone_of.items()
+            if stands_for == place
+        )
+
+    def _alive_places(self, now: int) -> set[Place]:
+        """The zones of which any gateway gave a sign of life lately."""
+        since = now - self.settings.gateway_silent_ms
+        return {
+            place
+            for gateway, place in self.zone_of.items()
+            if self.gateway_heard_at.get(gateway, -math.inf) >= since
+        }
+
+    def _told_until(self, now: int) -> dict[str, int]:
+        """By store, until when every living gateway has told; none is waited for longer than `wait_ms`."""
+        since = now - self.settings.gateway_silent_ms
+        told: dict[str, int] = {}
+        for gateway, place in self.zone_of.items():
+            heard_at = self.gateway_heard_at.get(gateway, 0)
+            if heard_at >= since:
+                told[place.store_id] = min(heard_at, told.get(place.store_id, now))
+        waited = now - self.settings.wait_ms
+        return {place.store_id: max(waited, told.get(place.store_id, 0)) for place in self.zone_of.values()}
+
+
+def confidence_of(probability: float) -> Confidence:
+    """A probability in words."""
+    return next(word for least, word in _CONFIDENT if probability >= least)
+
+
+def _gateway(source: str) -> str:
+    return source.removeprefix(_PHONE)

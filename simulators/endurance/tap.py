@@ -31,7 +31,9 @@ async def tap(port: int, up_bytes_a_second: int | None = None) -> AsyncIterator[
         task = asyncio.current_task()
         if task is not None:
             tasks.add(task)
-        with suppress(OSError):  # either end may vanish at any time; the other end is then told by a close
+        # Either end may vanish at any time, the other one is then told by a close; and a cancelled handler
+        # would be reported by asyncio as a failure.
+        with suppress(OSError, asyncio.CancelledError):
             await _join(reader, writer, port, record, up_bytes_a_second)
         writer.close()
 

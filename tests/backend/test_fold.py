@@ -754,9 +754,9 @@ async def test_a_fold_that_is_killed_again_and_again_ends_in_the_same_rows(shop,
             copy_file(file.path, tmp_path / name / file.path.name)
     assert fold_in_a_child(tmp_path / "once", shop.clock(), None)
     chance, kills = random.Random(11), 0
-    import time as _t; print("START", _t.time())
+
     while not fold_in_a_child(tmp_path / "killed", shop.clock(), chance.randrange(1, 14)):
-        kills += 1; print("KILL", _t.time(), __import__("sqlite3").connect(tmp_path / "killed" / "state.db").execute("select position from fold").fetchall())
+        kills += 1
     once, killed = await contents(tmp_path / "once"), await contents(tmp_path / "killed")
     assert kills >= 5
     assert killed == once

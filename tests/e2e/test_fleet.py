@@ -1,4 +1,4 @@
-"""A gateway's life over real processes: enrolled by the command, mutual TLS, configured from afar, revoked."""
+"""A gateway's life over real processes: enrolled by command, mutual TLS, configured from afar, revoked."""
 
 import asyncio
 import contextlib
@@ -318,7 +318,6 @@ class World:
             *("-m", "backend", "gateway", "enrol-token", "--store", "vienna-1", "--gateway", gateway),
             *("--url", self.url, "-c", self.config),
             FOOTFALL_API_TOKEN=self.api_token,
-            SSL_CERT_FILE=self.folder / "tls" / "ca.pem",
         )
         enroll = ("-m", "gateway", "enroll", "--backend", self.url, "--config", self.toml(gateway))
         assert "enrolled as" in await self.command(*enroll, FOOTFALL_ENROL_TOKEN=token)

@@ -1,7 +1,11 @@
 """Days without a backend: small batches become few large ones, nothing is lost, and what is live comes first."""
 
+import asyncio
 import itertools
+import time
 from collections import Counter
+from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -9,9 +13,13 @@ from hypothesis import strategies as st
 
 from gateway.coalesce import MAX_ROWS, Row, plan
 from gateway.outbox import FRESH_MS, Outbox, Parcel, Span, Turn
+from gateway.uplink import Uplink
+from sdk_bridge.mqtt import Broker
 from sdk_bridge.wire.codec import decode_up, encode
-from sdk_bridge.wire.messages import Batch, BeaconHealth, RangeChange, Readings, Skip
+from sdk_bridge.wire.messages import Batch, BeaconHealth, Heartbeat, RangeChange, Readings, Skip
+from sdk_bridge.wire.topics import GatewayAddress
 from simulators.endurance.outage import Outage, run_outage
+from simulators.endurance.tap import tap
 
 BOOT = "0f0e0d0c-0000-4000-8000-000000000001"
 EARLIER = "0f0e0d0c-0000-4000-8000-000000000000"
@@ -190,3 +198,83 @@ def test_an_hour_of_fifty_beacons_costs_few_bytes_a_reading_and_all_of_it_arrive
     assert figures.bytes_a_reading * 50 * 3600 * 72 < 0.5 * 256 * 1024 * 1024
     assert figures.commits < 3600 + 80, "joining costs a commit a minute"
     assert len(lines) == 2
+
+
+class Gateway:
+    """An uplink over an outbox that has seen an outage; `live` stores one second as the radio would give it."""
+
+    def __init__(self, outbox, port, clock):
+        self.clock = clock
+        self.outbox = outbox
+        broker = Broker("127.0.0.1", port, f"gateway-{time.monotonic_ns()}")
+        address = GatewayAddress("demo-shop", "door")
+        self.uplink = Uplink(
+            address, broker, outbox, clock, pulse=self.pulse, version="test", random=Random(1)
+        )
+        self.number = 10**6
+
+    def pulse(self, stock):
+        now = self.clock.boot_ms()
+        return Heartbeat(
+            self.clock.boot_id, now, "hearing", 0, 0, 0, 0, stock.records, stock.bytes, False, "test"
+        )
+
+    async def flush(self):
+        while True:
+            await self.uplink.store([])
+            await asyncio.sleep(0.1)
+
+    async def live(self, receiver):
+        """Seconds from storing a fresh batch to its arrival in the live lane."""
+        self.number += 1
+        fresh = second(self.number, self.clock.boot_id, beacons=50)
+        began = time.monotonic()
+        await self.uplink.store([replace(fresh, at_ms=self.clock.boot_ms())])
+        while not any(batch.base_ms == self.number * 1000 for batch in receiver.batches("live")):
+            if time.monotonic() - began > 30:
+                pytest.fail("a live batch did not arrive in 30 s")
+            await asyncio.sleep(0.01)
+        return time.monotonic() - began
+
+
+def hour_of_outage(outbox, clock):
+    """An hour of fifty beacons, stored and joined."""
+    for number in range(3600):
+        parcel = second(number, clock.boot_id, beacons=50)
+        outbox.turn(Turn(outbox.stock.epoch, clock.boot_id, number * 1000, [parcel]))
+        if number % 60 == 59:
+            outbox.coalesce(clock.boot_id, number * 1000)
+
+
+@pytest.mark.parametrize("bits_a_second", [None, 500_000])
+async def test_after_an_outage_live_readings_arrive_within_five_seconds_while_the_backlog_drains(
+    bits_a_second, any_broker, open_outbox, receiver_on, hand_clock, wait_until
+):
+    outbox, clock = open_outbox(), hand_clock(now=3_700_000)
+    hour_of_outage(outbox, clock)
+    up = None if bits_a_second is None else bits_a_second // 8
+    async with receiver_on(any_broker.port) as receiver, tap(any_broker.port, up) as line:
+        gateway = Gateway(outbox, line.port, clock)
+        tasks = [asyncio.create_task(gateway.uplink.run()), asyncio.create_task(gateway.flush())]
+        try:
+            await wait_until(lambda: gateway.uplink.connected)
+            latencies, drained = [], []
+            for _ in range(4):
+                latencies.append(await gateway.live(receiver))
+                drained.append(len(receiver.batches("backlog")))
+            assert max(latencies) < 5
+            await wait_until(lambda: len(receiver.batches("backlog")) > drained[0])
+            if bits_a_second is None:
+                await wait_until(lambda: outbox.stock.records == 0)
+                assert seconds_in_all(receiver.batches("backlog")) == [
+                    n for n in range(3600) for _ in range(50)
+                ]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await gateway.uplink.close()
+
+
+def seconds_in_all(batches):
+    return [batch.base_ms // 1000 + second for batch in batches for second in batch.readings.second]
