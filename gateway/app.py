@@ -34,7 +34,7 @@ from gateway.config import Config, ConfigError
 from gateway.health import HealthDesk
 from gateway.homeassistant import HomeAssistant
 from gateway.homeassistant import Reading as HomeReading
-from gateway.log import set_level
+from gateway.log import set_level, tell_held_back
 from gateway.membership import Membership
 from gateway.outbox import Outbox, OutboxUnavailable, Parcel, Stock
 from gateway.presence import Presence
@@ -87,11 +87,11 @@ class Listener:
 
     def adopt(self, config: Config) -> None:
         """Another configuration from now on; what is in range stays so."""
-        now = self._clock.boot_ms()
         self._allow = config.allow
         self._verdicts.clear()
         self._presence.adopt(config.presence)
-        self.hearing = Hearing(config.fixed_beacons, config.fixed_silence_ms, now)
+        if not self.hearing.expects(config.fixed_beacons, config.fixed_silence_ms):
+            self.hearing = Hearing(config.fixed_beacons, config.fixed_silence_ms, self._clock.boot_ms())
 
     def is_near(self, key: str) -> bool:
         """Whether the beacon is in range."""
@@ -255,6 +255,7 @@ class Gateway:
             await self._uplink.store(self._parcels())
             self._home.look()
             self._feed_watchdog()
+            tell_held_back()
             await sleep_unless(stop, FLUSH_SECONDS)
 
     def _feed_watchdog(self) -> None:

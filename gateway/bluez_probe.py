@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from dbus_fast import BusType, Message, MessageType
 from dbus_fast.aio.message_bus import MessageBus
-from dbus_fast.errors import AuthError, InvalidAddressError
+from dbus_fast.errors import DBusFastError, InvalidAddressError
 
 CALL_SECONDS: Final = 3.0  # bluetoothd answers in milliseconds; one that hangs never does
 DEFAULT_ADDRESS: Final = "unix:path=/run/dbus/system_bus_socket"
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class BusFacts:
-    """What was found. `adapters` are BlueZ's, with whether each is powered; `detail` is an error's own text."""
+    """What was found. `adapters` are BlueZ's, each powered or not; `detail` is an error's own text."""
 
     bus: BusState
     address: str
@@ -47,12 +47,12 @@ async def look_at_bluez() -> BusFacts:
     address = bus_address()
     try:
         bus = MessageBus(bus_type=BusType.SYSTEM)
-    except (OSError, InvalidAddressError) as error:  # dbus-fast connects already here
-        return BusFacts(_bus_state(error), address, detail=str(error))
+    except InvalidAddressError as error:
+        return BusFacts("no-socket", address, detail=str(error))
     try:
         await _soon(bus.connect())
         return await _ask(bus, address)
-    except (OSError, EOFError, AuthError, TimeoutError) as error:
+    except (OSError, EOFError, DBusFastError, TimeoutError) as error:
         return BusFacts(_bus_state(error), address, detail=str(error))
     finally:
         bus.disconnect()

@@ -9,9 +9,10 @@ import structlog
 import typer
 
 from gateway import VERSION
+from gateway.cli_operate import add_commands
 from gateway.clock import SystemClock
 from gateway.config import KEYS, Config, ConfigError, load
-from gateway.log import configure
+from gateway.log import configure, tell_held_back
 from sdk_bridge.wire.codec import WireError
 
 EXIT_FAILED: Final = 1
@@ -88,6 +89,9 @@ def version() -> None:
     print(VERSION)
 
 
+add_commands(app)
+
+
 def main() -> None:
     """The console script."""
     app()
@@ -121,6 +125,8 @@ def _run(settings: Config, path: Path) -> int:
     except Exception:
         log.exception("a worker died")
         return EXIT_FAILED
+    finally:
+        tell_held_back(everything=True)
     return 0
 
 

@@ -182,6 +182,10 @@ class Hearing:
         self._tag_ms: int | None = None
         self.last_advert_ms: int | None = None
 
+    def expects(self, fixed: frozenset[str], silence_ms: int) -> bool:
+        """Whether it goes by these fixed beacons and this patience already."""
+        return (fixed, silence_ms) == (self._fixed, self._silence_ms)
+
     def advert(self, at_ms: int) -> None:
         """Any advertisement at all."""
         self.last_advert_ms = at_ms

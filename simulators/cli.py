@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,6 +66,39 @@ def demo(
     _print_summary(figures)
     if figures["lost"] or figures["duplicates"]:
         raise typer.Exit(1)
+
+
+@main.command()
+def capture(
+    out: Annotated[Path, typer.Option(help="The new file; the configuration to replay with lies beside it.")],
+    seconds: Annotated[float, typer.Option(help="How much of the shop's day.", min=1, max=7 * 86400)],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 1,
+    gateway: Annotated[str | None, typer.Option(help="Whose radio; the first one's without.")] = None,
+) -> None:
+    """What one gateway of the simulated shop would have recorded, for `footfall-gateway replay`."""
+    from gateway.record import CaptureNotWritten  # noqa: PLC0415 - imports that --help can spare
+    from simulators.capture import write_capture  # noqa: PLC0415
+
+    try:
+        made = write_capture(seed, seconds, out, gateway, _progress(seconds))
+    except (CaptureNotWritten, ValueError) as error:
+        print(f"not captured: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print(f"{out}: {made.recorded} adverts of {made.gateway}, and {made.forgotten} of strangers, counted")
+    print(f"a replay comes to {made.decisions.batches} batches with the digest {made.decisions.digest}")
+    print(f"footfall-gateway replay {out} --config {out}.toml")
+
+
+def _progress(seconds: float) -> Callable[[float], None]:
+    """How far it is, on a terminal."""
+    shown = sys.stderr.isatty()
+
+    def show(now_s: float) -> None:
+        if shown and now_s % 60 == 0:
+            sys.stderr.write(f"\r{100 * now_s / seconds:3.0f} %\033[K" + ("\r" if now_s >= seconds else ""))
+            sys.stderr.flush()
+
+    return show
 
 
 def _print_summary(figures: dict[str, Any]) -> None:

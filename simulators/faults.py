@@ -35,12 +35,16 @@ class Pace:
     calm: tuple[float, float] = (1.0, 5.0)
 
 
+CURES = (Cure.RESCAN, Cure.POWER_CYCLE)  # those that need nobody's permission
+
+
 def schedule(
     seed: int,
     count: int,
     adapters: Sequence[str] = ("hci0",),
     pace: Pace | None = None,
     kinds: Sequence[Kind] = KINDS,
+    cures: Sequence[Cure] = CURES,
 ) -> list[tuple[float, Fault]]:
     """(time in seconds, fault) in order, never two at once. Every kind comes before one comes again."""
     dice, pace = Random(seed), pace or Pace()
@@ -49,7 +53,7 @@ def schedule(
         if not deck:
             deck = dice.sample(list(kinds), k=len(kinds))
         time_s += dice.uniform(*pace.calm)
-        cure = dice.choice((Cure.RESCAN, Cure.POWER_CYCLE))
+        cure = dice.choice(cures)
         fault = Fault(deck.pop(), dice.choice(adapters), round(dice.uniform(*pace.lasting), 3), cure)
         faults.append((round(time_s, 3), fault))
         time_s += fault.seconds

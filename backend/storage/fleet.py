@@ -14,7 +14,7 @@ from sdk_bridge.wire.messages import Heartbeat
 
 TOKENS_KEPT_MS = 30 * 86_400_000  # a spent token is told from an unknown one for so long
 VERSIONS_SHOWN = 20
-ALERT_AGAIN_MS = 600_000  # whoever knocks all day with a spent token must not fill the disk
+ALERT_AGAIN_MS = 600_000  # who knocks all day with a spent token, or flaps, must not fill the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +103,9 @@ def revoked_certificates(session: Session, now: int) -> list[tuple[str, int]]:
 
 
 def note_refusal(session: Session, refusal: Refusal, now: int) -> None:
-    """Tells people of a refusal that concerns one of their gateways; once in ten minutes for the same one."""
-    if refusal.gateway is None:
-        return
-    alert = {"kind": "enrolment refused", "subject": refusal.gateway, "detail": refusal.message}
-    if session.row("same_alert_lately", **alert, since=now - ALERT_AGAIN_MS) is None:
-        raise_alert(session, now, **alert)
+    """Tells people of a refusal that concerns one of their gateways."""
+    if refusal.gateway is not None:
+        _alert(session, now, "enrolment refused", refusal.gateway, refusal.message)
 
 
 def version_to_come(session: Session, gateway: str) -> int:
@@ -166,12 +163,19 @@ def note_report(session: Session, gateway: str, at: int, heartbeat: Heartbeat) -
     session.run("save_configuration_report", gateway=gateway, version=version, state=state, at=at)
     session.run("mark_configuration", **_parts(gateway), version=version, state=state, at=at)
     if is_alarming(state):
-        raise_alert(session, at, "configuration not applied", gateway, f"version {version}: {state}")
+        _alert(session, at, "configuration not applied", gateway, f"version {version}: {state}")
 
 
 def fleet(session: Session) -> list[dict[str, Any]]:
     """Every gateway with its certificate and its configuration, for people."""
     return [dict(row) for row in session.rows("fleet")]
+
+
+def _alert(session: Session, at: int, kind: str, subject: str, detail: str) -> None:
+    """Leaves word for a person, once in ten minutes for the very same."""
+    alert = {"kind": kind, "subject": subject, "detail": detail}
+    if session.row("same_alert_lately", **alert, since=at - ALERT_AGAIN_MS) is None:
+        raise_alert(session, at, **alert)
 
 
 def _parts(gateway: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ from sdk_bridge.server.normalise import Arrival, Reject, storable
 from sdk_bridge.server.ports import Journal, JournalBusy, Source, Sources
 from sdk_bridge.server.rates import Buckets, Rate
 from sdk_bridge.server.refusals import Refusal
+from sdk_bridge.server.snippet import snippet_answer
 from sdk_bridge.wire.app_events import AppEvent
 
 C = TypeVar("C", bound=calls.Call)
@@ -43,7 +44,7 @@ _HEADER_NAMES = re.compile(r"[A-Za-z0-9\-, ]{1,512}")
 _SHORT = {"i": "identify", "t": "track", "p": "page", "s": "screen", "g": "group", "a": "alias"}
 _BATCH_PATHS = ("/v1/batch", "/v1/b", "/v1/import", "/batch", "/import")
 # Segment's browser SDK reports on itself to Segment every 30 s, unless its settings say otherwise.
-_SILENT = {"metrics": {"sampleRate": 0}}
+_NO_METRICS = {"sampleRate": 0}
 _CORS = {
     "Access-Control-Allow-Origin": "*",  # a write key is public and no cookie is read here
     "Access-Control-Expose-Headers": "Retry-After",
@@ -104,6 +105,7 @@ class Bridge:
         self._post(app, "/v1/push/opened", self._own(calls.receipt_call, _receipt("opened")))
         self._get(app, "/v1/pixel/{method}", self._pixel)
         self._get(app, "/v1/projects/{write_key}/settings", self._settings)
+        self._get(app, "/v1/footfall.js", snippet_answer())
 
     def _post(self, app: web.Application, path: str, answer: Answer) -> None:
         for spelled in (path, path + "/"):
@@ -199,7 +201,8 @@ class Bridge:
         host = self._public_host or request.host
         if _HOST.fullmatch(host) is None:
             raise Refusal(400, "invalid_host", "the Host header is not a host")
-        return _json({"integrations": {"Segment.io": {"apiKey": key, "apiHost": f"{host}/v1"}}, **_SILENT}, 200)
+        where = {"Segment.io": {"apiKey": key, "apiHost": f"{host}/v1"}}
+        return _json({"integrations": where, "metrics": _NO_METRICS}, 200)
 
     # The journal ------------------------------------------------------------------------------------------
 

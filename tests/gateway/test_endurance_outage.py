@@ -1,4 +1,4 @@
-"""Days without a backend: small batches become few large ones, nothing is lost, and what is live comes first."""
+"""Days without a backend: small batches become few large ones, nothing is lost, live readings go first."""
 
 import asyncio
 import itertools
@@ -191,7 +191,7 @@ def test_over_the_limit_joined_batches_are_dropped_by_a_skip_that_counts_what_wa
 
 
 def test_an_hour_of_fifty_beacons_costs_few_bytes_a_reading_and_all_of_it_arrives(tmp_path):
-    """72 hours of it (docs/endurance.md) take some 100 MB; at this rate they fit 256 MB with room to spare."""
+    """At this rate 72 hours fit 256 MB twice over; docs/endurance.md has them measured."""
     lines = []
     figures = run_outage(Outage(hours=1), tmp_path / "outbox.db", lines.append)
     assert figures.readings == figures.drained_readings == 50 * 3600 and figures.skipped_readings == 0
@@ -201,7 +201,7 @@ def test_an_hour_of_fifty_beacons_costs_few_bytes_a_reading_and_all_of_it_arrive
 
 
 class Gateway:
-    """An uplink over an outbox that has seen an outage; `live` stores one second as the radio would give it."""
+    """An uplink over an outbox that has seen an outage; `live` stores one second, as the radio does."""
 
     def __init__(self, outbox, port, clock):
         self.clock = clock

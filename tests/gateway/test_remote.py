@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import remote
+from gateway.app import Listener
 from gateway.config import KEYS, ConfigError
+from gateway.presence import Presence
 from gateway.remote import ConfigurationRefused, Health, Memory, Remote, Trial
+from gateway.scanner import Hearing
 from sdk_bridge.wire.configuration import (
     Configuration,
     decode_settings,
@@ -275,6 +278,19 @@ def test_what_is_left_out_stays_as_the_file_has_it(tmp_path):
     with pytest.raises(ConfigError, match="far_dbm"):
         remote.overlaid(base, {"presence": {"near_dbm": -95}}, tmp_path / "gateway.toml")
     assert base["presence"] == {"near_dbm": -80, "far_dbm": -90}
+
+
+def test_what_was_heard_is_forgotten_only_when_other_beacons_are_expected(tmp_path, hand_clock):
+    def config(**sections):
+        return remote.overlaid({"store": "s", "gateway": "g", "data_dir": "d"}, sections, tmp_path / "g.toml")
+
+    clock, first = hand_clock(), config()
+    hearing = Hearing(first.fixed_beacons, first.fixed_silence_ms, 0)
+    listener = Listener(first.allow, Presence(first.presence), hearing, clock)
+    listener.adopt(config(allow={"ibeacon": [UUID]}, presence={"near_dbm": -70}))
+    assert listener.hearing is hearing
+    listener.adopt(config(zone_beacons={"keys": [f"ibeacon:{UUID}:1:2"]}))
+    assert listener.hearing is not hearing and listener.hearing.state(clock.boot_ms(), True) == "starting"
 
 
 # The rim ----------------------------------------------------------------------------------------------

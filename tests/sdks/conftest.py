@@ -176,6 +176,8 @@ class Door:
     backend: str
     faults: deque[str] = field(default_factory=deque)
     posts: list[tuple[str, dict[str, str], bytes, str]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    preflights: int = 0
     retry_after: str | None = None
     url: str = ""
 
@@ -185,6 +187,7 @@ class Door:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
+        self.preflights += request.method == "OPTIONS"
         if request.method != "POST":
             return await self._forward(request, body)
         fault = self.faults.popleft() if self.faults else ""
@@ -200,6 +203,7 @@ class Door:
 
     def _note(self, request: web.Request, body: bytes, outcome: str) -> None:
         self.posts.append((request.path, dict(request.headers), body, outcome))
+        self.times.append(time.monotonic())
 
     def _refuse(self, status: int) -> web.Response:
         headers = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After"}
@@ -381,9 +385,7 @@ class Shop:
         self.stack.push_async_callback(context.close)
         return context
 
-    async def open(
-        self, html: str, visitor: Any = None, path: str = "/boots", clock: bool = False
-    ) -> Any:
+    async def open(self, html: str, visitor: Any = None, path: str = "/boots", clock: bool = False) -> Any:
         """A page of the shop with this in it; what it asks for, and what it complains of, is noted.
 
         With `clock` the test says how the page's time passes.

@@ -1,0 +1,208 @@
+// The snippet: `footfall.page()`, `.track()`, `.identify()`, `.consent()`, `.reset()`, as docs/bridge.md has them.
+import { BATCH, Queue, randomText, type Values } from "./queue";
+import { Sender } from "./sender";
+import { Store } from "./store";
+
+declare const VERSION: string;
+
+type Purposes = Record<string, boolean>;
+type Held = [kind: string, fields: Values, at: string];
+
+interface Who {
+  anonymousId: string;
+  userId?: string;
+  userHash?: string;
+}
+
+interface Settings {
+  writeKey: string;
+  host: string;
+  /** The purpose without which nothing is sent or stored; undefined where the shop asks elsewhere. */
+  purpose?: string | undefined;
+}
+
+const MAX_HELD = 100; // calls that wait for an answer to the consent banner, in the page's memory
+
+class Footfall {
+  private readonly store = new Store();
+  private readonly queue: Queue;
+  private readonly sender: Sender;
+  private readonly prefix: string;
+  private held: Held[] = [];
+
+  constructor(private readonly settings: Settings) {
+    this.prefix = `footfall:${settings.writeKey}:`;
+    this.queue = new Queue(this.store, `${this.prefix}q:`);
+    this.sender = new Sender(this.queue, settings.host, settings.writeKey, this.prefix);
+    addEventListener("online", () => this.sender.awake());
+    addEventListener("pageshow", () => this.sender.awake());
+    addEventListener("pagehide", () => this.sender.leave());
+    document.addEventListener("visibilitychange", () => {
+      if (document.visibilityState === "hidden") this.sender.leave();
+    });
+  }
+
+  /** Calls that have no 200 yet. */
+  get queued(): number {
+    return this.queue.length + this.held.length;
+  }
+
+  /** Calls lost to the queue's bounds or their own size. */
+  get dropped(): number {
+    return this.queue.dropped;
+  }
+
+  /** Calls that the bridge refused for good. */
+  get refused(): number {
+    return this.sender.refused;
+  }
+
+  page(name?: string, properties?: Values): void {
+    this.say("page", { name, properties: { ...place(), ...properties } });
+  }
+
+  track(event: string, properties: Values = {}): void {
+    this.say("track", { event, properties });
+  }
+
+  /** `userHash` is the HMAC that the shop's server gives with the login; without it the claim binds nothing. */
+  identify(userId: string | number, traits: Values = {}, userHash?: string): void {
+    this.say("identify", { traits, userId: String(userId), userHash });
+  }
+
+  /** What the person agrees to, by purpose; it is sent, and decides whether the other calls are. */
+  consent(purposes: Purposes): void {
+    const known = this.store.get(`${this.prefix}who`) !== null;
+    this.store.put(`${this.prefix}consent`, JSON.stringify({ ...this.answers(), ...purposes }));
+    if (this.answer === false) this.forget(known ? purposes : null);
+    else this.say("consent", { consent: purposes });
+    if (this.answer) for (const call of this.held.splice(0)) this.tell(...call);
+  }
+
+  /** The person has logged out: whoever comes next is somebody else. */
+  reset(): void {
+    this.held = [];
+    this.store.remove(`${this.prefix}who`);
+  }
+
+  /** Sends what is queued now. */
+  flush(): Promise<void> {
+    return this.sender.flush();
+  }
+
+  /** A call as the stub in the page keeps it before this file has come: `["track", "Order Completed"]`. */
+  push(...calls: [method: string, ...given: unknown[]][]): void {
+    for (const [method, ...given] of calls) {
+      const known = ["page", "track", "identify", "consent", "reset"].includes(method);
+      if (known) (this as unknown as Record<string, (...given: unknown[]) => void>)[method]!(...given);
+      else console.warn(`footfall: there is no ${method}`);
+    }
+  }
+
+  /** After a no: nothing is left but the answer, and the refusal on its way, if we knew whose it is. */
+  private forget(refusal: Purposes | null): void {
+    this.held = [];
+    this.queue.clear();
+    if (refusal) this.tell("consent", { consent: refusal });
+    this.store.remove(`${this.prefix}who`);
+  }
+
+  private say(kind: string, fields: Values): void {
+    const call: Held = [kind, fields, new Date().toISOString()];
+    if (this.answer) this.tell(...call);
+    else if (this.answer === undefined) this.held = [...this.held, call].slice(-MAX_HELD);
+  }
+
+  private tell(kind: string, fields: Values, timestamp = new Date().toISOString()): void {
+    if (kind === "identify") this.become(fields.userId as string, fields.userHash as string | undefined);
+    const own = kind === "consent";
+    const about = own ? {} : { type: kind, context: context() };
+    const body = { ...fields, ...about, ...this.who(), messageId: randomText(16), timestamp };
+    if (this.queue.add({ path: own ? "/v1/consent" : BATCH, body })) this.sender.soon();
+    else console.warn("footfall: a call of more than 32 KB is not sent", fields);
+  }
+
+  /** Asked each time, for another tab may have logged in or out. */
+  private who(): Who {
+    const stored = parsed<Who>(this.store.get(`${this.prefix}who`));
+    return typeof stored?.anonymousId === "string" ? stored : this.keep({ anonymousId: randomText(16) });
+  }
+
+  private become(userId: string, userHash: string | undefined): void {
+    const before = this.who();
+    const same = before.userId === userId;
+    // Somebody else who has not logged out: their anonymous id must not go on as this person's.
+    const anonymousId = same || before.userId === undefined ? before.anonymousId : randomText(16);
+    const proof = userHash ?? (same ? before.userHash : undefined);
+    this.keep({ anonymousId, userId, ...(proof === undefined ? {} : { userHash: proof }) });
+  }
+
+  private keep(who: Who): Who {
+    this.store.put(`${this.prefix}who`, JSON.stringify(who));
+    return who;
+  }
+
+  private answers(): Purposes {
+    return parsed<Purposes>(this.store.get(`${this.prefix}consent`)) ?? {};
+  }
+
+  /** Whether calls may be sent: yes, no, or not answered yet. */
+  private get answer(): boolean | undefined {
+    return this.settings.purpose === undefined ? true : this.answers()[this.settings.purpose];
+  }
+}
+
+function context(): Values {
+  return {
+    library: { name: "footfall.js", version: VERSION },
+    page: place(),
+    campaign: campaign(),
+    locale: navigator.language,
+    timezone: Intl.DateTimeFormat().resolvedOptions().timeZone,
+    userAgent: navigator.userAgent,
+  };
+}
+
+/** Where the person is. The fragment stays here: sites keep secrets in it. */
+function place(): Values {
+  const { origin, pathname, search } = location;
+  const referrer = document.referrer;
+  return { url: origin + pathname + search, path: pathname, search, title: document.title, referrer };
+}
+
+function campaign(): Values | undefined {
+  const found: Values = {};
+  for (const [name, value] of new URLSearchParams(location.search)) {
+    if (name.startsWith("utm_")) found[name === "utm_campaign" ? "name" : name.slice(4)] = value.slice(0, 200);
+  }
+  return Object.keys(found).length ? found : undefined;
+}
+
+function parsed<T>(text: string | null): T | null {
+  try {
+    return text === null ? null : (JSON.parse(text) as T);
+  } catch {
+    return null;
+  }
+}
+
+function start(tag: HTMLScriptElement): void {
+  const { writeKey, host, consent, page } = tag.dataset;
+  if (!writeKey) {
+    console.error("footfall: the script tag needs data-write-key");
+    return;
+  }
+  const place = window as unknown as { footfall?: unknown };
+  const earlier = place.footfall;
+  if (earlier instanceof Footfall) return; // the tag stands in the page twice
+  const footfall = new Footfall({
+    writeKey,
+    host: (host ?? new URL(tag.src).origin).replace(/\/$/, ""),
+    purpose: consent || undefined,
+  });
+  place.footfall = footfall;
+  if (page !== "manual") footfall.page();
+  if (Array.isArray(earlier)) footfall.push(...(earlier as [string, ...unknown[]][]));
+}
+
+if (document.currentScript instanceof HTMLScriptElement) start(document.currentScript);

@@ -1,0 +1,147 @@
+"""One lane of radio faults: the gateway's own scanner, over unmodified bleak, on a BlueZ that keeps failing.
+
+A process of its own, for bleak knows one message bus a process; a JSON line on standard output tells of each
+fault and, last, of the lane. `python -m simulators.endurance.radio SEED COUNT`.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from gateway.bluez import BleakRadio, BluezWatch
+from gateway.scanner import Condition, RadiosLost, Scanner, ScanSettings
+from simulators.bluez import FakeBluez
+from simulators.bluez_adapter import Cure
+from simulators.bus import PrivateBus, private_bus
+from simulators.endurance.figures import open_files, resident_bytes
+from simulators.faults import Fault, Pace, inflict, schedule
+from simulators.systemd import FakeSystemd
+
+ADAPTER = "hci0"
+ADDRESS = "C0:00:00:00:00:01"
+BEACON = {0x004C: bytes.fromhex("0215" + "ab" * 16 + "00010002c5")}
+ADVERT_SECONDS = 0.05
+SILENCE_MS = 3_000  # instead of 90 s: the ladder is the same, and a thousand faults fit a quarter of an hour
+PACE = Pace(lasting=(0.05, 3.0), calm=(0.2, 1.0))
+CURES = (Cure.RESCAN, Cure.POWER_CYCLE, Cure.DAEMON_RESTART)
+LIMIT_SECONDS = 60.0  # within which a radio must be heard again
+GIVEN_UP_SECONDS = 180.0  # then the lane goes on to the next fault
+PROCESS_START_SECONDS = 2.0  # systemd's RestartSec, where the last rung ended the gateway
+
+
+class Ears:
+    """The gateway's scanner for one adapter, begun again as systemd would where it gave up."""
+
+    def __init__(self) -> None:
+        self.heard_at = 0.0
+        self.given_up = 0
+        self._begin()
+
+    async def run(self) -> None:
+        while True:
+            tasks = [asyncio.create_task(self._watch.run()), asyncio.create_task(self._scanner.run())]
+            try:
+                await asyncio.gather(*tasks)
+            except RadiosLost:
+                self.given_up += 1
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(PROCESS_START_SECONDS)
+            self._begin()
+
+    async def hear(self, since: float) -> float | None:
+        """When something was heard after `since`; None where it was given up."""
+        while self.heard_at <= since:
+            if time.monotonic() > since + GIVEN_UP_SECONDS:
+                return None
+            await asyncio.sleep(0.01)
+        return self.heard_at
+
+    def _begin(self) -> None:
+        self._watch = BluezWatch((ADAPTER,), self._learned)
+        settings = ScanSettings((ADAPTER,), SILENCE_MS, expects=True, restart_bluetoothd=True)
+        self._scanner = Scanner(settings, BleakRadio(self._watch), self._heard, _boot_ms)
+
+    def _learned(self, adapter: str, condition: Condition) -> None:
+        self._scanner.learned(adapter, condition)
+
+    def _heard(
+        self, _address: str, _manufacturer: Mapping[int, bytes], _service: Mapping[str, bytes], _rssi: int
+    ) -> None:
+        self.heard_at = time.monotonic()
+
+
+async def play(seed: int, count: int) -> None:
+    """Plays `count` faults, a line each, and a last one for the lane."""
+    async with (
+        private_bus() as bus,
+        FakeBluez(bus.address) as bluez,
+        FakeSystemd(bus.address, bluez) as systemd,
+    ):
+        os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = bus.address
+        ears = Ears()
+        async with _background(ears.run(), _advertise(bluez)):
+            await ears.hear(time.monotonic())
+            files = open_files()
+            over_s = 0.0
+            for at_s, fault in schedule(seed, count, (ADAPTER,), PACE, cures=CURES):
+                await asyncio.sleep(at_s - over_s)
+                over_s = at_s + fault.seconds
+                _tell(**await _befall(fault, bluez, bus, systemd, ears))
+            _tell(
+                given_up=ears.given_up,
+                bluetoothd_restarts=systemd.restarts,
+                more_files=open_files() - files,
+                resident_bytes=resident_bytes(),
+            )
+
+
+async def _befall(
+    fault: Fault, bluez: FakeBluez, bus: PrivateBus, systemd: FakeSystemd, ears: Ears
+) -> dict[str, object]:
+    """One fault, from its first moment until the radio is heard again."""
+    began = time.monotonic()
+    await inflict(fault, bluez, bus)
+    await systemd.start()
+    heard_at = await ears.hear(time.monotonic())
+    recovered_s = None if heard_at is None else round(heard_at - began, 3)
+    kind = f"{fault.kind} ({fault.cure.name.lower()})" if fault.kind == "stall" else fault.kind
+    return {"kind": kind, "lasted_s": fault.seconds, "recovered_s": recovered_s}
+
+
+async def _advertise(bluez: FakeBluez) -> None:
+    rssi = -50
+    while True:
+        rssi = -50 if rssi == -51 else -51
+        await bluez.advertise(ADAPTER, ADDRESS, manufacturer_data=BEACON, rssi=rssi)
+        await asyncio.sleep(ADVERT_SECONDS)
+
+
+@asynccontextmanager
+async def _background(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _boot_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _tell(**facts: object) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(play(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,255 @@
+"""Our own snippet for web pages, in a real Chromium, on a page of another origin than the backend's."""
+
+import asyncio
+import gzip
+import json
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("sdks")]
+WEB = Path(__file__).parent.parent.parent / "sdk_bridge/web"
+MAX_GZIPPED = 6_000
+NO_STORAGE = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('forbidden'); }})"
+
+
+def tag(source, door, earlier=(), **data):
+    """What a shop puts in its pages; `earlier` are calls made before the file has come."""
+    attributes = " ".join(
+        f'data-{name}="{value}"' for name, value in {"write-key": source.write_key, **data}.items()
+    )
+    return f"""<script>var footfall = window.footfall || []; footfall.push(...{json.dumps(list(earlier))});</script>
+      <script src="{door.url}/v1/footfall.js" {attributes}></script>"""
+
+
+def names(events):
+    return [event.name for event in events]
+
+
+async def stored_keys(page):
+    return await page.evaluate("Object.keys(localStorage)")
+
+
+def test_the_file_is_small():
+    assert len(gzip.compress((WEB / "footfall.js").read_bytes())) < MAX_GZIPPED
+
+
+def test_the_file_is_what_its_sources_make(node):
+    modules = node.install(WEB)
+    node.run(str(modules / "typescript/bin/tsc"), folder=WEB)
+    node.run("build.mjs", "--check", folder=WEB)
+
+
+async def test_everybody_gets_the_file_and_caches_it(backend):
+    url = f"{backend.url}/v1/footfall.js"
+    async with aiohttp.ClientSession() as session:
+        async with session.get(url) as answer:
+            assert (answer.status, answer.content_type) == (200, "text/javascript")
+            assert await answer.read() == (WEB / "footfall.js").read_bytes()
+            known = {"If-None-Match": answer.headers["ETag"]}
+        async with session.get(url, headers=known) as answer:
+            assert answer.status == 304
+
+
+async def test_one_tag_tells_of_the_page_and_replays_what_was_called_before(backend, door, shop):
+    source = backend.open_source("web")
+    early = [["track", "Product Viewed", {"price": 9.5}], ["track", "Product Added"]]
+    page = await shop.open(tag(source, door, early), path="/boots?utm_source=mail&utm_campaign=may#secret")
+    viewed, *tracked = await backend.stored(source, 3)
+    assert viewed.kind == "page"
+    assert viewed.properties["url"] == f"{shop.origin}/boots?utm_source=mail&utm_campaign=may"
+    assert viewed.context["campaign"] == {"source": "mail", "name": "may"}
+    assert viewed.context["library"]["name"] == "footfall.js"
+    assert names(tracked) == ["Product Viewed", "Product Added"]
+    assert tracked[0].properties == {"price": 9.5}
+    assert len({event.anonymous_id for event in (viewed, *tracked)}) == 1
+    assert (door.preflights, len(door.posts)) == (0, 1)
+    assert page.complaints == []
+    assert [url for url in page.asked if not url.startswith((shop.origin, door.url))] == []
+
+
+async def test_a_login_with_proof_makes_one_profile_and_a_logout_ends_it(backend, door, shop):
+    source = backend.open_source("web")
+    page = await shop.open(tag(source, door))
+    for user in ("f-u1", "f-u2"):
+        await page.evaluate(f"footfall.track('Before', {{by: '{user}'}})")
+        await page.evaluate(f"footfall.identify('{user}', {{name: '{user}'}}, '{source.hash_of(user)}')")
+        await page.evaluate("footfall.track('After'); footfall.reset()")
+    events = await backend.stored(source, 7)
+    ids = {event.anonymous_id for event in events}
+    assert len(ids) == 2
+    assert [event.proven for event in events if event.name == "After"] == [True, True]
+    people = [backend.profile("user_id", user) for user in ("f-u1", "f-u2")]
+    assert [person["traits"] for person in people] == [{"name": "f-u1"}, {"name": "f-u2"}]
+    assert {backend.profile("anonymous_id", one)["profile_id"] for one in ids} == {
+        person["profile_id"] for person in people
+    }
+
+
+async def test_whoever_logs_in_over_somebody_else_takes_nothing_of_theirs(backend, door, shop):
+    source = backend.open_source("web")
+    page = await shop.open(tag(source, door))
+    for user in ("f-u3", "f-u4"):
+        await page.evaluate(f"footfall.identify('{user}', {{}}, '{source.hash_of(user)}')")
+    viewed, first, second = await backend.stored(source, 3)
+    assert viewed.anonymous_id == first.anonymous_id != second.anonymous_id
+    people = [backend.profile("user_id", user)["profile_id"] for user in ("f-u3", "f-u4")]
+    assert backend.profile("anonymous_id", first.anonymous_id)["profile_id"] == people[0]
+    assert backend.profile("anonymous_id", second.anonymous_id)["profile_id"] == people[1]
+
+
+async def test_what_went_wrong_on_the_way_comes_again_and_is_stored_once(backend, doors, shop):
+    async def through(fault):
+        source, door = backend.open_source("web"), await doors()
+        door.faults.extend([fault, fault])
+        await shop.open(tag(source, door, [["track", "Order Completed"]]), path=f"/{source.source_id}")
+        assert (fault, len(await backend.stored(source, 2))) == (fault, 2)
+        assert (fault, door.outcomes) == (fault, [fault, fault, "200"])
+
+    await asyncio.gather(*map(through, ("408", "410", "429", "500", "503", "reset", "lost answer")))
+
+
+@pytest.mark.parametrize("status", ["400", "401", "404", "413", "501"])
+async def test_what_is_refused_for_good_is_counted_and_not_sent_again(backend, door, shop, status):
+    source = backend.open_source("web")
+    door.faults.append(status)
+    page = await shop.open(tag(source, door))
+    await page.wait_for_function("footfall.refused === 1")
+    await page.evaluate("footfall.track('Next'); footfall.flush()")
+    assert names(await backend.stored(source, 1)) == ["Next"]
+    assert door.outcomes == [status, "200"]
+
+
+async def test_a_redirect_is_not_taken_for_delivered(backend, door, shop):
+    source = backend.open_source("web")
+    door.faults.append("301")
+    await shop.open(tag(source, door))
+    assert len(await backend.stored(source, 1)) == 1
+
+
+async def test_it_waits_as_long_as_the_bridge_asks_whatever_is_called_meanwhile(backend, door, shop):
+    source = backend.open_source("web")
+    door.faults.append("429")
+    door.retry_after = "2"
+    page = await shop.open(tag(source, door))
+    await page.wait_for_function("footfall.queued === 1")
+    for number in range(25):  # more than enough to be sent at once at any other time
+        await page.evaluate(f"footfall.track('Tick', {{n: {number}}})")
+    assert len(await backend.stored(source, 26)) == 26
+    refused, taken = door.times
+    assert taken - refused >= 1.9
+
+
+async def test_offline_calls_are_kept_bounded_and_sent_by_the_next_page(backend, door, shop):
+    source = backend.open_source("web")
+    visitor = await shop.visitor()
+    page = await shop.open(tag(source, door, page="manual"), visitor)
+    await visitor.set_offline(True)
+    await page.evaluate("for (let n = 0; n < 520; n++) footfall.track('Tick', {n})")
+    assert await page.evaluate("[footfall.queued, footfall.dropped]") == [500, 20]
+    await page.close()
+    await visitor.set_offline(False)
+    page = await shop.open(tag(source, door, page="manual"), visitor)
+    events = await backend.stored(source, 500)
+    assert sorted(event.properties["n"] for event in events) == list(range(20, 520))
+    await page.wait_for_function("footfall.queued === 0")
+
+
+async def test_the_queue_takes_no_more_of_the_shops_storage_than_agreed(backend, door, shop):
+    source = backend.open_source("web")
+    visitor = await shop.visitor()
+    page = await shop.open(tag(source, door, page="manual"), visitor)
+    await visitor.set_offline(True)
+    await page.evaluate("for (let n = 0; n < 40; n++) footfall.track('Big', {text: 'x'.repeat(30000)})")
+    held = await page.evaluate("Object.values(localStorage).reduce((sum, value) => sum + value.length, 0)")
+    assert 400_000 < held < 530_000
+    await page.evaluate("footfall.track('Too Big', {text: 'ü'.repeat(17000)})")
+    assert await page.evaluate("footfall.dropped + footfall.queued") == 41
+
+
+async def test_back_online_it_does_not_wait_for_its_next_try(backend, door, shop):
+    source = backend.open_source("web")
+    visitor = await shop.visitor()
+    page = await shop.open(tag(source, door, page="manual"), visitor)
+    await visitor.set_offline(True)
+    await page.evaluate("footfall.track('Order Completed'); footfall.flush()")
+    await page.clock.install()  # from here on nothing comes of waiting
+    await visitor.set_offline(False)
+    assert names(await backend.stored(source, 1)) == ["Order Completed"]
+
+
+@pytest.mark.parametrize("storage", ["storage", "no storage"])
+async def test_what_is_called_last_on_a_page_arrives(backend, door, shop, storage):
+    source = backend.open_source("web")
+    visitor = await shop.visitor()
+    if storage == "no storage":
+        await visitor.add_init_script(NO_STORAGE)
+    page = await shop.open(tag(source, door, page="manual"), visitor)
+    await page.evaluate("footfall.track('Order Completed'); location.href = 'about:blank'")
+    assert names(await backend.stored(source, 1)) == ["Order Completed"]
+
+
+async def test_without_storage_it_sends_all_the_same(backend, door, shop):
+    source = backend.open_source("web")
+    visitor = await shop.visitor()
+    await visitor.add_init_script(NO_STORAGE)
+    page = await shop.open(tag(source, door, [["track", "Product Viewed"]]), visitor)
+    events = await backend.stored(source, 2)
+    assert len(events) == 2
+    assert len({event.anonymous_id for event in events}) == 1
+    assert page.complaints == []
+
+
+async def test_tabs_share_one_visitor_and_lose_nothing_of_each_other(backend, door, shop):
+    source = backend.open_source("web")
+    visitor = await shop.visitor()
+    tabs = [await shop.open(tag(source, door, page="manual"), visitor) for _ in range(3)]
+    door.faults.extend(["503", "lost answer"])
+    call = "for (let n = 0; n < 30; n++) footfall.track('Tick', {tab: %d, n})"
+    await asyncio.gather(*(page.evaluate(call % number) for number, page in enumerate(tabs)))
+    events = await backend.stored(source, 90)
+    assert {(event.properties["tab"], event.properties["n"]) for event in events} == {
+        (tab, n) for tab in range(3) for n in range(30)
+    }
+    assert len(events) == 90
+    assert len({event.anonymous_id for event in events}) == 1
+
+
+async def test_nothing_is_stored_or_sent_before_the_person_agrees(backend, door, shop):
+    source = backend.open_source("web")
+    page = await shop.open(tag(source, door, [["track", "Product Viewed"]], consent="analytics"))
+    await page.evaluate("footfall.consent({marketing: false})")
+    await page.evaluate("footfall.flush()")
+    assert (door.posts, await page.evaluate("footfall.queued")) == ([], 3)
+    assert await stored_keys(page) == [f"footfall:{source.write_key}:consent"]
+    await page.evaluate("footfall.consent({analytics: true})")
+    events = await backend.stored(source, 4)
+    assert sorted(event.kind for event in events) == ["consent", "consent", "page", "track"]
+    profile = backend.profile("anonymous_id", events[0].anonymous_id)
+    assert profile["consents"] == {"analytics": True, "marketing": False}
+
+
+async def test_a_no_sends_nothing_now_or_on_the_next_page(backend, door, shop):
+    source = backend.open_source("web")
+    visitor = await shop.visitor()
+    page = await shop.open(tag(source, door, consent="analytics"), visitor)
+    await page.evaluate("footfall.consent({analytics: false}); footfall.track('Product Viewed')")
+    await page.close()
+    page = await shop.open(tag(source, door, [["track", "Order Completed"]], consent="analytics"), visitor)
+    await page.evaluate("footfall.flush()")
+    assert (door.posts, await page.evaluate("footfall.queued")) == ([], 0)
+    assert await stored_keys(page) == [f"footfall:{source.write_key}:consent"]
+
+
+async def test_whoever_withdraws_is_heard_and_then_forgotten(backend, door, shop):
+    source = backend.open_source("web")
+    page = await shop.open(tag(source, door, consent="analytics"))
+    await page.evaluate("footfall.consent({analytics: true}); footfall.flush()")
+    (agreed, viewed) = await backend.stored(source, 2)
+    await page.evaluate("footfall.track('Never Sent'); footfall.consent({analytics: false})")
+    *_, withdrawn = await backend.stored(source, 3)
+    assert (withdrawn.kind, withdrawn.anonymous_id) == ("consent", viewed.anonymous_id)
+    assert backend.profile("anonymous_id", agreed.anonymous_id)["consents"] == {"analytics": False}
+    await page.wait_for_function("footfall.queued === 0")
+    assert await stored_keys(page) == [f"footfall:{source.write_key}:consent"]
