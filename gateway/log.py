@@ -128,6 +128,12 @@ def tell_held_back(*, everything: bool = False) -> None:
 
 
 def configure(level: str, form: str, *, version: str, gateway: str) -> None:
+    """Sets up the log of a gateway, and begins it."""
+    set_up(level, form)
+    structlog.get_logger().info("gateway starts", version=version, gateway=gateway)
+
+
+def set_up(level: str, form: str) -> None:
     """Sets up structlog on standard error. Libraries speak through it too, and only from warning on.
 
     bleak and dbus-fast log whole D-Bus messages at debug, strangers' radio addresses among them; they stay
@@ -148,7 +154,6 @@ def configure(level: str, form: str, *, version: str, gateway: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
     for name in ("bleak", "dbus_fast", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    structlog.get_logger().info("gateway starts", version=version, gateway=gateway)
 
 
 def set_level(level: str) -> None:

@@ -4,7 +4,7 @@ import difflib
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import msgspec
 
@@ -50,6 +50,8 @@ def _explain(problem: str, kind: type[msgspec.Struct]) -> str:
         return f"{_join(key, unknown['name'])}: unknown key; {hint}"
     if missing := _MISSING.search(what):
         return f"{_join(key, missing['name'])}: this key is required"
+    if what.startswith("Invalid enum value"):
+        what = f"{what}; it may be one of {', '.join(_choices(kind, key))}"
     return f"{key or 'the file'}: {what[:1].lower()}{what[1:]}"
 
 
@@ -58,14 +60,26 @@ def _join(key: str, name: str) -> str:
 
 
 def _known_keys(kind: type[msgspec.Struct], key: str) -> list[str]:
-    """The field names of the table that a key such as `mqtt` or `outbox` names."""
-    table: Any = kind
-    for part in filter(None, re.split(r"[.\[\]]+", key)):
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(table)}
-        table = _struct_in(fields.get(part))
-        if table is None:
-            return []
-    return [field.encode_name for field in msgspec.structs.fields(table)]
+    """The field names of the table that a key such as `mqtt` or `allow[1]` names."""
+    table = _struct_in(_annotation(kind, key))
+    return [] if table is None else [field.encode_name for field in msgspec.structs.fields(table)]
+
+
+def _choices(kind: type[msgspec.Struct], key: str) -> list[str]:
+    """The words that a key such as `log.level` may have."""
+    annotation = _annotation(kind, key)
+    options = (annotation, *getattr(annotation, "__args__", ()))
+    return [str(word) for option in options if get_origin(option) is Literal for word in get_args(option)]
+
+
+def _annotation(kind: type[msgspec.Struct], key: str) -> Any:
+    """The type that a key has in the settings; None for what they do not know."""
+    annotation: Any = kind
+    for part in filter(None, re.sub(r"\[[^\]]*\]", "", key).split(".")):
+        table = _struct_in(annotation)
+        fields = {} if table is None else {f.encode_name: f.type for f in msgspec.structs.fields(table)}
+        annotation = fields.get(part)
+    return annotation
 
 
 def _struct_in(annotation: Any) -> Any:

@@ -49,7 +49,7 @@ def write_capture(
     if name not in shop.gateways:
         raise ValueError(f"the shop has no gateway {name!r}, but {', '.join(shop.gateways)}")
     allow = AllowList.of(ibeacons=[shop.proximity_uuid], eddystone_namespaces=[shop.namespace.hex()])
-    clock = HeldClock(str(UUID(int=Random(seed).getrandbits(128), version=4)), STARTED_MS)
+    clock = HeldClock(str(UUID(int=Random(f"boot {seed}").getrandbits(128), version=4)), STARTED_MS)
     address = GatewayAddress(STORE, name)
     writer = CaptureWriter(header_of(address, allow, PresenceSettings(), clock))
     recorder = Recorder(writer, allow, PresenceSettings(), clock)

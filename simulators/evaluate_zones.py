@@ -2,7 +2,7 @@
 
 A recording is a moving beacon heard by several receivers, with its true way. Rules are told what was heard,
 never where it truly was; ours hears it as a gateway tells it, aggregated by second, and knows the receivers'
-places. Each second from five after the start a rule says which receiver is nearest. Times are seconds from
+places. Each second from five after the start a rule says which gateway is nearest. Times are seconds from
 the recording's own zero, lengths metres, signals dBm.
 """
 
@@ -23,12 +23,30 @@ FIRST_DECISION_S: Final = 5.0  # every rule may fill its windows first
 CLEAR_M: Final = 2.0
 OURS: Final = "Footfall"
 OURS_WITHOUT_PLACES: Final = "Footfall, places unknown"
-Receivers: TypeAlias = Mapping[str, tuple[float, float]]
+Point: TypeAlias = tuple[float, float]
+Which: TypeAlias = Literal["gateways", "all"]
 Row = TypeVar("Row")
 
 
 class DatasetError(ValueError):
     """A dataset that cannot be read; the text says which file and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hall:
+    """Where the receivers in use are, and which of them, the gateways, name the zones."""
+
+    places: Mapping[str, Point]
+    gateways: frozenset[str]
+
+    def nearest(self, at: Point) -> tuple[str, bool]:
+        """The nearest gateway, and whether it is so by more than two metres."""
+        ranked = sorted((math.dist(at, self.places[name]), name) for name in self.gateways)
+        return ranked[0][1], len(ranked) < 2 or ranked[1][0] - ranked[0][0] > CLEAR_M
+
+    def zones(self) -> dict[str, str]:
+        """Each receiver's zone: its own, or for one that is no gateway the nearest gateway's."""
+        return {name: self.nearest(at)[0] for name, at in self.places.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +56,7 @@ class Heard:
     time_s: float
     receiver: str
     rssi: int
-    at: tuple[float, float]
+    at: Point
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +71,7 @@ class Recording:
         for number in range(max(0, math.floor(self.heard[-1].time_s - first) + 1)):
             yield first + number
 
-    def position(self, time_s: float) -> tuple[float, float]:
+    def position(self, time_s: float) -> Point:
         """Where the beacon was when it was last heard."""
         index = bisect_right(self.heard, time_s, key=lambda heard: heard.time_s)
         return self.heard[max(index - 1, 0)].at
@@ -93,7 +111,7 @@ class Score:
 
 
 class Rule(Protocol):
-    """Told of every advert in order; says which receiver is the nearest, None while it cannot tell."""
+    """Told of every advert in order; names the receiver that is nearest (None: it cannot tell)."""
 
     def hear(self, time_s: float, receiver: str, rssi: int) -> None: ...
     def zone(self, time_s: float) -> str | None: ...
@@ -103,18 +121,19 @@ class Rule(Protocol):
 
 
 class Footfall:
-    """The production engine behind the production gateway's aggregation; `receivers` as given, or by name."""
+    """The production engine behind the production gateway's aggregation."""
 
     STORE: Final = "hall"
     BEACON: Final = "walker"
     START_MS: Final = 1_700_000_000_000  # a whole second; any would do
 
-    def __init__(self, receivers: Receivers, *, places_known: bool = True) -> None:
-        names = {receiver: f"{self.STORE}/{receiver}" for receiver in receivers}
-        self._gateways = {receiver: Aggregator() for receiver in receivers}
+    def __init__(self, hall: Hall, *, places_known: bool = True) -> None:
+        self._gateways = {receiver: Aggregator() for receiver in hall.places}
         self.engine = ZoneEngine(
-            {name: Place(self.STORE, receiver) for receiver, name in names.items()},
-            positions={names[key]: at for key, at in receivers.items()} if places_known else {},
+            {f"{self.STORE}/{name}": Place(self.STORE, zone) for name, zone in hall.zones().items()},
+            positions={f"{self.STORE}/{name}": at for name, at in hall.places.items()}
+            if places_known
+            else {},
         )
         self._told_s = 0
         self.confidence: str = "none"
@@ -313,9 +332,9 @@ class FiveSecondMean:
         return self._zone
 
 
-RULES: Final[Mapping[str, Callable[[Receivers], Rule]]] = {
+RULES: Final[Mapping[str, Callable[[Hall], Rule]]] = {
     OURS: Footfall,
-    OURS_WITHOUT_PLACES: lambda receivers: Footfall(receivers, places_known=False),
+    OURS_WITHOUT_PLACES: lambda hall: Footfall(hall, places_known=False),
     "strongest last RSSI": lambda _: StrongestLast(),
     "Kalman, nearest (room-assistant)": lambda _: KalmanNearest(),
     "15 s Tukey-fenced mean (ESPresense)": lambda _: FencedMean(),
@@ -351,37 +370,34 @@ class Report:
         }
 
 
-def evaluate(folder: Path, which: Literal["gateways", "all"] = "gateways") -> Report:
-    """Every rule on every recording of a dataset. `all` receivers are zones then, not the gateways only.
+def evaluate(folder: Path, which: Which = "gateways") -> Report:
+    """Every rule on every recording of a dataset. With `all`, receivers that are no gateways listen too.
 
     Raises DatasetError.
     """
-    receivers, recordings = read_dataset(folder, which)
+    hall, recordings = read_dataset(folder, which)
     report = Report()
     for name, make in RULES.items():
         scores = report.scores[name] = {}
         for recording in recordings:
-            rule = make(receivers)
             seen = report.by_confidence if name == OURS else None
-            scores[recording.name] = judge(rule, recording, receivers, seen)
+            scores[recording.name] = judge(make(hall), recording, hall, seen)
     return report
 
 
 def judge(
-    rule: Rule,
-    recording: Recording,
-    receivers: Receivers,
-    by_confidence: dict[str, Counter[str]] | None = None,
+    rule: Rule, recording: Recording, hall: Hall, by_confidence: dict[str, Counter[str]] | None = None
 ) -> Score:
     """One rule on one recording."""
-    score, waiting = Score(), deque(recording.heard)
+    score, waiting, zones = Score(), deque(recording.heard), hall.zones()
     before: tuple[str | None, str] | None = None
     for time_s in recording.decision_times():
         while waiting and waiting[0].time_s <= time_s:
             heard = waiting.popleft()
             rule.hear(heard.time_s, heard.receiver, heard.rssi)
-        zone = rule.zone(time_s)
-        truth, clear = _nearest(receivers, recording.position(time_s))
+        said = rule.zone(time_s)
+        zone = None if said is None else zones[said]
+        truth, clear = hall.nearest(recording.position(time_s))
         right = zone == truth
         switched = before is not None and before[0] != zone
         changed = before is not None and before[1] != truth
@@ -392,38 +408,30 @@ def judge(
     return score
 
 
-def _nearest(receivers: Receivers, at: tuple[float, float]) -> tuple[str, bool]:
-    """The nearest receiver, and whether it is so by more than two metres."""
-    ranked = sorted((math.dist(at, place), name) for name, place in receivers.items())
-    return ranked[0][1], len(ranked) < 2 or ranked[1][0] - ranked[0][0] > CLEAR_M
-
-
 # Reading --------------------------------------------------------------------------------------------------
 
 
-def read_dataset(
-    folder: Path, which: Literal["gateways", "all"] = "gateways"
-) -> tuple[dict[str, tuple[float, float]], list[Recording]]:
+def read_dataset(folder: Path, which: Which = "gateways") -> tuple[Hall, list[Recording]]:
     """`receivers.csv` and every `track_*.csv`. Raises DatasetError."""
     rows = _rows(folder / "receivers.csv", _receiver)
-    receivers = {name: at for name, at, is_gateway in rows if is_gateway or which == "all"}
-    if not receivers:
-        raise DatasetError(f"{folder / 'receivers.csv'} names no receiver to use")
-    recordings = [
-        Recording(path.stem.removeprefix("track_"), heard)
-        for path in sorted(folder.glob("track_*.csv"))
-        if (heard := sorted(_known(_rows(path, _heard), receivers), key=lambda row: row.time_s))
-    ]
+    gateways = frozenset(name for name, _, is_gateway in rows if is_gateway)
+    if not gateways:
+        raise DatasetError(f"{folder / 'receivers.csv'} names no gateway")
+    hall = Hall({name: at for name, at, is_gateway in rows if is_gateway or which == "all"}, gateways)
+    recordings = [_recording(path, hall) for path in sorted(folder.glob("track_*.csv"))]
     if not recordings:
-        raise DatasetError(f"{folder} has no track_*.csv in which one of its receivers hears anything")
-    return receivers, recordings
+        raise DatasetError(f"{folder} has no track_*.csv")
+    return hall, recordings
 
 
-def _known(rows: Sequence[Heard], receivers: Receivers) -> Iterator[Heard]:
-    return (row for row in rows if row.receiver in receivers)
+def _recording(path: Path, hall: Hall) -> Recording:
+    heard = [heard for heard in _rows(path, _heard) if heard.receiver in hall.places]
+    if not heard:
+        raise DatasetError(f"in {path} no receiver in use hears anything")
+    return Recording(path.stem.removeprefix("track_"), sorted(heard, key=lambda row: row.time_s))
 
 
-def _receiver(row: Mapping[str, str]) -> tuple[str, tuple[float, float], bool]:
+def _receiver(row: Mapping[str, str]) -> tuple[str, Point, bool]:
     return row["receiver"], (float(row["x_m"]), float(row["y_m"])), row["is_gateway"] == "1"
 
 

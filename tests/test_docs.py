@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from backend.api import campaigns, floor, people, setup
+from backend.api import campaigns, fleet, floor, people, setup
 from backend.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +38,8 @@ def test_every_route_of_the_api_is_documented():
         *setup.ROUTES,
         *campaigns.ROUTES,
         *people.ROUTES,
+        *fleet.PUBLIC_ROUTES,
+        *fleet.ROUTES,
     ]
     missing = [route.path for route in routes if route.path.replace("{who}", "{type}:{id}") not in text]
     assert not missing

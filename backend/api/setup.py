@@ -62,7 +62,7 @@ async def put_store(request: web.Request) -> web.Response:
     store_id, body = id_in_path(request, "store"), await body_as(request, StoreBody)
     try:
         ZoneInfo(body.timezone)
-    except (ZoneInfoNotFoundError, ValueError) as error:
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # `Europe` is a folder
         raise Problem(400, "timezone", "timezone must be an IANA name such as Europe/Vienna") from error
     values = {"store_id": store_id, "name": body.name, "timezone": body.timezone}
     await change(request, "store saved", store_id, lambda s: s.run("save_store", **values), values)

@@ -69,7 +69,7 @@ def parse_campaign(body: bytes) -> Campaign:
     """A campaign from JSON, its templates checked. Raises CampaignInvalid."""
     try:
         campaign = msgspec.json.decode(body, type=Campaign)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise CampaignInvalid(str(error)) from error
     for name in ("title", "body"):
         try:

@@ -1,9 +1,9 @@
 """Where a beacon probably is: a Bayes filter over places, directions of walking and radio gains. Pure.
 
-Places are cells of a floor; the level expected at each gateway falls with the distance. What no model can know
-(a tag's power, a gateway's ear, the body between them) is learned beside the place, as gains that start near
-zero. Levels are dBm, gains and deviations dB, lengths metres, times whole unix seconds. The same input gives
-the same belief, and a belief is just what its bytes hold, so a restart changes nothing.
+Places are cells of a floor; the level expected at each gateway falls with the distance. What no model can
+know (a tag's power, a gateway's ear, the body between them) is learned beside the place, as gains that start
+near zero. Levels are dBm, gains and deviations dB, lengths metres, times whole unix seconds. The same input
+gives the same belief, and a belief is just what its bytes hold, so a restart changes nothing.
 """
 
 import math
@@ -22,7 +22,7 @@ Corner: TypeAlias = tuple[int, int]
 
 DIRECTIONS: Final = 8
 WINDOW_CELLS: Final = 13  # a side: with eight directions, a byte each, a belief stays below 2 KB
-EARS: Final = 8  # gateways whose gains a belief remembers; further ones hear it worse and tell little
+EARS: Final = 12  # gateways whose gains a belief remembers; further ones hear it worse and tell little
 MOST_STEPS: Final = (
     15  # seconds walked on at once; after more of silence anybody may be anywhere in the window
 )
@@ -43,8 +43,8 @@ class FilterSettings:
     `sensitivity_dbm`, `spread_db`: the level below which adverts are lost, and how single ones spread.
     `lost`: the share of seconds in which a gateway well in range misses a beacon. `hearing_weight`: what it
     tells whether a gateway heard it at all, against a fresh throw each second; the same shadow lasts longer.
-    `walk_m_s`: the fastest shopper. `stands`, `turns`, `jumps`: the chance in a second to stand still, to turn
-    by 45° (either way), to turn anywhere.
+    `walk_m_s`: the fastest shopper. `stands`, `turns`, `jumps`: the chance in a second to stand still, to
+    turn by 45° (either way), to turn anywhere.
     """
 
     power_dbm: float = -62.0
@@ -260,10 +260,10 @@ class StarFloor:
         levels = expected_dbm(distances, settings).reshape(rays, -1)
         self._view = View(levels, np.repeat(np.arange(rays), len(rings)), frozenset(self.gateways))
 
-    def corner_around(self, gateway: str) -> Corner:  # noqa: ARG002 - there is one window, of everything
+    def corner_around(self, gateway: str) -> Corner:
         return 0, 0
 
-    def view(self, corner: Corner) -> View:  # noqa: ARG002 - likewise
+    def view(self, corner: Corner) -> View:
         return self._view
 
     def walk(self, weights: Array) -> Array:

@@ -1,7 +1,7 @@
 """Which zone a beacon is in: each second the filter's odds, then hysteresis, settling and absence. Pure.
 
-A zone is where one of its gateways is the nearest. Times are unix milliseconds, signals dBm. What was heard in a
-second is weighed when the second is over: when a later one is heard, or in `expire`.
+A zone is where one of its gateways is the nearest. Times are unix milliseconds, signals dBm. What was heard
+in a second is weighed when the second is over: when a later one is heard, or in `expire`.
 """
 
 import math
@@ -198,7 +198,7 @@ class ZoneEngine:
         return self._take(beacon_key, place.store_id, _PHONE + beside, Heard(at, adverts, dbm * adverts))
 
     def expire(self, now: int) -> list[Transition]:
-        """Seconds that are over; beacons that fell silent or faded below the floor; silent gateways' zones."""
+        """Weighs seconds that are over; ends what fell silent or faint, and silent gateways' zones."""
         gone: list[Transition] = []
         alive, told = self._alive_places(now), self._told_until(now)
         for beacon_key, track in list(self.tracks.items()):

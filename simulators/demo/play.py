@@ -32,6 +32,7 @@ from simulators.phones import AppSource, PhoneFleet, PhoneOwner
 from simulators.shop import Shop, Shopper
 
 ADAPTER = "hci0"
+TOKEN_ORIGIN = "(its token was made by: footfall-backend token create --role viewer --name demo-page)"  # noqa: S105
 STEP_S = 0.02  # the shop moves on fifty times a second
 SCREEN_S = 0.25
 START_TIMEOUT_S = 30.0  # two loaded cores import firebase-admin slowly
@@ -83,6 +84,7 @@ async def play(script: Script) -> dict[str, Any]:
             stage = await stack.enter_async_context(_set(script, scene))
             stage.stop = stop
             phones = await _open_shop(stage, stack)
+            screen.say(f"Live floor: {scene.page}\n{TOKEN_ORIGIN}")
             await _run(stage, phones, screen)
             scene.tell("the shop closes; waiting until everything has arrived")
             screen.draw()

@@ -68,7 +68,11 @@ class Screen(AbstractContextManager["Screen"]):
             self._live.update(picture(self._scene))
         elif time.monotonic() >= self._plain_at:
             self._plain_at = time.monotonic() + PLAIN_EVERY_S
-            self._console.print(_line(self._scene), highlight=False)
+            self._console.print(_line(self._scene), highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A line that stays, above the picture."""
+        self._console.print(text, highlight=False, soft_wrap=True)
 
 
 def picture(scene: Scene) -> RenderableType:
@@ -89,8 +93,7 @@ def _head(scene: Scene) -> RenderableType:
         ("Footfall demo  ", "bold"),
         f"{ran:.0f}{of} s · {scene.adverts:,} adverts heard · {scene.outside} shoppers outside · ",
         (f"{scene.opened} offers opened", "bold green"),
-        f"\nlive floor: {scene.page}\n",
-        ("its token: footfall-backend token create --role viewer --name demo-page · Ctrl-C ends", "dim"),
+        (" · Ctrl-C ends", "dim"),
     )
     return Align.left(text)
 

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import structlog
+
 from gateway.bluez import BleakRadio, BluezWatch
 from gateway.scanner import Condition, RadiosLost, Scanner, ScanSettings
 from simulators.bluez import FakeBluez
@@ -144,4 +146,5 @@ def _tell(**facts: object) -> None:
 
 
 if __name__ == "__main__":
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     asyncio.run(play(int(sys.argv[1]), int(sys.argv[2])))

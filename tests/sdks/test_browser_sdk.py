@@ -14,10 +14,10 @@ ANONYMOUS_ID = "analytics.then(([it]) => it.user().anonymousId())"
 BATCHING = {"strategy": "batching", "config": {"size": 5, "timeout": 300}}
 
 
-def loading(settings, options=None):
+def loading(settings):
     """The SDK and its `load`, as a shop's page has them in its head."""
     return f"""<script src="/sdk/index.js"></script><script>
-      var analytics = AnalyticsNext.AnalyticsBrowser.load({json.dumps(settings)}, {json.dumps(options or {})});
+      var analytics = AnalyticsNext.AnalyticsBrowser.load({json.dumps(settings)});
     </script>"""
 
 

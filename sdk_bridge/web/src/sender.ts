@@ -77,7 +77,7 @@ export class Sender {
         method: "POST",
         body: this.body(parcel), // as text/plain, so that no browser asks for permission first
         credentials: "omit",
-        redirect: "error", // a redirected POST arrives without its body, and would look delivered
+        redirect: "manual", // a redirected POST arrives without its body, and would look delivered
         keepalive: leaving,
         ...("timeout" in AbortSignal && !leaving ? { signal: AbortSignal.timeout(REQUEST_MS) } : {}),
       });
@@ -86,11 +86,11 @@ export class Sender {
     } catch {
       // No answer: offline, a broken connection, or the page has ended. It may have arrived; ids tell.
     }
-    if (status === 0 || AGAIN.includes(status) || (status >= 500 && !NEVER_AGAIN.includes(status))) {
+    if (mayPass(status)) {
       this.quietUntil = asked ? Date.now() + asked : 0;
       return Math.max(asked, this.backOff());
     }
-    if (status >= 300) this.refuse(parcel, status);
+    if (status >= 400) this.refuse(parcel, status);
     this.failures = 0;
     this.queue.remove(parcel.keys);
     return 0;
@@ -140,4 +140,10 @@ export class Sender {
     clearTimeout(this.timer);
     this.timer = undefined;
   }
+}
+
+/** Whether the same calls may be taken another time; 0 is no answer, 3xx a proxy or a hotspot in between. */
+function mayPass(status: number): boolean {
+  if (status < 200 || (status >= 300 && status < 400)) return true;
+  return AGAIN.includes(status) || (status >= 500 && !NEVER_AGAIN.includes(status));
 }

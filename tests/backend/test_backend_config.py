@@ -1,0 +1,87 @@
+"""backend.toml: what it may say, and the one line that each mistake gets."""
+
+import pytest
+
+from backend.config import Config, read_config
+from sdk_bridge.settings import SettingsError
+
+
+def read(tmp_path, text: str) -> Config:
+    path = tmp_path / "backend.toml"
+    path.write_text(text)
+    return read_config(path)
+
+
+def test_a_data_folder_is_enough_and_the_rest_is_careful(tmp_path):
+    config = read(tmp_path, 'data_dir = "/var/lib/footfall"')
+    assert str(config.folder) == "/var/lib/footfall"
+    assert config.http.host == "127.0.0.1"
+    assert config.push is None
+    broker = config.mqtt.broker("me")
+    assert (broker.host, broker.port, broker.client_id, broker.tls) == ("127.0.0.1", 1883, "me", None)
+
+
+def test_everything_said(tmp_path):
+    for name in ("password", "ca.pem", "cert.pem", "key.pem", "firebase.json"):
+        (tmp_path / name).write_text("secret\n")
+    config = read(
+        tmp_path,
+        f"""
+        data_dir = "data"
+        [http]
+        host = "0.0.0.0"
+        port = 80
+        [mqtt]
+        host = "broker"
+        port = 8883
+        username = "backend"
+        password_file = "{tmp_path}/password"
+        ca = "{tmp_path}/ca.pem"
+        certificate = "{tmp_path}/cert.pem"
+        key = "{tmp_path}/key.pem"
+        [push]
+        service_account = "{tmp_path}/firebase.json"
+        send_url = "http://127.0.0.1:1"
+        [log]
+        level = "debug"
+        json = true
+        """,
+    )
+    broker = config.mqtt.broker("me")
+    assert (broker.username, broker.password) == ("backend", "secret")
+    assert "secret" not in repr(broker)
+    assert broker.tls.certificate == tmp_path / "cert.pem"
+    assert config.push.service_account.endswith("firebase.json")
+    assert config.log.json
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "data_dir: this key is required"),
+        ('data_dir = ""', "data_dir: expected `str` of length >= 1"),
+        ("data_dir = 7", "data_dir: expected `str`, got `int`"),
+        ('data_dir = "d"\n[http]\nport = 70000', "http.port: expected `int` <= 65535"),
+        ('data_dir = "d"\n[http]\nhost = ""', "http.host: expected `str` of length >= 1"),
+        ('data_dir = "d"\n[http]\nprot = 1', "http.prot: unknown key; did you mean `port`?"),
+        ('data_dir = "d"\n[mqqt]\nport = 1', "mqqt: unknown key; did you mean `mqtt`?"),
+        ('data_dir = "d"\n[mqtt]\ncertificate = "c"', "mqtt: certificate and key belong together"),
+        ('data_dir = "d"\n[mqtt]\nkey = "k"\ncertificate = "c"', "mqtt: ca is required beside certificate"),
+        ('data_dir = "d"\n[mqtt]\nport = "1883"', "mqtt.port: expected `int`, got `str`"),
+        ('data_dir = "d"\n[push]\nsend_url = "x"', "push.service_account: this key is required"),
+        ('data_dir = "d"\n[log]\nlevel = "loud"', "log.level: "),
+        ('data_dir = "d"\nhttp = 3', "http: expected `object`, got `int`"),
+        ("data_dir = 'd", "not TOML: "),
+    ],
+)
+def test_each_mistake_is_one_line_that_names_file_and_key(tmp_path, text, line):
+    with pytest.raises(SettingsError) as caught:
+        read(tmp_path, text)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/backend.toml: {line}"), message
+    assert "\n" not in message
+
+
+def test_the_levels_of_the_log_are_named(tmp_path):
+    with pytest.raises(SettingsError, match=r"debug.*info.*warning.*error"):
+        read(tmp_path, 'data_dir = "d"\n[log]\nlevel = "loud"')
