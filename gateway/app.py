@@ -435,6 +435,7 @@ def _tell_systemd(word: str) -> None:
     if not name:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.setblocking(False)  # a systemd that does not read must not hold up the radio
         try:
             notify.sendto(word.encode(), "\0" + name[1:] if name.startswith("@") else name)
         except OSError as error:

@@ -31,6 +31,7 @@ _PACKED: Final = 4096  # beacons whose ids are turned from bytes into an array a
 
 Ids: TypeAlias = NDArray[np.uint64]
 Beacons: TypeAlias = NDArray[np.int64]
+Times: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +65,14 @@ class _Slot:
 
 
 class EidTable:
-    """Ids to beacon numbers from `now_s` of its making until `valid_until_s` (unix seconds)."""
+    """Ids to beacon numbers from `valid_from_s` until before `valid_until_s` (unix seconds)."""
 
-    def __init__(self, slots: dict[tuple[int, int], _Slot], valid_until_s: int) -> None:
+    def __init__(
+        self, slots: dict[tuple[int, int], _Slot], valid_until_s: int, valid_from_s: int = 0
+    ) -> None:
         self._slots = slots  # by exponent and number of the slot
         self._exponents = sorted({exponent for exponent, _ in slots})
+        self.valid_from_s = valid_from_s
         self.valid_until_s = valid_until_s
 
     @classmethod
@@ -85,7 +89,8 @@ class EidTable:
             pile.add(beacon)
         made = {key: slot for pile in piles.values() for key, slot in pile.sorted_slots()}
         ends = [pile.valid_until_s for pile in piles.values()]
-        return cls(made, min(ends, default=now_s + (_MOST_SLOTS << MAX_EXPONENT)))
+        starts = [pile.valid_from_s for pile in piles.values()]
+        return cls(made, min(ends, default=now_s + (_MOST_SLOTS << MAX_EXPONENT)), max(starts, default=now_s))
 
     @property
     def size_bytes(self) -> int:
@@ -103,18 +108,31 @@ class EidTable:
 
     def resolve_packed(self, ids: Ids, now_s: int) -> Beacons:
         """Numbers, UNKNOWN or AMBIGUOUS for ids given as big-endian numbers."""
+        return self.find(ids, np.full(len(ids), now_s, np.int64))[0]
+
+    def find(self, ids: Ids, at_s: Times) -> tuple[Beacons, Times]:
+        """For ids heard each at its own unix second: what `resolve_packed` gives, and the slot it was in."""
         order = np.argsort(ids)
-        wanted = ids[order]
-        found = np.full(len(ids), UNKNOWN, np.int64)
+        wanted, times = ids[order], at_s[order]
+        found, where = np.full(len(ids), UNKNOWN, np.int64), np.zeros(len(ids), np.int64)
         for exponent in self._exponents:
-            now = now_s >> exponent
-            for number in range(now - _NEAR, now + _NEAR + 1):
-                slot = self._slots.get((exponent, number))
-                if slot is not None:
-                    found = slot.search(wanted, found)
-        result = np.empty_like(found)
-        result[order] = found
-        return result
+            heard_in = times >> exponent
+            for number in self._slots_near(exponent, heard_in):
+                near = np.abs(heard_in - number) <= _NEAR
+                before = found[near]
+                after = self._slots[exponent, number].search(wanted[near], before)
+                where[near] = np.where(after != before, number, where[near])
+                found[near] = after
+        numbers, slots = np.empty_like(found), np.empty_like(where)
+        numbers[order], slots[order] = found, where
+        return numbers, slots
+
+    def _slots_near(self, exponent: int, heard_in: Times) -> list[int]:
+        """The table's slots that an id may have been sent in; a stranger's wild times cost nothing."""
+        if not len(heard_in):
+            return []
+        first, last = int(heard_in.min()) - _NEAR, int(heard_in.max()) + _NEAR
+        return [number for key, number in self._slots if key == exponent and first <= number <= last]
 
 
 class _Pile:
@@ -130,6 +148,7 @@ class _Pile:
         self._numbers: list[int] = []
         self._packed_numbers: list[NDArray[np.uint32]] = []
         self._packed_ids: list[list[Ids]] = [[] for _ in range(slots)]
+        self.valid_from_s = (self._first + _NEAR) << exponent
         self.valid_until_s = (self._first + slots - _NEAR) << exponent
 
     def add(self, beacon: EidBeacon) -> None:

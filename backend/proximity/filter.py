@@ -255,7 +255,9 @@ class StarFloor:
         self._shape = (rays, len(rings))
         self.cells = rays * len(rings)
         self.mark = _mark(self.gateways, None, settings)
-        distances = np.tile(self.APART_M - rings / 2, (rays, rays, 1))
+        apart = self.APART_M
+        others = np.sqrt(rings**2 + apart**2 - 2 * rings * apart * math.cos(math.pi / 6))  # as in a triangle
+        distances = np.tile(others, (rays, rays, 1))
         distances[np.arange(rays), np.arange(rays)] = rings
         levels = expected_dbm(distances, settings).reshape(rays, -1)
         self._view = View(levels, np.repeat(np.arange(rays), len(rings)), frozenset(self.gateways))

@@ -36,6 +36,7 @@ REFRESH_BEFORE_S = 225.0  # 3 min 45 s, as Google's own library: a token must no
 REFRESH_PAUSE_S = 5.0  # a token endpoint that fails is not asked with every message
 OAUTH_TIMEOUT_S = 10.0  # for one request of the refreshing thread; firebase-admin's httpTimeout misses it
 OAUTH_PATIENCE_S = 20.0  # a message without a token waits so long, then goes back to the queue
+KEEP_FRESH_S = 10.0  # well within the minutes before an expiry in which a token is renewed
 ANSWER_BYTES = 64 * 1024  # FCM answers in hundreds of bytes; a stranger's page must not fill the memory
 KEEP_ALIVE_S = 30.0  # shorter than any front end's own: reusing what it is closing would be ambiguous
 
@@ -82,6 +83,13 @@ class AccessTokens:
         if self._token is not None and now_s < self._expires_at_s:
             return self._token
         return await self._wait()
+
+    async def keep_fresh(self) -> None:
+        """For as long as it runs, a token is there before anybody asks: the day's first push waits for none."""
+        while True:
+            if self.clock() >= self._renew_at_s:
+                self._start()
+            await asyncio.sleep(KEEP_FRESH_S)
 
     def discard(self, token: str) -> None:
         """Forgets a token that the service refused."""
@@ -219,9 +227,11 @@ async def open_fcm(settings: FcmSettings) -> AsyncIterator[FcmClient]:
         service = await asyncio.to_thread(messaging._get_messaging_service, app)
         tokens = AccessTokens(app.credential.get_credential())
         async with _session(settings) as session:
+            keeper = asyncio.create_task(tokens.keep_fresh())
             try:
                 yield FcmClient(service, tokens, session, settings)
             finally:
+                keeper.cancel()
                 tokens.close()
     finally:
         # in a thread, because firebase-admin closes its transport with an asyncio.run of its own

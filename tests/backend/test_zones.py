@@ -20,16 +20,38 @@ def engine(**changed) -> ZoneEngine:
     return made
 
 
-def run(made: ZoneEngine, readings) -> list[tuple[str, Place, int]]:
-    """Readings as (gateway, ms after T, dBm); what changed, as (kind, place, ms after T)."""
+def run(made: ZoneEngine, readings, silent: tuple[str, ...] = ()) -> list[tuple[str, Place, int]]:
+    """Readings as (gateway, ms after T, dBm); what changed, as (kind, place, ms after T).
+
+    Every gateway that is not silent gives a sign of life each second, and the last second is heard out.
+    """
     changes: list[Transition] = []
     for gateway, at, dbm in readings:
+        tell(made, T + at, silent)
         changes += made.hear("tag", gateway, T + at, dbm, 1)
+    end = T + (max(at for _, at, _ in readings) // 1000 + 1) * 1000
+    tell(made, end, silent)
+    changes += made.expire(end)
     return [(change.kind, change.place, change.at - T) for change in changes]
+
+
+def tell(made: ZoneEngine, now: int, silent: tuple[str, ...] = ()) -> None:
+    for gateway in made.zone_of:
+        if gateway not in silent:
+            made.gateway_alive(gateway, now)
 
 
 def seconds(gateway: str, first: int, last: int, dbm: float):
     return [(gateway, second * 1000, dbm) for second in range(first, last + 1)]
+
+
+def together(first: int, last: int, **dbm: float):
+    """Several gateways hear each second, in turn."""
+    return [
+        (f"s/{gateway}", second * 1000 + 100 * turn, level)
+        for second in range(first, last + 1)
+        for turn, (gateway, level) in enumerate(dbm.items())
+    ]
 
 
 @pytest.mark.parametrize(

