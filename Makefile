@@ -26,6 +26,14 @@ test: $(STAMP) $(BROWSERS) ## import contracts, then every test (ARGS go to pyte
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
 
+$(VENV)/bench/.locked: requirements/bench.txt | $(STAMP)
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/bench
+	@$(BIN)/uv pip sync --quiet --python $(VENV)/bench/bin/python --require-hashes requirements/bench.txt
+	@touch $@
+
+bench-decode: $(VENV)/bench/.locked ## decoding side by side with beacontools and bleparser, and the callback path
+	@PYTHONPATH=. $(VENV)/bench/bin/python benchmarks/bench_decode.py $(ARGS)
+
 check: $(STAMP) ## formatting, lint, strict types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
@@ -35,4 +43,4 @@ format: $(STAMP) ## let ruff put the formatting right
 lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
 	@bash .ci/lock
 
-.PHONY: help setup demo test check format lock
+.PHONY: help setup demo test bench-decode check format lock

@@ -15,22 +15,26 @@ from typing import IO, Any
 import structlog
 from aiohttp import web
 
+from backend.api.eid import EID, EidRegistrar
 from backend.api.fleet import FLEET, Fleet
 from backend.api.host import Host
 from backend.api.server import build
 from backend.clock import unix_ms
 from backend.config import Config
 from backend.custody import Custody
+from backend.eid_desk import EidDesk
 from backend.fleet.authority import DAY_MS
 from backend.fleet.configurations import ConfigurationPublisher
 from backend.fleet.keys import open_keys
 from backend.fold import Fold
 from backend.ingest import Ingest
 from backend.listening import Listening
+from backend.proximity.eid_keys import open_eid_keys
 from backend.push.fcm import FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
 from backend.storage.campaigns import SendChecks
 from backend.storage.database import SqliteFile, StorageError
+from backend.storage.eid import EidRows, any_registered
 from backend.storage.fleet import newest_configurations
 from backend.storage.journal import Journal
 from backend.storage.pushes import PushStore
@@ -98,6 +102,9 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
 
         fold = Fold(journal, state, unix_ms, on_listening=listen)
         await fold.load()
+        eids = await _eids(config, state)
+        ingest.resolver = eids.desk
+        stack.push_async_callback(eids.desk.close)
         sender = await _sender(stack, config, state, fold, client_id)
         if sender is not None:
             fold.on_pushes = sender.wake
@@ -110,11 +117,13 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         )
         app = build(host, Bridge(journal, StoredSources(state), unix_ms).add_to)
         fleet = app[FLEET] = await _fleet(config, state, ingest)
+        app[EID] = eids
         parts = {
             asyncio.create_task(part, name=name)
             for name, part in (
                 ("journal", journal.run()),
                 ("fold", fold.run()),
+                ("eid tables", eids.desk.run()),
                 ("ingest", ingest.run()),
                 ("housekeeping", _housekeeping(journal)),
                 ("configurations", fleet.publisher.run()),
@@ -145,6 +154,15 @@ async def _fleet(config: Config, state: SqliteFile, ingest: Ingest) -> Fleet:
     fleet = Fleet.of(keys, publisher, config.broker_for_gateways, life_ms)
     await fleet.write_revocations(state, unix_ms())
     return fleet
+
+
+async def _eids(config: Config, state: SqliteFile) -> EidRegistrar:
+    """A new secret is made only while there is no key that the lost one would have to open."""
+    may_make = config.eid.key_file is None and not await state.read(any_registered)
+    keys = await asyncio.to_thread(open_eid_keys, config.eid_key_file, may_make=may_make)
+    desk = EidDesk(EidRows(state), keys.wrap, unix_ms)
+    await desk.load()
+    return EidRegistrar(keys, desk)
 
 
 async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> Running:

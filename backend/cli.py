@@ -14,6 +14,7 @@ from backend.clock import unix_ms
 from backend.config import Config, read_config
 from backend.fleet.keys import AuthorityUnusable
 from backend.log import set_up_logging
+from backend.proximity.eid_keys import EidKeysUnusable
 from backend.push.fcm import PushSetupError
 from backend.storage import inspection, registry
 from backend.storage.database import Session, StorageError, open_for_writing, transaction
@@ -31,7 +32,14 @@ token = typer.Typer(no_args_is_help=True, help="API tokens. Only their hashes ar
 main.add_typer(token, name="token")
 main.add_typer(cli_fleet.authority, name="authority")
 main.add_typer(cli_fleet.gateway, name="gateway")
-_CANNOT_START = (backend_app.AlreadyRunning, AuthorityUnusable, PushSetupError, StorageError, OSError)
+_CANNOT_START = (
+    backend_app.AlreadyRunning,
+    AuthorityUnusable,
+    EidKeysUnusable,
+    PushSetupError,
+    StorageError,
+    OSError,
+)
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The settings file.", envvar="FOOTFALL_BACKEND_CONFIG")

@@ -76,6 +76,12 @@ class Fleet(Struct, frozen=True, forbid_unknown_fields=True):
     certificate_days: Annotated[int, Meta(ge=1, le=397)] = 30
 
 
+class Eid(Struct, frozen=True, forbid_unknown_fields=True):
+    """Beacons whose ids rotate. `key_file` holds the secret that opens their keys; see eid_keys.py."""
+
+    key_file: Text | None = None
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """How much is logged, and whether as JSON lines."""
 
@@ -91,11 +97,17 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     mqtt: Mqtt = Mqtt()
     push: Push | None = None
     fleet: Fleet = Fleet()
+    eid: Eid = Eid()
     log: Log = Log()
 
     @property
     def folder(self) -> Path:
         return Path(self.data_dir)
+
+    @property
+    def eid_key_file(self) -> Path:
+        """Without a setting, beside the databases: back it up apart from them."""
+        return Path(self.eid.key_file) if self.eid.key_file else self.folder / "eid.key"
 
     @property
     def broker_for_gateways(self) -> tuple[str, int]:
@@ -116,4 +128,5 @@ def _files(config: Config) -> dict[str, str | None]:
     named = {
         f"mqtt.{key}": getattr(config.mqtt, key) for key in ("password_file", "ca", "certificate", "key")
     }
-    return named | {"push.service_account": config.push.service_account if config.push else None}
+    named["push.service_account"] = config.push.service_account if config.push else None
+    return named | {"eid.key_file": config.eid.key_file}

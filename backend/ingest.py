@@ -5,11 +5,14 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from backend.custody import Custody, Verdict
 from backend.listening import Listening, without_strangers
+from backend.rotating_ids import NoResolver, Resolver, has_rotating, named
 from backend.storage.journal import GatewayAppend, Journal, LaneKey
 from sdk_bridge import mqtt
 from sdk_bridge.server.ports import JournalBusy
@@ -24,6 +27,9 @@ MAX_MESSAGES_TAKEN = 4_096  # on their way to the disk; a stranger's flood must 
 MAX_BURIED_BYTES = 64 * 1024  # of an unreadable message; enough to see what it was
 RECONNECT_CAP_S = 5.0  # gateways hold what they heard meanwhile, but offers wait
 NO_CONSENT = "no consent"
+EID_UNRESOLVED = "eid_unresolved"
+MAX_UNNAMED = 1_024  # lanes that wait so; a gateway that invents epochs must not fill the memory
+NAMED_WITHIN_MS = 600_000  # a table of ids that cannot be made must not keep a gateway's outbox for ever
 LANES: tuple[Lane, ...] = ("live", "backlog")
 
 
@@ -40,7 +46,9 @@ class Ingest:
         self._connection: mqtt.Connection | None = None
         self._taken: set[asyncio.Task[None]] = set()
         self._epochs: dict[str, str] = {}
+        self._unnamed: dict[LaneKey, _Unnamed] = {}
         self.listening = Listening()
+        self.resolver: Resolver = NoResolver()
         self.on_connected: Callable[[], None] = lambda: None
         """Called whenever the broker was reached anew."""
         self.counts: Counter[str] = Counter()
@@ -115,6 +123,8 @@ class Ingest:
         self._epochs[gateway] = envelope.epoch
         verdict = self._custody.judge(lane, envelope.seq)
         self.counts[verdict.value] += 1
+        if lane in self._unnamed and not self._unnamed[lane].asked_again:
+            return  # it will be announced; a word now would make the gateway repeat itself in vain
         if verdict is not Verdict.ACCEPT:
             self._acknowledge(lane, gap=verdict is Verdict.GAP)
             return
@@ -122,13 +132,22 @@ class Ingest:
             self._refuse("overloaded", gateway)  # it keeps the message and sends it again
             return
         append = self._append_for(lane, partition, envelope, message.payload)
+        if append is None:
+            self.counts["waits for names"] += 1
+            return
+        self._unnamed.pop(lane, None)
         self._custody.take(lane, append.upto)
         task = asyncio.get_running_loop().create_task(self._commit(append))
         self._taken.add(task)
         task.add_done_callback(self._taken.discard)
 
-    def _append_for(self, lane: LaneKey, partition: int, envelope: Envelope, payload: bytes) -> GatewayAppend:
-        """What is kept of a message; one that nobody can read consumes its sequence all the same."""
+    def _append_for(
+        self, lane: LaneKey, partition: int, envelope: Envelope, payload: bytes
+    ) -> GatewayAppend | None:
+        """What is kept of a message; one that nobody can read consumes its sequence all the same.
+
+        None: not yet, for nobody can say who the rotating ids in it are. The gateway keeps it so long.
+        """
         now, seq = self._now_ms(), envelope.seq
         try:
             heard = _understood(payload, seq)
@@ -144,18 +163,43 @@ class Ingest:
 
     def _append_batch(
         self, lane: LaneKey, partition: int, envelope: Envelope, batch: Batch, now: int
-    ) -> GatewayAppend:
-        kept, forgotten = without_strangers(batch, self.listening.may_keep)
+    ) -> GatewayAppend | None:
+        offset = boot_offset(envelope, batch.boot_id, now)
+        found = self._named(lane, batch, offset, now) if has_rotating(batch) else (batch, 0)
+        if found is None:
+            return None
+        known, unresolved = found
+        kept, strangers = without_strangers(known, self.listening.may_keep)
+        self.counts[EID_UNRESOLVED] += unresolved
+        forgotten = {NO_CONSENT: strangers, EID_UNRESOLVED: unresolved}
         return GatewayAppend(
             lane,
             envelope.seq,
             envelope.seq,
             now,
             partition,
-            boot_offset=boot_offset(envelope, batch.boot_id, now),
+            boot_offset=offset,
             payload=None if kept is None else codec.encode(kept),
-            forgotten={NO_CONSENT: forgotten} if forgotten else {},
+            forgotten={reason: adverts for reason, adverts in forgotten.items() if adverts},
         )
+
+    def _named(self, lane: LaneKey, batch: Batch, offset: int | None, now: int) -> tuple[Batch, int] | None:
+        """The batch under its beacons' own keys, and the adverts of ids that are nobody's; None: not yet."""
+        waiting = self._unnamed.get(lane) or _Unnamed(now)
+        resolver = self.resolver if now - waiting.since < NAMED_WITHIN_MS else NoResolver()
+        found = named(batch, offset, resolver, partial(self._ask_again, lane))
+        if found is None:
+            waiting.asked_again = False
+            self._unnamed[lane] = waiting
+            if len(self._unnamed) > MAX_UNNAMED:
+                del self._unnamed[next(iter(self._unnamed))]
+        return found
+
+    def _ask_again(self, lane: LaneKey) -> None:
+        """The ids of a lane's next message can be named by now: its gateway is to send it once more."""
+        if lane in self._unnamed:
+            self._unnamed[lane].asked_again = True
+            self._acknowledge(lane, gap=True)
 
     async def _commit(self, append: GatewayAppend) -> None:
         """What the journal answers is the truth: more, or less, may be committed than we thought."""
@@ -193,6 +237,14 @@ class Ingest:
             async with asyncio.timeout(5):
                 while self._taken:
                     await asyncio.wait(set(self._taken))
+
+
+@dataclass(slots=True)
+class _Unnamed:
+    """A lane whose next message holds ids that cannot be named yet, since when (unix ms)."""
+
+    since: int
+    asked_again: bool = False
 
 
 def _understood(payload: bytes, seq: int) -> UpMessage:

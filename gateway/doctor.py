@@ -168,6 +168,7 @@ FINDINGS: Final[dict[str, Finding]] = {
         "the identity cannot be used: {detail}",
         "footfall-gateway enroll --config {path} --backend https://… --token -",
     ),
+    "broker-forbidden": _f("broker", "fail", "{user} may not read the identity: {detail}", _DOCTOR),
     "broker-name": _f(
         "broker", "fail", "the name {host} is not known: {detail}", "getent hosts {host}; then `mqtt.host`"
     ),
@@ -652,7 +653,7 @@ def _of_configuration(config: Config, clock: Clock) -> dict[str, _Look]:
 def _broker(config: Config, clock: Clock) -> Code:
     way = probes.look_for_way(config, clock)
     if way.fault:
-        return _code("broker-papers", detail=way.fault)
+        return _code("broker-forbidden" if way.forbidden else "broker-papers", detail=way.fault)
     if way.broker is None:
         return _code("broker-none")
     return judge_broker(probes.look_at_broker(way.broker), way.broker)

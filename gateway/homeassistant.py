@@ -57,8 +57,8 @@ class NamedBeacon:
     @classmethod
     def of(cls, entry: str, role: Role) -> "NamedBeacon":
         """From `name = key`. Raises ValueError."""
-        name, _, key = (part.strip() for part in entry.partition("="))
-        if not _NAME.fullmatch(name):
+        name, equals, key = (part.strip() for part in entry.partition("="))
+        if not equals or not _NAME.fullmatch(name):
             raise ValueError(f"{entry[:80]!r} is not `name = beacon key`")
         beacon = _beacon(key)
         if beacon is None:

@@ -129,9 +129,7 @@ class ServiceFacts:
 
 def look_at_service(unit: str = UNIT) -> ServiceFacts | None:
     """None where systemd does not run this machine."""
-    told = _output(
-        ("systemctl", "show", unit, "--property=LoadState,ActiveState,WatchdogUSec")
-    )
+    told = _output(("systemctl", "show", unit, "--property=LoadState,ActiveState,WatchdogUSec"))
     if told is None:
         return None
     values = dict(line.partition("=")[::2] for line in told.splitlines())
@@ -257,11 +255,12 @@ def look_at_outbox(folder: Path) -> OutboxFacts:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How this gateway reaches its broker; `fault` where it cannot even try. `tls` None: in the clear."""
+    """How this gateway reaches its broker; `fault` where it cannot even try, `forbidden` for this user."""
 
     broker: Broker | None
     enrolled: bool
     fault: str = ""
+    forbidden: bool = False
 
 
 def look_for_way(config: Config, clock: Clock) -> Way:
@@ -274,7 +273,8 @@ def look_for_way(config: Config, clock: Clock) -> Way:
             known = KnownTime(config.data_dir, clock)
             return Way(broker_of(identity, config.data_dir, client_id, known), True)
     except (IdentityUnusable, OSError) as error:
-        return Way(None, True, str(error))
+        forbidden = isinstance(error, PermissionError) or isinstance(error.__cause__, PermissionError)
+        return Way(None, True, str(error), forbidden)
     if mqtt.host is None:
         return Way(None, False)
     return Way(Broker(mqtt.host, mqtt.port, client_id, mqtt.username, mqtt.password, mqtt.tls), False)

@@ -89,6 +89,33 @@ def capture(
     print(f"footfall-gateway replay {out} --config {out}.toml")
 
 
+@main.command("evaluate-zones")
+def evaluate_zones(
+    dataset: Annotated[Path, typer.Option(help="A folder with receivers.csv and track_*.csv.")],
+    receivers: Annotated[str, typer.Option(help="Who listens: `gateways`, or `all` receivers.")] = "gateways",
+    as_json: Annotated[bool, typer.Option("--json", help="All figures, for programs.")] = False,
+) -> None:
+    """How often the production zone engine is right on real recordings, beside other projects' rules.
+
+    Each second it says which gateway is nearest, told only what the receivers heard and where they hang.
+    """
+    from simulators.evaluate_zones import (  # noqa: PLC0415 - imports that --help can spare
+        DatasetError,
+        evaluate,
+        table,
+    )
+
+    if receivers not in ("gateways", "all"):
+        print(f"--receivers: {receivers} is unknown; it may be gateways or all", file=sys.stderr)
+        raise typer.Exit(2)
+    try:
+        report = evaluate(dataset, "all" if receivers == "all" else "gateways")
+    except DatasetError as error:
+        print(f"not evaluated: {error}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    print(json.dumps(report.figures(), indent=2, ensure_ascii=False) if as_json else table(report))
+
+
 def _progress(seconds: float) -> Callable[[float], None]:
     """How far it is, on a terminal."""
     shown = sys.stderr.isatty()

@@ -408,6 +408,32 @@ def judge(
     return score
 
 
+def table(report: Report) -> str:
+    """The figures for a person to read."""
+    ours = report.total(OURS)
+    lines = [
+        f"{ours.decisions} decisions, {ours.clear} of them clear; {ours.true_changes} true changes",
+        "",
+        f"{'rule':<38}{'accuracy':>10}{'accuracy_clear':>16}{'switches':>10}",
+    ]
+    lines += [_line(rule, report.total(rule)) for rule in report.scores]
+    lines += ["", f"{OURS}, by recording"]
+    lines += [_line(name, score) for name, score in report.scores[OURS].items()]
+    lines += ["", f"{OURS}, by its own confidence"]
+    for word, counts in sorted(report.by_confidence.items()):
+        lines.append(f"{word:<38}{_percent(counts['right'] / counts['all']):>10}  of {counts['all']}")
+    return "\n".join(lines)
+
+
+def _line(name: str, score: Score) -> str:
+    accuracy, clear = _percent(score.accuracy), _percent(score.accuracy_clear)
+    return f"{name:<38}{accuracy:>10}{clear:>16}{score.switches:>10}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
 # Reading --------------------------------------------------------------------------------------------------
 
 

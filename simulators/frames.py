@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 APPLE = 0x004C
 RADIUS_NETWORKS = 0x0118
 EDDYSTONE = "0000feaa-0000-1000-8000-00805f9b34fb"
+ROTATING = "eddystone-eid:"  # how the keys of rotating ids begin
 
 _SCHEMES = ("http://www.", "https://www.", "http://", "https://")
 _DOMAINS = (".com", ".org", ".edu", ".net", ".info", ".biz", ".gov")
@@ -78,7 +79,7 @@ def eddystone_tlm(battery_mv: int, temperature_c: float | None, adverts: int, up
 def eddystone_eid(ephemeral: bytes, power_at_0m: int = -18) -> Frame:
     """Eddystone-EID with an identifier of 8 bytes, such as `ephemeral_id` gives."""
     _check_size("an ephemeral identifier", ephemeral, 8)
-    return _eddystone(f"eddystone-eid:{ephemeral.hex()}", struct.pack(">Bb", 0x30, power_at_0m) + ephemeral)
+    return _eddystone(f"{ROTATING}{ephemeral.hex()}", struct.pack(">Bb", 0x30, power_at_0m) + ephemeral)
 
 
 def ephemeral_id(identity_key: bytes, beacon_time_s: int, exponent: int) -> bytes:

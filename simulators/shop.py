@@ -13,10 +13,21 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Literal, TypeAlias
 
-from simulators.frames import APPLE, Frame, eddystone_tlm, eddystone_uid, eddystone_url, ibeacon
+from simulators.eid_tags import EidTag
+from simulators.frames import (
+    APPLE,
+    Frame,
+    eddystone_eid,
+    eddystone_tlm,
+    eddystone_uid,
+    eddystone_url,
+    ibeacon,
+)
 from simulators.radio import Point, RadioModel, RadioSettings, Receiver, Transmitter, advertising_times
 
 Role: TypeAlias = Literal["tag", "zone", "stranger"]
+Frames: TypeAlias = Callable[[int, float], Frame]
+"""The frame that a device sends, by how many it has sent and the time."""
 
 ZONES = ("Shoes", "Coffee", "Toys")
 CENTRES = (Point(6, 6), Point(22, 6), Point(14, 20))  # 16 m apart: far enough for the radio to tell them
@@ -31,6 +42,7 @@ INSIDE_AT_START = 0.75
 SOON_S, LATER_S = (10.0, 40.0), (300.0, 900.0)  # until a shopper who left comes back
 SOON_AGAIN = 0.75
 TELEMETRY_EVERY = 10  # of an Eddystone tag's frames, one is telemetry
+EID_EXPONENT = 4  # ids that rotate every 16 s, so that a demo of half a minute sees them do it
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +98,18 @@ class _Leg:
 class Shopper:
     """One person with a tag. The way through the shop is drawn as far as it is asked for."""
 
-    def __init__(self, name: str, beacon_key: str, zones: Sequence[Zone], dice: Random) -> None:
+    def __init__(
+        self,
+        name: str,
+        beacon_key: str,
+        zones: Sequence[Zone],
+        dice: Random,
+        eid_tag: EidTag | None = None,
+    ) -> None:
+        """`eid_tag`: whose ids rotate; its `beacon_key` is what the backend answers when it is registered."""
         self.name = name
         self.beacon_key = beacon_key
+        self.eid_tag = eid_tag
         self._zones = zones
         self._dice = dice
         self._legs: list[_Leg] = []
@@ -176,19 +197,19 @@ class Shopper:
 
 @dataclass(slots=True)
 class _Emitter:
-    """Something that advertises: its times, its frames in turn, and where it is."""
+    """Something that advertises: its times, its frames by number and time, and where it is."""
 
     source: str
     role: Role
     address: str
     times: Iterator[float]
-    frames: Sequence[Frame]
+    frames: Frames
     where: Callable[[float], Transmitter | None]
     rate: float
     sent: int = field(default=0)
 
-    def next_frame(self) -> Frame:
-        frame = self.frames[self.sent % len(self.frames)]
+    def next_frame(self, time_s: float) -> Frame:
+        frame = self.frames(self.sent, time_s)
         self.sent += 1
         return frame
 
@@ -220,8 +241,9 @@ class Shop:
     def demo(
         cls, seed: int, shoppers: int = 20, strangers: int = 6, radio: RadioSettings | None = None
     ) -> "Shop":
-        """Three zones with a gateway and a fixed beacon each; every fifth tag is an Eddystone, the others
-        iBeacons; and strangers' devices, whose frames must never leave a gateway.
+        """Three zones with a gateway and a fixed beacon each; every fifth tag is an Eddystone-UID, of the
+        others every second one an iBeacon and the rest Eddystone-EIDs; and strangers' devices, whose frames
+        must never leave a gateway, save for the seventh's EID, which must never leave the ingest.
         """
         dice = Random(seed)
         proximity_uuid = str(uuid.UUID(int=dice.getrandbits(128), version=4))
@@ -232,10 +254,12 @@ class Shop:
             [_fixed_beacon(zone, index, proximity_uuid, dice) for index, zone in enumerate(zones)],
         )
         for number in range(1, shoppers + 1):
-            frames = _tag_frames(number, proximity_uuid, namespace)
-            shopper = Shopper(f"shopper-{number:02d}", frames[0].key, zones, Random(dice.getrandbits(64)))
+            frames, key = _tag_frames(number, proximity_uuid, namespace)
+            tag = _eid_tag(seed, number) if number % 5 and number % 2 else None
+            way = Random(dice.getrandbits(64))
+            shopper = Shopper(f"shopper-{number:02d}", key if tag is None else "", zones, way, tag)
             people.append(shopper)
-            emitters.append(_tag(shopper, frames, dice))
+            emitters.append(_tag(shopper, frames if tag is None else _rotating(tag), dice))
         emitters += [_stranger(number, dice) for number in range(strangers)]
         model = RadioModel(radio or RadioSettings(), seed)
         return cls(zones, people, emitters, model, proximity_uuid, namespace)
@@ -247,9 +271,23 @@ class Shop:
 
     @property
     def known_keys(self) -> dict[str, str]:
-        """Every listed beacon's canonical key and whose it is: a shopper's name, or a zone's."""
+        """Every listed beacon's canonical key and whose it is: a shopper's name, or a zone's.
+
+        A tag whose ids rotate is among them once it is registered.
+        """
         fixed = {zone.beacon_key: zone.name for zone in self.zones}
-        return fixed | {shopper.beacon_key: name for name, shopper in self.shoppers.items()}
+        tags = {shopper.beacon_key: name for name, shopper in self.shoppers.items() if shopper.beacon_key}
+        return fixed | tags
+
+    @property
+    def eid_tags(self) -> dict[str, EidTag]:
+        """The tags that send rotating ids, by their shoppers' names."""
+        return {name: shopper.eid_tag for name, shopper in self.shoppers.items() if shopper.eid_tag}
+
+    def open_after(self, seconds: float) -> None:
+        """The shop's time 0 comes so much later: meanwhile the clocks of rotating tags ran on."""
+        for tag in self.eid_tags.values():
+            tag.clock_s = tag.counter(seconds)
 
     def advance(self, dt_s: float) -> None:
         """Lets the shop's time pass."""
@@ -266,7 +304,12 @@ class Shop:
             transmitter = emitter.where(time_s)
             if transmitter is not None:
                 yield Transmission(
-                    time_s, emitter.source, emitter.role, emitter.address, emitter.next_frame(), transmitter
+                    time_s,
+                    emitter.source,
+                    emitter.role,
+                    emitter.address,
+                    emitter.next_frame(time_s),
+                    transmitter,
                 )
 
     def heard_by(self, transmission: Transmission) -> list[tuple[str, int]]:
@@ -300,20 +343,35 @@ def _zone(index: int, proximity_uuid: str) -> Zone:
 
 def _fixed_beacon(zone: Zone, index: int, proximity_uuid: str, dice: Random) -> _Emitter:
     place = Transmitter(zone.beacon_key, Point(zone.gateway.at.x + 1.5, zone.gateway.at.y))
-    frames = [ibeacon(proximity_uuid, FIXED_MAJOR, index + 1)]
+    frames = _in_turn([ibeacon(proximity_uuid, FIXED_MAJOR, index + 1)])
     return _emitter(zone.name, "zone", frames, lambda _time_s: place, INTERVAL_S, dice)
 
 
-def _tag_frames(number: int, proximity_uuid: str, namespace: bytes) -> list[Frame]:
-    """An iBeacon; or, for every fifth tag, an Eddystone-UID with telemetry between."""
+def _tag_frames(number: int, proximity_uuid: str, namespace: bytes) -> tuple[Frames, str]:
+    """An iBeacon; or, for every fifth tag, an Eddystone-UID with telemetry between. And the tag's key."""
     if number % 5:
-        return [ibeacon(proximity_uuid, TAG_MAJOR, number)]
+        named = ibeacon(proximity_uuid, TAG_MAJOR, number)
+        return _in_turn([named]), named.key
     named = eddystone_uid(namespace, number.to_bytes(6, "big"))
     telemetry = eddystone_tlm(2900 + number, 21.5, 1000 * number, 300.0 * number)
-    return [named] * (TELEMETRY_EVERY - 1) + [telemetry]
+    return _in_turn([named] * (TELEMETRY_EVERY - 1) + [telemetry]), named.key
 
 
-def _tag(shopper: Shopper, frames: Sequence[Frame], dice: Random) -> _Emitter:
+def _in_turn(frames: Sequence[Frame]) -> Frames:
+    return lambda sent, _time_s: frames[sent % len(frames)]
+
+
+def _eid_tag(seed: int, number: int) -> EidTag:
+    """With dice of its own, so that the people's ways do not depend on it."""
+    dice = Random(f"eid tag {number} of shop {seed}")
+    return EidTag(dice.randbytes(32), EID_EXPONENT, dice.randrange(365 * 86_400))
+
+
+def _rotating(tag: EidTag) -> Frames:
+    return lambda _sent, time_s: tag.frame(time_s)
+
+
+def _tag(shopper: Shopper, frames: Frames, dice: Random) -> _Emitter:
     def where(time_s: float) -> Transmitter | None:
         position = shopper.position(time_s)
         if position is None:
@@ -328,13 +386,14 @@ def _stranger(number: int, dice: Random) -> _Emitter:
     name = f"stranger-{number + 1:02d}"
     make = _STRANGERS[number % len(_STRANGERS)]
     place = Transmitter(name, Point(dice.uniform(2, 26), dice.uniform(1, 24)))
-    return _emitter(name, "stranger", [make(dice)], lambda _time_s: place, SLOW_INTERVAL_S, dice)
+    frames = _in_turn([make(dice)])
+    return _emitter(name, "stranger", frames, lambda _time_s: place, SLOW_INTERVAL_S, dice)
 
 
 def _emitter(
     source: str,
     role: Role,
-    frames: Sequence[Frame],
+    frames: Frames,
     where: Callable[[float], Transmitter | None],
     interval_s: float,
     dice: Random,
@@ -373,4 +432,16 @@ def _laptop(dice: Random) -> Frame:
     return Frame("laptop", {0x0006: b"\x01\x09\x20\x22" + dice.randbytes(19)})
 
 
-_STRANGERS = (_airpods, _foreign_ibeacon, _iphone, _foreign_eddystone, _laptop, _foreign_url)
+def _foreign_eid(dice: Random) -> Frame:
+    return eddystone_eid(dice.randbytes(8))
+
+
+_STRANGERS = (
+    _airpods,
+    _foreign_ibeacon,
+    _iphone,
+    _foreign_eddystone,
+    _laptop,
+    _foreign_url,
+    _foreign_eid,
+)

@@ -3,12 +3,18 @@
 import re
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
 
 from backend.api import campaigns, fleet, floor, people, setup
 from backend.config import Config
+from sdk_bridge.server import bodies
+from sdk_bridge.server.app import Bridge
+from sdk_bridge.server.proof import user_hash
+from sdk_bridge.server.rates import Rate
+from simulators.bridge_alone import SOURCES, ListedSources, MemoryJournal, running_bridge
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,6 +49,61 @@ def test_every_route_of_the_api_is_documented():
     ]
     missing = [route.path for route in routes if route.path.replace("{who}", "{type}:{id}") not in text]
     assert not missing
+
+
+BRIDGE = ROOT / "docs/bridge.md"
+
+
+def bridge_paths() -> set[str]:
+    app = web.Application()
+    Bridge(MemoryJournal(), ListedSources(SOURCES), lambda: 0).add_to(app)
+    return {resource.canonical.rstrip("/") for resource in app.router.resources()}
+
+
+def test_every_path_of_the_bridge_is_documented_and_no_other():
+    table = BRIDGE.read_text("utf-8").partition("## Every path")[2]
+    told = re.findall(r"`(?:(?:GET|POST) )?(/[\w/{}.]*)(?:\?[^`]*)?`", table)
+    assert sorted(told) == sorted(bridge_paths())
+
+
+def curl_examples() -> list[tuple[str, str]]:
+    """(path, body) of each `curl` in the page."""
+    text = BRIDGE.read_text("utf-8").replace("…", "1")
+    return re.findall(r"^curl -u \S+ https://[\w.]+(/\S+) -d '([^']*)'", text, re.MULTILINE)
+
+
+async def test_the_bridge_takes_what_the_page_shows():
+    examples = curl_examples()
+    shown = {"/v1/devices", "/v1/devices/logout", "/v1/push/received", "/v1/push/opened", "/v1/consent"}
+    assert {path for path, _ in examples} == shown
+    async with running_bridge() as bridge, aiohttp.ClientSession() as http:
+        headers = {**bridge.basic("app-key"), "Content-Type": "application/x-www-form-urlencoded"}  # curl's
+        for path, body in examples:
+            async with http.post(bridge.url + path, data=body, headers=headers) as answer:
+                assert answer.status == 200, (path, await answer.text())
+    assert [event.kind for event in bridge.journal.events] == [
+        "device", "logout", "push_receipt", "push_receipt", "consent",
+    ]  # fmt: skip
+
+
+def test_the_pages_proof_of_a_user_is_ours():
+    text = BRIDGE.read_text("utf-8")
+    source = next(code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "hmac" in code)
+    made: dict = {}
+    exec(source, made)  # noqa: S102 - our own page
+    assert made["user_hash"]("secret", "4711") == user_hash("secret", "4711")
+    assert f"`{user_hash('secret', '4711')}`" in text
+
+
+def test_the_pages_limits_are_the_bridges():
+    table = BRIDGE.read_text("utf-8").partition("## Limits")[2].partition("\n## ")[0]
+    for limit in (
+        f"{bodies.MAX_EVENT_BYTES // 1024} KB, {bodies.MAX_DEPTH} levels",
+        f"{bodies.MAX_BATCH_BYTES // 1024} KB, packed",
+        f"{bodies.MAX_BATCH_EVENTS:,} events",
+        f"{Rate().per_second:,.0f} events a second in the long run, {Rate().burst:,.0f} at once",
+    ):
+        assert limit in table
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from backend.api import campaigns, fleet, floor, people, setup
+from backend.api import campaigns, eid, fleet, floor, people, setup
 from backend.api.auth import PUBLIC, STATE, check_every_route, default_deny
 from backend.api.errors import answer_errors
 from backend.api.host import HOST, Host
@@ -22,7 +22,7 @@ def build(host: Host, add_bridge: Callable[[web.Application], None]) -> web.Appl
     app.add_routes(fleet.PUBLIC_ROUTES)  # these authenticate themselves, by token or certificate
     add_bridge(app)
     app[PUBLIC].update(app.router.routes())
-    for routes in (floor.ROUTES, setup.ROUTES, campaigns.ROUTES, people.ROUTES, fleet.ROUTES):
+    for routes in (floor.ROUTES, eid.ROUTES, setup.ROUTES, campaigns.ROUTES, people.ROUTES, fleet.ROUTES):
         app.add_routes(routes)
     check_every_route(app)
     return app

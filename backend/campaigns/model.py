@@ -3,9 +3,9 @@
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
-from liquid import Environment
-from liquid.exceptions import LiquidError
 from msgspec import Meta, Struct
+
+from backend.campaigns.templates import TemplateInvalid, compiled
 
 Identifier: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 MAX_TITLE = 200  # what a lock screen shows; the template may be longer, its result is cut
@@ -62,9 +62,6 @@ class Campaign(Struct, frozen=True, forbid_unknown_fields=True):
     state: State = "draft"
 
 
-_liquid = Environment()
-
-
 def parse_campaign(body: bytes) -> Campaign:
     """A campaign from JSON, its templates checked. Raises CampaignInvalid."""
     try:
@@ -73,7 +70,7 @@ def parse_campaign(body: bytes) -> Campaign:
         raise CampaignInvalid(str(error)) from error
     for name in ("title", "body"):
         try:
-            _liquid.from_string(getattr(campaign.offer, name))
-        except (LiquidError, RecursionError) as error:  # the latter from templates nested hundreds deep
+            compiled(getattr(campaign.offer, name))
+        except TemplateInvalid as error:
             raise CampaignInvalid(f"offer.{name}: {error}") from error
     return campaign

@@ -2,7 +2,7 @@
 
 It holds 32 random bytes in hexadecimal. From them come the key that wraps beacons' identity keys, the
 resolver's X25519 pair, and the key of the fingerprints by which a beacon registered twice is found. Without
-the file no tag can be named again; who has it *and* the database can follow every tag. So back up both, apart.
+the file no tag can be named again; with it *and* the database every tag can be followed. Back up both, apart.
 """
 
 import hmac

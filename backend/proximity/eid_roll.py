@@ -48,7 +48,20 @@ class Roll:
             names[-_NAME_BYTES:] = uuid.UUID(key.removeprefix(PREFIX)).bytes
         return cls(names, counts)
 
+    @property
+    def size(self) -> int:
+        """One more than the highest number."""
+        return len(self._names) // _NAME_BYTES
+
     def name(self, number: int) -> str | None:
         """The key of the beacon with a number; None for one that is registered no more."""
         name = bytes(self._names[_NAME_BYTES * number : _NAME_BYTES * (number + 1)])
         return f"{PREFIX}{uuid.UUID(bytes=name)}" if any(name) else None
+
+    def strike(self, key: str) -> None:
+        """The beacon of this key is nobody from now on, before any table is made anew."""
+        name, at = uuid.UUID(key.removeprefix(PREFIX)).bytes, 0
+        while (at := self._names.find(name, at)) >= 0:
+            if at % _NAME_BYTES == 0:
+                self._names[at : at + _NAME_BYTES] = bytes(_NAME_BYTES)
+            at += 1

@@ -40,9 +40,10 @@ class FilterSettings:
     models and pockets spread further. `fast_db`: the fading of one advert, which averages out.
     `offset_db`: how much tags differ; `gain_db`: how much gateways do, with the shelves beside them;
     `…_drift_db`: how far either wanders in a second.
-    `sensitivity_dbm`, `spread_db`: the level below which adverts are lost, and how single ones spread.
-    `lost`: the share of seconds in which a gateway well in range misses a beacon. `hearing_weight`: what it
-    tells whether a gateway heard it at all, against a fresh throw each second; the same shadow lasts longer.
+    `sensitivity_dbm`, `spread_db`: the level below which adverts are lost, and how single ones spread around
+    their mean. `lost`: the share of seconds in which a gateway well in range misses a beacon, to collisions.
+    `reach_db`: the spread of what decides whether a gateway hears a beacon at all: adverts, shadows, bodies.
+    `hearing_weight`: how much it tells each second whether it did; one shadow makes many silent seconds.
     `walk_m_s`: the fastest shopper. `stands`, `turns`, `jumps`: the chance in a second to stand still, to
     turn by 45° (either way), to turn anywhere.
     """
@@ -59,8 +60,9 @@ class FilterSettings:
     gain_drift_db: float = 0.2
     sensitivity_dbm: float = -93.0
     spread_db: float = 7.0
-    lost: float = 0.5
-    hearing_weight: float = 0.7
+    lost: float = 0.2
+    reach_db: float = 12.0
+    hearing_weight: float = 0.6
     walk_m_s: float = 1.5
     stands: float = 0.3
     turns: float = 0.1
@@ -297,11 +299,11 @@ class Hearing:
         spread = settings.spread_db
         levels = self.LOWEST_DBM + np.arange(self.ENTRIES) / self.TO_THE_DB
         short = np.minimum((settings.sensitivity_dbm - levels) / spread, 8.0)  # further down nothing is left
-        above = np.array([0.5 * math.erfc(value / math.sqrt(2)) for value in short])
-        hazard = np.exp(-0.5 * short**2) / math.sqrt(math.tau) / above
-        some = (1 - settings.lost) * above
+        hazard = np.exp(-0.5 * short**2) / math.sqrt(math.tau) / _share_above(short)
         self._heard = np.where(short < 8.0, levels + spread * hazard, settings.sensitivity_dbm)
         self._follows = np.clip(1 - hazard * (hazard - short), 0.02, 1.0)
+        reached = _share_above((settings.sensitivity_dbm - levels) / settings.reach_db)
+        some = (1 - settings.lost) * reached
         # One advert in fifty is heard whatever the model says: it may be wrong about the place of a shelf.
         self._some = settings.hearing_weight * np.log(some + 0.02)
         self._none = settings.hearing_weight * np.log(1 - some)
@@ -488,6 +490,11 @@ def expected_dbm(distances_m: Array, settings: FilterSettings) -> Array:
     slant = np.hypot(distances_m, settings.above_m)
     result: Array = settings.power_dbm - 10 * settings.exponent * np.log10(slant)
     return result
+
+
+def _share_above(deviations: Array) -> Array:
+    """How much of a normal distribution lies above so many standard deviations."""
+    return np.array([0.5 * math.erfc(value / math.sqrt(2)) for value in deviations.tolist()])
 
 
 def _column(values: list[float]) -> Array:

@@ -17,7 +17,7 @@ Confidence: TypeAlias = Literal["none", "low", "medium", "high"]
 
 _CONFIDENT: Final[tuple[tuple[float, Confidence], ...]] = ((0.85, "high"), (0.65, "medium"), (0.0, "low"))
 _PHONE: Final = "~"  # before a gateway's name: a phone that heard the fixed beacon beside it
-_DEAD_SHARE: Final = 0.05  # of the odds in zones whose gateway is silent: from here on nothing is confident
+_DEAD_SHARE: Final = 0.03  # of the odds at silent gateways: from here on nothing is confident
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class ZoneSettings:
 
     `lead`: by how much more probable another zone must be; less lets two equally near zones take turns.
     `enter`: how probable a zone must be for a beacon that is in none; several zones may meet where it stands.
+    `sure`: how probable it must be where a zone without a living gateway is possible, too.
     `settle_ms`: how long a new zone must lead, by what it heard itself, against one lucky second.
     `rival_silent_ms`: a new zone that itself hears nothing for so long begins to lead afresh.
     `floor_dbm`: weaker than this everywhere, the beacon is somewhere outside every zone.
@@ -39,6 +40,7 @@ class ZoneSettings:
 
     lead: float = 0.2
     enter: float = 0.4
+    sure: float = 0.7
     settle_ms: int = 1_000
     floor_dbm: float = -92.0
     absent_ms: int = 10_000
@@ -119,6 +121,13 @@ class Track(msgspec.Struct, array_like=True):
         known = self.open.get(source)
         self.open[source] = heard if known is None else known + heard
 
+    def stays(self, heard_at: Mapping[str, int]) -> None:
+        """No other zone leads. A rival that was not heard itself this second keeps its claim."""
+        if self.rival in heard_at:
+            self.rival = None
+        if self.zone_id is not None:
+            self.seen_at = max(self.seen_at, heard_at.get(self.zone_id, 0))
+
     @property
     def confidence(self) -> Confidence:
         return "none" if self.zone_id is None else confidence_of(self.probability)
@@ -133,9 +142,10 @@ class _Odds:
     heard_at: dict[str, int] = field(default_factory=dict)
     dead_share: float = 0.0
 
-    @property
-    def best(self) -> str:
-        return max(self.zones, key=lambda zone_id: (self.zones[zone_id], zone_id), default="")
+    def best(self, own: str | None) -> str | None:
+        """The most probable of the zones that heard it and the one it is in: silence alone moves nobody."""
+        candidates = {own, *self.heard_at} - {None}
+        return max(candidates, key=lambda zone_id: (self.of(zone_id), zone_id or ""), default=None)
 
     def of(self, zone_id: str | None) -> float:
         return 0.0 if zone_id is None else self.zones.get(zone_id, 0.0)
@@ -225,11 +235,11 @@ class ZoneEngine:
     def _take(self, beacon_key: str, store_id: str, source: str, heard: Heard) -> list[Transition]:
         transitions: list[Transition] = []
         track = self.tracks.get(beacon_key)
-        if track is not None and track.store_id != store_id:
-            transitions += self._leave(beacon_key, track, heard.at, "left")
-            track = None
         if track is None:
             track = self.tracks[beacon_key] = Track(store_id)
+        elif track.store_id != store_id:
+            transitions += self._leave(beacon_key, track, heard.at, "left")
+            track = self.tracks[beacon_key] = Track(store_id, seen_at=max(heard.at, track.seen_at))
         self.changed.add(beacon_key)
         second = heard.at // 1000
         if track.open and second > track.second:
@@ -306,29 +316,25 @@ class ZoneEngine:
         if odds.strongest_dbm < self.settings.floor_dbm:
             track.rival = None
             return []
-        best = odds.best
-        if best == track.zone_id or odds.of(best) < self._wanted(track):
-            track.rival = None
-            track.seen_at = max(track.seen_at, odds.heard_at.get(track.zone_id or "", 0))
+        best = odds.best(track.zone_id)
+        if best is None or best == track.zone_id or odds.of(best) < self._wanted(track, odds):
+            track.stays(odds.heard_at)
             return []
         if not self._may_move(track, best):
             track.rival = None
             return []
-        own_word = odds.heard_at.get(best)
-        if own_word is None:
+        heard_at = odds.heard_at[best]
+        if track.rival != best or heard_at - track.rival_at > self.settings.rival_silent_ms:
+            track.rival, track.rival_since = best, heard_at
+        track.rival_at = heard_at
+        if heard_at - track.rival_since < self.settings.settle_ms:
             return []
-        if track.rival != best or own_word - track.rival_at > self.settings.rival_silent_ms:
-            track.rival, track.rival_since = best, own_word
-        track.rival_at = own_word
-        if own_word - track.rival_since < self.settings.settle_ms:
-            return []
-        return self._move(beacon_key, track, odds)
+        return self._move(beacon_key, track, best, odds)
 
-    def _wanted(self, track: Track) -> float:
+    def _wanted(self, track: Track, odds: _Odds) -> float:
         """How probable another zone must be."""
-        if track.zone_id is None:
-            return self.settings.enter
-        return track.probability + self.settings.lead
+        wanted = self.settings.enter if track.zone_id is None else track.probability + self.settings.lead
+        return max(wanted, self.settings.sure) if odds.dead_share > _DEAD_SHARE else wanted
 
     def _may_move(self, track: Track, zone_id: str) -> bool:
         """Nobody moves into a zone that is unknown, nor out of one whose gateway may just be dying."""
@@ -337,15 +343,15 @@ class ZoneEngine:
             return False
         return track.place is None or self._lives(track.place, end - settings.doubt_ms)
 
-    def _move(self, beacon_key: str, track: Track, odds: _Odds) -> list[Transition]:
+    def _move(self, beacon_key: str, track: Track, zone_id: str, odds: _Odds) -> list[Transition]:
         """Into the leading zone, since when it leads; but not before what was known of the last one."""
         since = max(track.rival_since, track.seen_at)
-        chance = odds.of(odds.best)
+        chance = odds.of(zone_id)
         confidence = "low" if odds.dead_share > _DEAD_SHARE else confidence_of(chance)
         left = self._leave(beacon_key, track, since, "left", 1 - track.probability, confidence)
-        track.zone_id, track.entered_at, track.probability = odds.best, since, chance
-        track.seen_at = max(since, odds.heard_at[odds.best])
-        place = Place(track.store_id, odds.best)
+        track.zone_id, track.entered_at, track.probability = zone_id, since, chance
+        track.seen_at = max(since, odds.heard_at[zone_id])
+        place = Place(track.store_id, zone_id)
         entered = Transition("entered", beacon_key, place, since, since, confidence, round(chance, 3))
         return [*left, entered]
 

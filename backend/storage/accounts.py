@@ -1,6 +1,6 @@
 """Accounts for testers: what a data folder holds, read without disturbing the backend that owns it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.storage.database import Session, view
@@ -10,8 +10,9 @@ from backend.storage.database import Session, view
 class Accounts:
     """Totals of a data folder.
 
-    `adverts` are stored ones and `forgotten` those counted and dropped for want of consent, both by gateway;
-    `messages` says how often each app event's message id is stored.
+    `adverts` are stored ones and `forgotten` those counted and dropped, both by gateway: for want of consent,
+    or (`unresolved` in all) because nobody registered the rotating id. `messages` says how often each app
+    event's message id is stored.
     """
 
     adverts: dict[str, int]
@@ -21,12 +22,15 @@ class Accounts:
     pushes: dict[str, int]
     opened: int
     latencies_ms: list[int]
+    unresolved: int = 0
 
 
 def read_accounts(folder: Path) -> Accounts:
     """Reads both files. Entries not folded yet are missing, so wait for the fold first."""
     forgotten = view(folder / "journal.db", "journal", lambda s: _by_gateway(s, "forgotten_by_gateway"))
-    return view(folder / "state.db", "state", lambda s: _accounts(s, forgotten))
+    unresolved = view(folder / "journal.db", "journal", lambda s: s.row("unresolved_adverts"))
+    accounts = view(folder / "state.db", "state", lambda s: _accounts(s, forgotten))
+    return replace(accounts, unresolved=int(unresolved[0]) if unresolved else 0)
 
 
 def _accounts(session: Session, forgotten: dict[str, int]) -> Accounts:

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from backend.proximity.eid_roll import Roll, SealedBeacon
@@ -78,8 +79,7 @@ class EidRows:
         fixed = {"at": now, "base_s": CLOCK_TOLD_S, "ms_per_s": DRIFT_MS}
         rows = [{"number": number, "ahead_s": ahead, **fixed} for number, ahead in ahead_s.items()]
         for start in range(0, len(rows), PAGE):
-            page = rows[start : start + PAGE]
-            await self._state.write(lambda session, page=page: session.many("learn_eid_clock", page))
+            await self._state.write(partial(_learn, rows[start : start + PAGE]))
 
     def _view(self, work: Callable[[Session], T]) -> T:
         """On a connection of its own: a table of many beacons must not hold up the state's reader."""
@@ -87,6 +87,10 @@ class EidRows:
             return view(self._state.path, "state", work)
         except sqlite3.Error as error:
             raise StorageError(f"{self._state.path}: {error}") from error
+
+
+def _learn(rows: list[dict[str, int]], session: Session) -> None:
+    session.many("learn_eid_clock", rows)
 
 
 def _roll(session: Session) -> Roll:

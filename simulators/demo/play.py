@@ -28,6 +28,7 @@ from simulators.demo.places import STORE, Places
 from simulators.demo.reckoning import Evidence, read_deliveries, summary
 from simulators.demo.screen import Scene, Screen
 from simulators.demo.shopkeeper import Shopkeeper
+from simulators.frames import ROTATING
 from simulators.phones import AppSource, PhoneFleet, PhoneOwner
 from simulators.shop import Shop, Shopper
 
@@ -40,6 +41,7 @@ DRAIN_TIMEOUT_S = 25.0  # after the last advert: the longest back-off of a gatew
 DOWN_S = 1.5  # systemd's RestartSec, more or less
 CHAOS_SHARES = (("backend", 0.25), ("broker", 0.45), ("gateway", 0.65))
 REFUSING_EVERY = 7  # every seventh shopper said no to being located
+STRANGERS = 7  # one of each kind; the last sends rotating ids that nobody registered
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Stage:
     radios: dict[str, FakeBluez] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     url: str = ""
+    registered_at: float = 0.0
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -99,7 +102,7 @@ async def play(script: Script) -> dict[str, Any]:
 async def _set(script: Script, scene: Scene) -> AsyncIterator[Stage]:
     """Every process and every radio, alive inside the context."""
     places = Places(script.folder)
-    shop = Shop.demo(script.seed, shoppers=script.shoppers)
+    shop = Shop.demo(script.seed, shoppers=script.shoppers, strangers=STRANGERS)
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         broker = await stack.enter_async_context(await start_broker(places.folder / "broker"))
@@ -183,6 +186,9 @@ async def _open_shop(stage: Stage, stack: AsyncExitStack) -> PhoneFleet:
         {zone.beacon_key: zone.name.lower() for zone in stage.shop.zones},
     )
     await keeper.start_campaigns(STORE, zones)
+    stage.registered_at = time.monotonic()
+    for name, key in (await keeper.register_eid_tags(stage.shop.eid_tags)).items():
+        stage.shop.shoppers[name].beacon_key = key
     source = await keeper.open_app_source()
     page_token = await _token(stage, "viewer", "demo-page")
     stage.scene.page = f"{stage.url}/floor#token={page_token}"
@@ -255,6 +261,7 @@ async def _run(stage: Stage, phones: PhoneFleet, screen: Screen) -> None:
 async def _live(stage: Stage) -> None:
     """The shop in real time: people walk, beacons advertise, radios hear."""
     shop, start = stage.shop, time.monotonic()
+    shop.open_after(start - stage.registered_at)
     listed = shop.known_keys
     while True:
         now = time.monotonic() - start
@@ -267,7 +274,7 @@ async def _live(stage: Stage) -> None:
                     service_data=sent.frame.service_data,
                     rssi=rssi,
                 )
-                if reached and sent.frame.key in listed:
+                if reached and (sent.frame.key in listed or sent.frame.key.startswith(ROTATING)):
                     stage.ledger.heard(f"{STORE}/{gateway}", int(time.monotonic() * 1000))
         shop.advance(now - shop.now_s)
         for name, program in stage.programs.items():

@@ -36,7 +36,8 @@ def summary(evidence: Evidence, accounts: Accounts) -> dict[str, Any]:
     return {
         "adverts": evidence.ledger.total,
         "sightings_committed": sum(accounts.adverts.values()),
-        "forgotten_without_consent": sum(accounts.forgotten.values()),
+        "forgotten_without_consent": sum(accounts.forgotten.values()) - accounts.unresolved,
+        "eid_unresolved": accounts.unresolved,
         "in_hand_at_kill": evidence.ledger.in_hand.total(),
         "zone_entries": accounts.zone_entries,
         "app_events": len(evidence.acknowledged),

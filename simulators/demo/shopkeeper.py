@@ -5,6 +5,9 @@ from typing import Any
 
 import aiohttp
 
+from simulators.eid_tags import EidTag
+from simulators.frames import ROTATING
+
 DWELL_S = 3.0
 OFFER_LIFE_S = 120
 
@@ -33,6 +36,22 @@ class Shopkeeper:
         for key, zone in beacons.items():
             body = {"beacon_key": key, "role": "zone", "store_id": store, "zone_id": zone}
             await self._call("POST", "beacons", body)
+
+    async def register_eid_tags(self, tags: Mapping[str, EidTag]) -> dict[str, str]:
+        """Provisions tags whose ids rotate, as the till would; each one's stable key, by the same names."""
+        resolver = bytes.fromhex((await self._call("GET", "eid/resolver"))["public_key"])
+        return {name: await self._register(tag, resolver) for name, tag in tags.items()}
+
+    async def _register(self, tag: EidTag, resolver: bytes) -> str:
+        tag.provision(resolver)
+        body = {
+            "public_key": tag.public_key.hex(),
+            "exponent": tag.exponent,
+            "clock_s": tag.counter(0),
+            "initial_eid": tag.frame(0).key.removeprefix(ROTATING),
+        }
+        made: dict[str, str] = await self._call("POST", "beacons/eid", body)
+        return made["beacon_key"]
 
     async def open_app_source(self) -> dict[str, str]:
         """The shop's app; its write key and its proof secret."""

@@ -39,9 +39,10 @@ PROCESS_START_SECONDS = 2.0  # systemd's RestartSec, where the last rung ended t
 class Ears:
     """The gateway's scanner for one adapter, begun again as systemd would where it gave up."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence_ms: int = SILENCE_MS) -> None:
         self.heard_at = 0.0
         self.given_up = 0
+        self._silence_ms = silence_ms
         self._begin()
 
     async def run(self) -> None:
@@ -68,7 +69,7 @@ class Ears:
 
     def _begin(self) -> None:
         self._watch = BluezWatch((ADAPTER,), self._learned)
-        settings = ScanSettings((ADAPTER,), SILENCE_MS, expects=True, restart_bluetoothd=True)
+        settings = ScanSettings((ADAPTER,), self._silence_ms, expects=True, restart_bluetoothd=True)
         self._scanner = Scanner(settings, BleakRadio(self._watch), self._heard, _boot_ms)
 
     def _learned(self, adapter: str, condition: Condition) -> None:
@@ -89,7 +90,7 @@ async def play(seed: int, count: int) -> None:
     ):
         os.environ["DBUS_SYSTEM_BUS_ADDRESS"] = bus.address
         ears = Ears()
-        async with _background(ears.run(), _advertise(bluez)):
+        async with side_by_side(ears.run(), advertise(bluez)):
             await ears.hear(time.monotonic())
             files = open_files()
             over_s = 0.0
@@ -118,7 +119,8 @@ async def _befall(
     return {"kind": kind, "lasted_s": fault.seconds, "recovered_s": recovered_s}
 
 
-async def _advertise(bluez: FakeBluez) -> None:
+async def advertise(bluez: FakeBluez) -> None:
+    """A beacon that never stops sending."""
     rssi = -50
     while True:
         rssi = -50 if rssi == -51 else -51
@@ -127,7 +129,8 @@ async def _advertise(bluez: FakeBluez) -> None:
 
 
 @asynccontextmanager
-async def _background(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def side_by_side(*works: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs the works until the block ends."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         yield

@@ -25,8 +25,8 @@ from simulators.broker import HOST
 
 STORE = "endurance"
 VERSION = "endurance"
-KEYS = tuple(f"ibeacon:11111111-2222-4333-8444-555555555555:1:{minor}" for minor in range(3))
-FASTER = 5  # the clock's pace: what is fresh for 30 s turns into backlog, and is joined, within a short run
+KEYS = tuple(f"ibeacon:11111111-2222-4333-8444-555555555555:1:{minor}" for minor in range(40))
+FASTER = 8  # the clock's pace: what is fresh for 30 s turns into backlog, and is joined, within a short run
 UNNOTED = (
     10  # seconds that a killed process may have committed without a note of it; its heir leaves them out
 )
@@ -81,8 +81,9 @@ class NotingOutbox(Outbox):
 
 
 def parcel_of(serial: int, clock: FastClock) -> Parcel:
-    """One second of three beacons. Its serial number is its time, which joining batches keeps."""
-    readings = Readings([0, 1, 2], [0, 0, 0], [3, 3, 3], [60, 61, 62], [55, 56, 57])
+    """One second of all beacons. Its serial number is its time, which joining batches keeps."""
+    count = len(KEYS)
+    readings = Readings(list(range(count)), [0] * count, [3] * count, [60] * count, [55] * count)
     payload = encode(Batch(clock.boot_id, serial * 1000, list(KEYS), readings))
     return Parcel(payload, clock.boot_id, clock.boot_ms(), serial)
 

@@ -251,9 +251,8 @@ def test_titles_are_filled_in(title, expected):
 
 
 def test_bodies_are_cut_to_what_a_phone_shows():
-    assert (
-        render(Offer("t", "{% for x in profile.list %}abc{% endfor %}"), FACTS)[1] == ("abc" * 999)[:MAX_BODY]
-    )
+    body = "{% for x in profile.list limit: 100 %}buy three, pay for two; {% endfor %}"
+    assert render(Offer("t", body), FACTS)[1] == ("buy three, pay for two; " * 100)[:MAX_BODY]
 
 
 @pytest.mark.parametrize(

@@ -670,7 +670,8 @@ CONTENTS = {
     "position": "select position from fold",
     "sightings": "select * from sightings",
     "visits": """select beacon_key, store_id, zone_id, entered_at, left_at, e.id from zone_visits
-                 join identity_edges e using (profile_id) where e.id_type = 'user_id' order by beacon_key, entered_at""",
+                 join identity_edges e using (profile_id)
+                 where e.id_type = 'user_id' order by beacon_key, entered_at""",
     "presences": "select beacon_key, zone_id, entered_at, seen_at from presences order by 1",
     "timers": "select * from dwell_timers order by 1, 2",
     "decisions": """select d.campaign_id, e.id, d.entered_at, d.due_at, d.completed_at, d.verdict, d.reason

@@ -125,17 +125,18 @@ def drained(outbox, now_s):
 
 
 def seconds_in(messages):
+    """The seconds that batches tell of, in order, each once for its batch."""
     return [
-        (batch.base_ms // 1000 + batch.readings.second[row])
+        batch.base_ms // 1000 + second
         for batch in messages
-        for row in range(0, len(batch.readings.beacon), 20)
+        for second in dict.fromkeys(batch.readings.second)
     ]
 
 
 def test_only_what_is_stale_and_unnumbered_is_joined_and_the_order_stays(open_outbox):
     outbox = open_outbox()
     for number in range(300):
-        turn(outbox, number, parcels=[second(number)], room={"live": 1} if number < 3 else {})
+        turn(outbox, number, parcels=[second(number, beacons=50)], room={"live": 1} if number < 3 else {})
     before = outbox.stock
     assert outbox.coalesce(BOOT, 300_000) is True, "256 were looked at, so there is more"
     assert outbox.coalesce(BOOT, 300_000) is False

@@ -325,7 +325,7 @@ UUID = "2F234454-CF6D-4A0F-ADF2-F4911BA9FFA6"
         (f"ibeacon:{UUID}:1:65535", f"ibeacon:{UUID.lower()}:1:65535"),
         ("altbeacon:" + "Ab" * 20, "altbeacon:" + "ab" * 20),
         ("eddystone-uid:" + "0" * 20 + ":" + "1" * 12, "eddystone-uid:" + "0" * 20 + ":" + "1" * 12),
-        ("eddystone-eid:0123456789abcdef", "eddystone-eid:0123456789abcdef"),
+        (f"eid:{UUID}", f"eid:{UUID.lower()}"), ("eddystone-eid:0123456789abcdef", None), ("eid:1", None),
         (f"ibeacon:{UUID}:1", None), ("ibeacon:1:2:3", None), ("eddystone-url:https://example.org", None),
         ("eddystone-tlm", None), ("", None), ("altbeacon:zz", None),
     ],

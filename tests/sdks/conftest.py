@@ -166,6 +166,15 @@ def free_port() -> int:
 
 
 @dataclass
+class Post:
+    """A POST that came to the door, when (monotonic seconds), and what became of it; "" for not yet known."""
+
+    path: str
+    at: float
+    outcome: str = ""
+
+
+@dataclass
 class Door:
     """A proxy before the backend, as every shop has one; it does to the next POSTs what `faults` say.
 
@@ -175,15 +184,14 @@ class Door:
 
     backend: str
     faults: deque[str] = field(default_factory=deque)
-    posts: list[tuple[str, dict[str, str], bytes, str]] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
+    posts: list[Post] = field(default_factory=list)
     preflights: int = 0
     retry_after: str | None = None
     url: str = ""
 
     @property
     def outcomes(self) -> list[str]:
-        return [outcome for *_, outcome in self.posts]
+        return [post.outcome for post in self.posts]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -191,19 +199,15 @@ class Door:
         if request.method != "POST":
             return await self._forward(request, body)
         fault = self.faults.popleft() if self.faults else ""
+        post = Post(request.path, time.monotonic(), fault)
+        self.posts.append(post)
         if fault == "reset":
-            self._note(request, body, fault)
             return _reset(request)
         if fault.isdigit():
-            self._note(request, body, fault)
             return self._refuse(int(fault))
         answer = await self._forward(request, body)
-        self._note(request, body, fault or str(answer.status))
+        post.outcome = fault or str(answer.status)
         return _reset(request) if fault else answer
-
-    def _note(self, request: web.Request, body: bytes, outcome: str) -> None:
-        self.posts.append((request.path, dict(request.headers), body, outcome))
-        self.times.append(time.monotonic())
 
     def _refuse(self, status: int) -> web.Response:
         headers = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "Retry-After"}

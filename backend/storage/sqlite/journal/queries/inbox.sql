@@ -64,6 +64,10 @@ select coalesce((select seq from sqlite_sequence where name = 'entries'), 0);
 -- For accounts: adverts forgotten, by gateway.
 select gateway, sum(adverts) as adverts from forgotten group by gateway;
 
+-- name: unresolved_adverts$
+-- For accounts: those among them whose rotating id nobody registered.
+select coalesce(sum(adverts), 0) from forgotten where reason = 'eid_unresolved';
+
 -- name: dead_letters_newest
 -- For people: what could not be understood.
 select letter_id, received_at, origin, reason, length(payload) as bytes

@@ -1,0 +1,340 @@
+"""The filter, calibration and the engine upon them, in a simulated radio: odds, restarts, dead gateways."""
+
+import math
+from random import Random
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.proximity.calibration import Level, calibrate
+from backend.proximity.filter import (
+    EARS,
+    Belief,
+    Filter,
+    FilterSettings,
+    Gain,
+    GridFloor,
+    Hearing,
+    Reading,
+    StarFloor,
+    _encoded,
+)
+from backend.proximity.zones import Place, ZoneEngine, confidence_of
+from simulators.radio import MEASURED, Point, RadioModel, Receiver, Transmitter, advertising_times
+
+SQUARE = {"a": (0.0, 0.0), "b": (8.0, 0.0), "c": (0.0, 8.0), "d": (8.0, 8.0)}
+ROW = {f"g{number:02d}": (7.0 * number, 0.0) for number in range(20)}
+FLOORS = {
+    "a square": GridFloor(SQUARE),
+    "a long row": GridFloor(ROW),
+    "one gateway": GridFloor({"a": (3.0, 4.0)}),
+    "two at one place": GridFloor({"a": (0.0, 0.0), "b": (0.0, 0.0)}),
+    "places unknown": StarFloor(list(SQUARE)),
+    "one of unknown place": StarFloor(["a"]),
+}
+GATEWAYS = {name: floor.gateways for name, floor in FLOORS.items()}
+
+
+@st.composite
+def seconds(draw, most: int = 12):
+    """A floor and what its gateways heard, second by second, with gaps."""
+    name = draw(st.sampled_from(sorted(FLOORS)))
+    levels = st.dictionaries(
+        st.tuples(st.sampled_from(GATEWAYS[name]), st.booleans()),
+        st.tuples(st.integers(-126, 20), st.integers(1, 30)),
+        min_size=1,
+        max_size=6,
+    )
+    steps = draw(st.lists(st.tuples(st.integers(0, 70), levels), min_size=1, max_size=most))
+    told, now = [], 1000
+    for gap, heard in steps:
+        now += gap
+        readings = [Reading(key, dbm, adverts, phone) for (key, phone), (dbm, adverts) in heard.items()]
+        silent = [key for key in GATEWAYS[name] if (key, False) not in heard][:5]
+        told.append((now, readings, silent))
+    return name, told
+
+
+def follow(name: str, told, belief: Belief | None = None) -> list[Belief]:
+    model, beliefs = Filter(FLOORS[name]), []
+    for now, readings, silent in told:
+        belief = model.advance(belief, now, readings, silent)
+        beliefs.append(belief)
+    return beliefs
+
+
+# Properties -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(seconds())
+def test_odds_are_odds_whatever_is_heard(case):
+    name, told = case
+    for belief in follow(name, told):
+        chances = Filter(FLOORS[name]).chances(belief)
+        assert all(0 < chance <= 1 for chance in chances.values())
+        assert sum(chances.values()) == pytest.approx(1, abs=0.02), "the least of them are left out"
+        assert all(math.isfinite(value) for value in (belief.offset, belief.offset_variance))
+
+
+@settings(max_examples=60)
+@given(seconds(), st.integers(0, 11))
+def test_a_restored_belief_goes_on_exactly_as_if_nothing_had_been(case, at):
+    name, told = case
+    whole = follow(name, told)
+    at = min(at, len(told) - 1)
+    stored = msgspec.msgpack.encode(whole[at])
+    restored = msgspec.msgpack.decode(stored, type=Belief)
+    assert restored == whole[at]
+    assert follow(name, told[at + 1 :], restored) == whole[at + 1 :]
+
+
+@settings(max_examples=40)
+@given(seconds())
+def test_the_order_of_a_seconds_readings_is_nothing(case):
+    """As the engine gives them: sorted. Beliefs of shuffled readings agree but for rounding."""
+    name, told = case
+    turned = [(now, readings[::-1], silent[::-1]) for now, readings, silent in told[:1]]
+    straight, other = follow(name, told[:1])[0], follow(name, turned)[0]
+    one, two = (np.frombuffer(belief.weights, np.uint8).astype(int) for belief in (straight, other))
+    assert np.abs(one - two).max() <= 1
+    assert abs(straight.offset - other.offset) <= 1
+
+
+@settings(max_examples=40)
+@given(seconds(most=30))
+def test_a_belief_stays_below_two_kilobytes(case):
+    name, told = case
+    for belief in follow(name, told):
+        assert len(belief.ears) <= EARS
+        assert len(msgspec.msgpack.encode(belief)) < 2048
+
+
+def test_a_whole_track_with_long_names_stays_below_two_kilobytes():
+    names = {f"s/gateway-on-the-wall-{key}": at for key, at in list(ROW.items())[:12]}
+    made = ZoneEngine({name: Place("s", name) for name in names}, positions=names)
+    for second in range(30):
+        for turn, name in enumerate(names):
+            made.hear("tag", name, second * 1000 + turn, -60 - 2 * turn, 3)
+    assert len(made.state_of("tag")) <= 2048
+
+
+# What it believes -----------------------------------------------------------------------------------------
+
+
+def heard_at(x: float, y: float, *, offset: float = 0.0, gains: dict[str, float] | None = None):
+    """What the square's gateways hear of a tag at a place in a radio without noise."""
+    law = FilterSettings()
+    return [
+        Reading(
+            gateway,
+            law.power_dbm
+            - 10 * law.exponent * math.log10(math.hypot(x - gx, y - gy, law.above_m))
+            + offset
+            + (gains or {}).get(gateway, 0.0),
+            3,
+        )
+        for gateway, (gx, gy) in SQUARE.items()
+    ]
+
+
+@pytest.mark.parametrize("nearest", sorted(SQUARE))
+@pytest.mark.parametrize("offset", [-15, 0, 15])
+def test_a_tag_is_found_beside_its_gateway_however_loud_it_is(nearest, offset):
+    model, belief = Filter(FLOORS["a square"]), None
+    x, y = SQUARE[nearest]
+    for second in range(10):
+        belief = model.advance(belief, second, heard_at(x, y, offset=offset))
+    assert model.chances(belief)[nearest] > 0.85
+
+
+def test_a_walk_is_followed_through_a_store_larger_than_the_window():
+    model, belief, right = Filter(FLOORS["a long row"]), None, 0
+    law = FilterSettings()
+    for second in range(130):
+        x = float(second)
+        readings = [
+            Reading(key, law.power_dbm - 22 * math.log10(math.hypot(x - gx, 1, 1)), 3)
+            for key, (gx, _) in ROW.items()
+            if abs(x - gx) < 25
+        ]
+        belief = model.advance(belief, second, readings)
+        chances = model.chances(belief)
+        right += max(chances, key=chances.__getitem__) == min(ROW, key=lambda key: abs(ROW[key][0] - x))
+    assert right > 110
+
+
+def test_carried_elsewhere_unheard_it_is_found_again():
+    model, belief = Filter(FLOORS["a long row"]), None
+    for second, keys in enumerate([("g00", "g01")] * 5 + [("g19", "g18")] * 5):
+        belief = model.advance(belief, second, [Reading(keys[0], -60, 3), Reading(keys[1], -75, 3)])
+    assert model.chances(belief)["g19"] > 0.5
+
+
+def test_another_floor_makes_a_belief_void():
+    old, new = Filter(FLOORS["a square"]), Filter(StarFloor(["a", "b"]))
+    belief = old.advance(None, 1, [Reading("a", -60, 1)])
+    fresh = new.advance(belief, 2, [Reading("b", -60, 1)])
+    assert fresh == new.advance(None, 2, [Reading("b", -60, 1)])
+
+
+def test_silence_of_those_around_is_evidence():
+    model = Filter(FLOORS["places unknown"])
+    alone = heard_with_others = None
+    for second in range(6):
+        alone = model.advance(alone, second, [Reading("a", -75, 1)], ["b", "c", "d"])
+        heard_with_others = model.advance(heard_with_others, second, [Reading("a", -75, 1)])
+    assert model.chances(alone)["a"] > model.chances(heard_with_others)["a"] + 0.1
+
+
+def test_a_phones_word_counts_for_less_than_a_gateways():
+    model, by_gateway, by_phone = Filter(FLOORS["places unknown"]), None, None
+    for second in range(4):
+        by_gateway = model.advance(by_gateway, second, [Reading("a", -58, 1)])
+        by_phone = model.advance(by_phone, second, [Reading("a", -58, 1, phone=True)])
+    assert model.chances(by_gateway)["a"] > model.chances(by_phone)["a"] > 0.4
+
+
+def test_near_its_limit_a_receiver_hears_all_alike():
+    hearing = Hearing(FilterSettings())
+    mean, slope, some = hearing.of(np.array([-60.0, -90.0, -110.0, -159.0]))
+    assert mean[0] == pytest.approx(-60, abs=0.1)
+    assert -93 < mean[2] < mean[1] < -84
+    assert 1 >= slope[0] > slope[1] > slope[2] >= 0.02
+    assert list(some) == sorted(some, reverse=True)
+    assert hearing.nothing(np.array([-60.0]))[0] < hearing.nothing(np.array([-110.0]))[0] <= 0
+
+
+def test_weights_far_below_the_greatest_are_nothing_and_no_error():
+    assert _encoded(np.array([[1.0, 0.5, 1e-12, 0.0]])) == bytes([255, 239, 0, 0])
+
+
+# Calibration ----------------------------------------------------------------------------------------------
+
+
+def levels(gains: dict[str, float], seed: int) -> list[Level]:
+    """A fixed beacon beside each gateway of the square, of unlike power, in a radio with shadows."""
+    dice, law = Random(seed), FilterSettings()
+    powers = {key: dice.gauss(0, 4) for key in SQUARE}
+    shadow = {frozenset((one, two)): dice.gauss(0, 4) for one in SQUARE for two in SQUARE}
+    return [
+        Level(
+            f"beacon-{one}",
+            one,
+            two,
+            law.power_dbm
+            + powers[one]
+            + gains[two]
+            + shadow[frozenset((one, two))]
+            - 22 * math.log10(math.hypot(1.5 if one == two else math.dist(SQUARE[one], SQUARE[two]), 1)),
+            600,
+        )
+        for one in SQUARE
+        for two in SQUARE
+    ]
+
+
+@pytest.mark.parametrize("positions", [SQUARE, None])
+def test_calibration_finds_the_gateways_that_hear_better(positions):
+    gains = {"a": 5.0, "b": -5.0, "c": 0.0, "d": 0.0}
+    errors, raw = [], []
+    for seed in range(20):
+        found = calibrate(levels(gains, seed), positions)
+        assert found["a"].mean_db > found["b"].mean_db + 2
+        assert all(2.0 <= gain.deviation_db <= 3.0 for gain in found.values())
+        middle = sum(gain.mean_db for gain in found.values()) / 4
+        errors += [(found[key].mean_db - middle - gains[key]) ** 2 for key in gains]
+        raw += [gain**2 for gain in gains.values()]
+    assert sum(errors) < 0.5 * sum(raw)
+
+
+def test_what_was_hardly_heard_calibrates_nothing():
+    assert calibrate([]) == {}
+    assert calibrate([Level("x", "a", "b", -60, 29), Level("x", "a", "c", -92, 600)]) == {}
+
+
+def test_a_known_gain_is_believed_from_the_first_second():
+    """Without it, a gateway that hears 8 dB better draws everybody to itself."""
+    gains = {"a": 8.0, "b": 0.0, "c": 0.0, "d": 0.0}
+    readings = heard_at(5.5, 0.0, gains=gains)
+    priors = {key: Gain(gain, 2.0) for key, gain in gains.items()}
+    told, untold = (
+        Filter(FLOORS["a square"], priors=known).advance(None, 1, readings) for known in (priors, None)
+    )
+    chances = [Filter(FLOORS["a square"]).chances(belief)["b"] for belief in (told, untold)]
+    assert chances[0] > chances[1]
+
+
+# A gateway dies -------------------------------------------------------------------------------------------
+
+DIES_S, END_S, START_MS = 30, 90, 1_000_000_000
+
+
+def stand_while_a_gateway_dies(seed: int, places_known: bool):
+    """Somebody stands two metres from `b` and faces it; after half a minute `b` falls silent for good."""
+    dice, radio = Random(seed), RadioModel(MEASURED, seed)
+    made = ZoneEngine(
+        {f"s/{key}": Place("s", key) for key in SQUARE},
+        positions={f"s/{key}": at for key, at in SQUARE.items()} if places_known else {},
+    )
+    angle, power = dice.uniform(0, math.tau), -62 + dice.gauss(0, 3)
+    at = Point(SQUARE["b"][0] + 2 * math.cos(angle), SQUARE["b"][1] + 2 * math.sin(angle))
+    tag = Transmitter("tag", at, power_at_1m=power, heading=angle + math.pi)
+    times = advertising_times(0.4, dice)
+    time_s, changes = next(times), []
+    for second in range(END_S):
+        heard: dict[str, list[int]] = {}
+        while time_s < second + 1:
+            for key, place in SQUARE.items():
+                rssi = radio.hear(tag, Receiver(key, Point(*place)), time_s)
+                if rssi is not None and (key != "b" or second < DIES_S):
+                    heard.setdefault(key, []).append(rssi)
+            time_s = next(times)
+        now = START_MS + (second + 1) * 1000
+        for key in SQUARE:
+            if (key != "b" or second < DIES_S) and (key in heard or second % 3 == 0):
+                made.gateway_alive(f"s/{key}", now)
+        for key, values in heard.items():
+            mean = round(sum(values) / len(values))
+            changes += made.hear("tag", f"s/{key}", now - 500, mean, len(values))
+        for part in range(4):
+            changes += [(change, now + 250 * part) for change in made.expire(now + 250 * part)]
+        changes = [change if isinstance(change, tuple) else (change, now) for change in changes]
+    return [(change, (told - START_MS) / 1000) for change, told in changes]
+
+
+@pytest.mark.parametrize("places_known", [True, False])
+def test_a_dead_gateways_zone_is_unknown_and_nobody_confidently_elsewhere(places_known):
+    seen_there = 0
+    for seed in range(12):
+        changes = stand_while_a_gateway_dies(seed, places_known)
+        before = [change for change, told_s in changes if told_s <= DIES_S and change.kind == "entered"]
+        after = [(change, told_s) for change, told_s in changes if told_s > DIES_S]
+        assert not [change for change, _ in after if change.kind == "entered" and change.confidence == "high"]
+        if before and before[-1].place.zone_id == "b":
+            seen_there += 1
+            first, told_s = after[0]
+            assert (first.kind, first.place.zone_id, first.confidence) == ("unknown", "b", "none")
+            assert told_s <= DIES_S + 10
+    assert seen_there >= 9
+
+
+def test_a_gateway_that_says_nothing_for_a_moment_moves_nobody():
+    made = ZoneEngine({"s/a": Place("s", "a"), "s/b": Place("s", "b")})
+    for second in range(10):
+        for key, dbm in (("s/a", -60), ("s/b", -75)):
+            made.hear("tag", key, START_MS + 1000 * second, dbm, 3)
+    for second in range(10, 17):  # `a` may be dying: its word stops, with nothing wrong at `b`
+        made.hear("tag", "s/b", START_MS + 1000 * second, -70, 3)
+        assert made.expire(START_MS + 1000 * second + 600) == []
+    assert made.tracks["tag"].zone_id == "a"
+
+
+@pytest.mark.parametrize(
+    ("probability", "word"), [(0, "low"), (0.64, "low"), (0.65, "medium"), (0.85, "high")]
+)
+def test_confidence_in_words(probability, word):
+    assert confidence_of(probability) == word

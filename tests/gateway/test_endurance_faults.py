@@ -1,0 +1,66 @@
+"""Short cuts of `make test-faults`: every kind of radio fault, a few dozen kills, and bluetoothd's last rung."""
+
+import asyncio
+import time
+
+import pytest
+
+from simulators.bluez import FakeBluez
+from simulators.bluez_adapter import BluezSettings, Cure
+from simulators.bus import private_bus
+from simulators.endurance.kills import run_kills
+from simulators.endurance.lanes import LEAKED_FILES, run_lanes
+from simulators.endurance.radio import Ears, advertise, side_by_side
+from simulators.faults import KINDS
+from simulators.systemd import FakeSystemd
+
+SEED = 73  # of which eight lanes of two faults have every kind between them, and none that takes long
+pytestmark = pytest.mark.e2e
+
+
+async def test_radio_faults_are_recovered_from_and_kills_lose_and_double_nothing(tmp_path):
+    (tmp_path / "radio").mkdir()
+    lines = []
+    async with asyncio.TaskGroup() as tasks:
+        heard = tasks.create_task(run_lanes(tmp_path / "radio", 16, 8, SEED, lines.append))
+        held = tasks.create_task(run_kills(tmp_path / "kills", 24, 3, SEED, lines.append))
+    recoveries, reckoning = heard.result(), held.result()
+    assert {kind.partition(" ")[0] for kind in recoveries.seconds} == set(KINDS)
+    assert recoveries.within_limit == recoveries.count == 16, recoveries.table()
+    assert recoveries.leaked_files <= LEAKED_FILES
+    assert reckoning.is_clean, reckoning
+    assert reckoning.kills["gateway"] == 24 and reckoning.kills["receiver"] > 0
+    assert reckoning.held >= reckoning.committed > 1000
+
+
+@pytest.fixture
+async def stuck(monkeypatch):
+    """A radio that only a new bluetoothd can cure, the gateway's scanner, and systemd."""
+    settings = BluezSettings(busy_after_restart_s=0.5)
+    async with (
+        private_bus() as bus,
+        FakeBluez(bus.address, settings=settings) as bluez,
+        FakeSystemd(bus.address, bluez) as systemd,
+    ):
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
+        ears = Ears(silence_ms=300)
+        async with side_by_side(ears.run(), advertise(bluez)):
+            assert await ears.hear(time.monotonic())
+            yield ears, bluez, systemd
+
+
+async def test_systemd_restarts_a_bluetoothd_that_nothing_else_cures(stuck):
+    ears, bluez, systemd = stuck
+    bluez.stall("hci0", Cure.DAEMON_RESTART)
+    began = time.monotonic()
+    heard_at = await ears.hear(began)
+    assert heard_at is not None and heard_at - began < 20
+    assert systemd.restarts == 1 and ears.given_up == 0
+
+
+async def test_without_permission_the_gateway_gives_up_and_begins_anew(stuck, wait_until):
+    ears, bluez, systemd = stuck
+    systemd.permits = False
+    bluez.stall("hci0", Cure.DAEMON_RESTART)
+    await wait_until(lambda: ears.given_up == 1, 20)
+    assert systemd.restarts == 0

@@ -1,0 +1,177 @@
+"""The evaluation of zones: its reckoning on a walk made up here, and on real recordings where they are."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from simulators.cli import main
+from simulators.evaluate_zones import (
+    OURS,
+    RULES,
+    DatasetError,
+    Footfall,
+    Hall,
+    Heard,
+    Recording,
+    evaluate,
+    judge,
+    read_dataset,
+)
+
+RECORDINGS = Path(__file__).parents[2].parent / "shared" / "data" / "rssi-tracks"
+GATEWAYS = {"east": (12.0, 0.0), "west": (0.0, 0.0)}
+HALL = Hall(GATEWAYS, frozenset(GATEWAYS))
+
+
+def level(receiver: str, x: float, y: float) -> int:
+    gx, gy = {**GATEWAYS, "door": (0.0, 4.0)}[receiver]
+    return round(-62 - 22 * math.log10(math.hypot(x - gx, y - gy, 1)))
+
+
+def walk(seconds: int = 40) -> list[tuple[float, str, int, float, float]]:
+    """From west to east and part of the way back, two adverts a second."""
+    rows = []
+    for half in range(2 * seconds):
+        time_s, x = half / 2 + 0.25, 12 - abs(12 - 0.2 * half)
+        for number, receiver in enumerate(["west", "east", "door"]):
+            rows.append((time_s + number / 1000, receiver, level(receiver, x, 1.0), x, 1.0))
+    return rows
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    rows = ["receiver,x_m,y_m,is_gateway", "west,0,0,1", "east,12,0,1", "door,0,4,0"]
+    (tmp_path / "receivers.csv").write_text("\n".join(rows) + "\n")
+    rows = ["t_s,receiver,rssi_dbm,x_m,y_m", *(",".join(map(str, row)) for row in walk())]
+    (tmp_path / "track_there.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_a_walk_without_noise_is_followed(dataset):
+    figures = evaluate(dataset).figures()
+    assert figures["decisions"] == 35, "each second from five after the first advert to the last"
+    assert figures["true_changes"] == 1
+    assert figures["accuracy"] > 0.85
+    assert figures["accuracy_clear"] > 0.9
+    assert figures["switches"] == 1
+    assert set(figures["rules"]) == set(RULES)
+    assert set(figures["tracks"]) == {"there"}
+    assert sum(row["decisions"] for row in figures["confidence"].values()) == 35
+
+
+def test_every_rule_says_something_sensible(dataset):
+    report = evaluate(dataset)
+    for rule in RULES:
+        assert report.total(rule).accuracy > 0.6, rule
+
+
+def test_all_receivers_listen_but_only_gateways_are_zones(dataset):
+    hall, [recording] = read_dataset(dataset, "all")
+    assert set(hall.places) == {"west", "east", "door"}
+    assert hall.gateways == {"west", "east"}
+    assert hall.zones() == {"west": "west", "east": "east", "door": "west"}
+    assert len(recording.heard) == 240
+    assert evaluate(dataset, "all").figures()["accuracy"] > 0.85
+
+
+def test_a_decision_knows_nothing_of_what_comes_after_it():
+    heard = [Heard(t, receiver, rssi, (x, y)) for t, receiver, rssi, x, y in walk() if receiver in GATEWAYS]
+    whole, cut = Footfall(HALL), Footfall(HALL)
+    said = {}
+    for rule, until in ((whole, 40.0), (cut, 20.0)):
+        waiting = [row for row in heard if row.time_s <= until]
+        for second in range(1, int(until) + 1):
+            while waiting and waiting[0].time_s <= second:
+                row = waiting.pop(0)
+                rule.hear(row.time_s, row.receiver, row.rssi)
+            said[rule, second] = rule.zone(second)
+    assert [said[whole, second] for second in range(1, 21)] == [said[cut, second] for second in range(1, 21)]
+
+
+def test_the_true_place_is_never_told(dataset):
+    hall, [recording] = read_dataset(dataset)
+    lied = Recording(
+        "there", [Heard(row.time_s, row.receiver, row.rssi, (99.0, 0.0)) for row in recording.heard]
+    )
+    true, false = judge(Footfall(hall), recording, hall), judge(Footfall(hall), lied, hall)
+    assert true.switches == false.switches
+    assert false.true_changes == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("receivers.csv", None, "cannot be read"),
+        ("receivers.csv", "receiver,x_m,y_m,is_gateway\nwest,0,zero,1\n", "not of the expected form"),
+        ("receivers.csv", "receiver,x_m,y_m,is_gateway\nwest,0,0,0\n", "names no gateway"),
+        ("track_there.csv", None, "has no track"),
+        ("track_there.csv", "t_s,receiver,x_m\n1,west,2\n", "not of the expected form"),
+        ("track_there.csv", "t_s,receiver,rssi_dbm,x_m,y_m\n1,nobody,-60,0,0\n", "hears anything"),
+    ],
+)
+def test_what_is_wrong_with_a_dataset_is_said(dataset, file, text, reason):
+    path = dataset / file
+    path.unlink() if text is None else path.write_text(text)
+    with pytest.raises(DatasetError, match=reason):
+        evaluate(dataset)
+
+
+def test_the_command(dataset):
+    run = CliRunner().invoke(main, ["evaluate-zones", "--dataset", str(dataset)])
+    assert run.exit_code == 0
+    assert OURS in run.output
+    assert "accuracy_clear" in run.output
+    run = CliRunner().invoke(
+        main, ["evaluate-zones", "--dataset", str(dataset), "--receivers", "all", "--json"]
+    )
+    assert json.loads(run.output)["decisions"] == 35
+    run = CliRunner().invoke(main, ["evaluate-zones", "--dataset", str(dataset / "nowhere")])
+    assert run.exit_code == 1
+    assert "not evaluated" in run.output
+    run = CliRunner().invoke(main, ["evaluate-zones", "--dataset", str(dataset), "--receivers", "some"])
+    assert run.exit_code == 2
+
+
+# Real recordings ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def real() -> dict:
+    if not (RECORDINGS / "receivers.csv").exists():
+        pytest.skip(f"the real recordings are not beside this checkout: {RECORDINGS}")
+    return evaluate(RECORDINGS).figures()
+
+
+def test_on_real_recordings_it_is_right_more_often_than_every_other_rule(real):
+    assert (real["decisions"], real["true_changes"]) == (318, 9)
+    assert real["accuracy"] >= 0.75
+    assert real["accuracy_clear"] >= 0.84
+    assert real["switches"] <= 15
+    for rule, figures in real["rules"].items():
+        if not rule.startswith(OURS):
+            assert figures["accuracy"] < real["accuracy"] - 0.08, rule
+            assert figures["accuracy_clear"] < real["accuracy_clear"] - 0.15, rule
+
+
+def test_its_confidence_means_something(real):
+    by_word = {word: row["accuracy"] for word, row in real["confidence"].items()}
+    assert by_word["high"] > 0.9
+    assert by_word["high"] > by_word["medium"] > by_word["low"]
+
+
+def test_others_rules_are_as_they_were_first_measured(real):
+    """The four that leave no room for interpretation, within half a percent."""
+    expected = {
+        "strongest last RSSI": (0.560, 0.621, 117),
+        "Kalman, nearest (room-assistant)": (0.579, 0.510, 10),
+        "15 s Tukey-fenced mean (ESPresense)": (0.575, 0.545, 22),
+        "5 s mean, 2 dB, 1 s": (0.664, 0.702, 15),
+    }
+    for rule, (accuracy, clear, switches) in expected.items():
+        figures = real["rules"][rule]
+        assert figures["accuracy"] == pytest.approx(accuracy, abs=0.01)
+        assert figures["accuracy_clear"] == pytest.approx(clear, abs=0.015)
+        assert figures["switches"] == pytest.approx(switches, abs=2)
