@@ -34,6 +34,18 @@ $(VENV)/bench/.locked: requirements/bench.txt | $(STAMP)
 bench-decode: $(VENV)/bench/.locked ## decoding side by side with beacontools and bleparser, and the callback path
 	@PYTHONPATH=. $(VENV)/bench/bin/python benchmarks/bench_decode.py $(ARGS)
 
+test-faults: $(STAMP) ## 1,000 radio faults and 1,000 SIGKILLs of a gateway; six minutes
+	@$(BIN)/python -m simulators.endurance faults $(ARGS)
+
+test-density: $(STAMP) ## an hour of 1,000 beacons at 10 Hz, compressed; memory and CPU; ARGS="--real-time --seconds 600"
+	@$(BIN)/python -m simulators.endurance density $(ARGS)
+
+test-outage: $(STAMP) ## 72 hours without a backend, compressed; what the outbox keeps and writes
+	@$(BIN)/python -m simulators.endurance outage $(ARGS)
+
+test-fuzz: $(STAMP) ## ten million hostile payloads at every door; ARGS="--seed 7"
+	@$(BIN)/python -m simulators.endurance fuzz $(ARGS)
+
 check: $(STAMP) ## formatting, lint, strict types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
@@ -43,4 +55,4 @@ format: $(STAMP) ## let ruff put the formatting right
 lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
 	@bash .ci/lock
 
-.PHONY: help setup demo test bench-decode check format lock
+.PHONY: help setup demo test test-faults test-density test-outage test-fuzz bench-decode check format lock

@@ -179,7 +179,7 @@ class Ingest:
             now,
             partition,
             boot_offset=offset,
-            payload=None if kept is None else codec.encode(kept),
+            payload=codec.encode(kept) if kept is not None and kept.keys else None,
             forgotten={reason: adverts for reason, adverts in forgotten.items() if adverts},
         )
 

@@ -26,6 +26,7 @@ from sdk_bridge.wire.topics import GatewayAddress
 SOCKET: Final = "status.sock"
 MAX_ANSWER_BYTES: Final = 64 * 1024  # sixteen adapters take 4 kB; a stranger's socket may say no more
 MAX_ASKING: Final = 8  # at a time; more are turned away, so nobody can hold the gateway's memory
+DISK_SECONDS: Final = 2.0  # a disk that hangs must not hide the rest
 ASK_SECONDS: Final = 5.0  # longer, and the gateway's loop hangs
 DAY_MS: Final = 86_400_000
 
@@ -169,8 +170,9 @@ class StatusDesk:
     async def _oldest_age_ms(self) -> int | None:
         """How long the oldest record waits; None where nothing does, or it is of a boot without a clock."""
         try:
-            oldest = await self._uplink.oldest()
-        except OutboxUnavailable:
+            async with asyncio.timeout(DISK_SECONDS):
+                oldest = await self._uplink.oldest()
+        except (OutboxUnavailable, TimeoutError):
             return None
         if oldest is None:
             return None

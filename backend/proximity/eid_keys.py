@@ -65,6 +65,8 @@ def open_eid_keys(
         if may_make and not path.exists():
             _make(path, random(SECRET_BYTES))
         return EidKeys(_read(path))
+    except FileNotFoundError as error:
+        raise EidKeysUnusable(f"{path} is not there; no other opens the registered beacons' keys") from error
     except (OSError, EidError) as error:
         raise EidKeysUnusable(f"{path}: {getattr(error, 'strerror', None) or error}") from error
 

@@ -49,11 +49,11 @@ class FilterSettings:
     """
 
     power_dbm: float = -62.0
-    exponent: float = 2.2
+    exponent: float = 2.4
     above_m: float = 1.0
-    slow_db: float = 6.0
+    slow_db: float = 5.0
     phone_slow_db: float = 9.0
-    fast_db: float = 6.0
+    fast_db: float = 5.0
     offset_db: float = 6.0
     offset_drift_db: float = 0.3
     gain_db: float = 3.0

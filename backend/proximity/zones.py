@@ -17,6 +17,7 @@ Confidence: TypeAlias = Literal["none", "low", "medium", "high"]
 
 _CONFIDENT: Final[tuple[tuple[float, Confidence], ...]] = ((0.85, "high"), (0.65, "medium"), (0.0, "low"))
 _PHONE: Final = "~"  # before a gateway's name: a phone that heard the fixed beacon beside it
+_BLIND_CHANCE: Final = 0.84  # the most that counts while a gateway around is silent: never "high"
 _DEAD_SHARE: Final = 0.03  # of the odds at silent gateways: from here on nothing is confident
 
 
@@ -24,10 +25,12 @@ _DEAD_SHARE: Final = 0.03  # of the odds at silent gateways: from here on nothin
 class ZoneSettings:
     """What the rule weighs beside the filter's own assumptions.
 
-    `lead`: by how much more probable another zone must be; less lets two equally near zones take turns.
+    `lead`: by how much more probable another zone must be, three to one between two; less lets two equally
+    near zones take turns.
     `enter`: how probable a zone must be for a beacon that is in none; several zones may meet where it stands.
     `sure`: how probable it must be where a zone without a living gateway is possible, too.
-    `settle_ms`: how long a new zone must lead, by what it heard itself, against one lucky second.
+    `settle_ms`: how long a zone must lead, by what it heard itself, for a beacon that is in none: the odds
+    have no past yet, and one lucky second would do.
     `rival_silent_ms`: a new zone that itself hears nothing for so long begins to lead afresh.
     `floor_dbm`: weaker than this everywhere, the beacon is somewhere outside every zone.
     `absent_ms`: silence after which it has left; several lost adverts in a row are normal.
@@ -38,7 +41,7 @@ class ZoneSettings:
     `late_s`: older readings than this say nothing about now; a gateway's live lane may lag up to 30 s.
     """
 
-    lead: float = 0.2
+    lead: float = 0.5
     enter: float = 0.4
     sure: float = 0.7
     settle_ms: int = 1_000
@@ -135,12 +138,16 @@ class Track(msgspec.Struct, array_like=True):
 
 @dataclass(slots=True)
 class _Odds:
-    """How probable each zone is after a second, and when, in it, each was heard by a source of its own."""
+    """How probable each zone is after a second, and when, in it, each was heard by a source of its own.
+
+    `dead_share` lies at gateways that are silent; `blind`: there is such a one around.
+    """
 
     strongest_dbm: float
     zones: dict[str, float] = field(default_factory=dict)
     heard_at: dict[str, int] = field(default_factory=dict)
     dead_share: float = 0.0
+    blind: bool = False
 
     def best(self, own: str | None) -> str | None:
         """The most probable of the zones that heard it and the one it is in: silence alone moves nobody."""
@@ -274,8 +281,7 @@ class ZoneEngine:
         return [
             short
             for short in sorted(model.floor.view(belief.corner).inside)
-            if (name := f"{track.store_id}/{short}") not in heard
-            and self.gateway_heard_at.get(name, 0) >= end
+            if (name := f"{track.store_id}/{short}") not in heard and self._has_told(name, end)
         ]
 
     def _model(self, store_id: str) -> Filter:
@@ -299,12 +305,15 @@ class ZoneEngine:
     def _odds(self, track: Track, belief: Belief, model: Filter, heard: Mapping[str, Heard]) -> _Odds:
         odds = _Odds(max(row.total / row.adverts for row in heard.values()))
         alive_since = (track.second + 1) * 1000 - self.settings.gateway_silent_ms
+        around = (f"{track.store_id}/{short}" for short in model.floor.view(belief.corner).inside)
+        dead = {name for name in around if self.gateway_heard_at.get(name, 0) < alive_since}
+        odds.blind = bool(dead)
         for short, chance in model.chances(belief).items():
             name = f"{track.store_id}/{short}"
             if name in self.zone_of:
                 zone_id = self.zone_of[name].zone_id
                 odds.zones[zone_id] = odds.zones.get(zone_id, 0.0) + chance
-            if self.gateway_heard_at.get(name, 0) < alive_since:
+            if name in dead:
                 odds.dead_share += chance
         for source, row in heard.items():
             if (place := self.zone_of.get(_gateway(source))) is not None:
@@ -327,7 +336,7 @@ class ZoneEngine:
         if track.rival != best or heard_at - track.rival_at > self.settings.rival_silent_ms:
             track.rival, track.rival_since = best, heard_at
         track.rival_at = heard_at
-        if heard_at - track.rival_since < self.settings.settle_ms:
+        if track.zone_id is None and heard_at - track.rival_since < self.settings.settle_ms:
             return []
         return self._move(beacon_key, track, best, odds)
 
@@ -341,13 +350,14 @@ class ZoneEngine:
         end, settings = (track.second + 1) * 1000, self.settings
         if not self._lives(Place(track.store_id, zone_id), end - settings.gateway_silent_ms):
             return False
-        return track.place is None or self._lives(track.place, end - settings.doubt_ms)
+        doubted_from = end - settings.doubt_ms
+        return track.place is None or doubted_from <= self.awake_at or self._lives(track.place, doubted_from)
 
     def _move(self, beacon_key: str, track: Track, zone_id: str, odds: _Odds) -> list[Transition]:
         """Into the leading zone, since when it leads; but not before what was known of the last one."""
         since = max(track.rival_since, track.seen_at)
         chance = odds.of(zone_id)
-        confidence = "low" if odds.dead_share > _DEAD_SHARE else confidence_of(chance)
+        confidence = _confidence(chance, odds)
         left = self._leave(beacon_key, track, since, "left", 1 - track.probability, confidence)
         track.zone_id, track.entered_at, track.probability = zone_id, since, chance
         track.seen_at = max(since, odds.heard_at[zone_id])
@@ -376,6 +386,11 @@ class ZoneEngine:
 
     def _is_absent(self, since: int, now: int) -> bool:
         return now - max(since, self.awake_at) > self.settings.absent_ms
+
+    def _has_told(self, gateway: str, until: int) -> bool:
+        """Whether its own word reaches so far; that we just woke and take it for alive is none."""
+        heard_at = self.gateway_heard_at.get(gateway, 0)
+        return heard_at >= until and heard_at > self.awake_at
 
     def _lives(self, place: Place, since: int) -> bool:
         return any(
@@ -408,6 +423,13 @@ class ZoneEngine:
 def confidence_of(probability: float) -> Confidence:
     """A probability in words."""
     return next(word for least, word in _CONFIDENT if probability >= least)
+
+
+def _confidence(chance: float, odds: _Odds) -> Confidence:
+    """Where a gateway around is silent nothing is sure, and little where the beacon may be with that one."""
+    if odds.dead_share > _DEAD_SHARE:
+        return "low"
+    return confidence_of(min(chance, _BLIND_CHANCE) if odds.blind else chance)
 
 
 def _gateway(source: str) -> str:

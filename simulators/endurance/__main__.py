@@ -10,8 +10,12 @@ from typing import Annotated
 
 import typer
 
+from simulators.endurance.density import Crowd, run_crowd
+from simulators.endurance.figures import megabytes
+from simulators.endurance.fuzz import run_fuzz
 from simulators.endurance.kills import Reckoning, run_kills
 from simulators.endurance.lanes import LEAKED_FILES, Recoveries, run_lanes
+from simulators.endurance.outage import Outage, run_outage
 
 main = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Seed = Annotated[int | None, typer.Option(help="Repeats a run; without it, a new one is printed.")]
@@ -57,6 +61,67 @@ def faults(
     )
     clean = reckoning.is_clean and recoveries.within_limit == recoveries.count == radio
     _end(clean and recoveries.leaked_files <= LEAKED_FILES, folder)
+
+
+@main.command()
+def outage(
+    hours: Annotated[float, typer.Option(help="How long the backend is away.", min=0.1)] = 72.0,
+    beacons: Annotated[int, typer.Option(help="How many are heard in every second.", min=1)] = 50,
+    max_mb: Annotated[int, typer.Option(help="The outbox's limit.", min=1)] = 256,
+) -> None:
+    """Days without a backend, compressed: bytes kept and written, and whether all of it comes out again."""
+    with tempfile.TemporaryDirectory(prefix="footfall-outage-") as folder:
+        wanted = Outage(hours, beacons, max_mb * 1024 * 1024)
+        figures = run_outage(wanted, Path(folder) / "outbox.db", _Speaker())
+    print(figures)
+    lost = figures.readings - figures.drained_readings - figures.skipped_readings
+    print(
+        f"{figures.bytes_a_reading:.1f} B a reading, {megabytes(figures.outbox_bytes)} in the outbox,"
+        f" {megabytes(figures.file_bytes)} on the card; an hour costs {figures.commits / hours:,.0f} commits"
+        f" and {megabytes(figures.written_bytes / hours)} written;"
+        f" lost {lost}, skipped {figures.skipped_readings}"
+    )
+    if lost:
+        raise typer.Exit(1)
+
+
+@main.command()
+def density(
+    beacons: Annotated[int, typer.Option(help="How many beacons.", min=1)] = 1000,
+    rate: Annotated[int, typer.Option(help="Adverts of each in a second.", min=1)] = 10,
+    seconds: Annotated[int, typer.Option(help="How long.", min=10)] = 3600,
+    real_time: Annotated[bool, typer.Option("--real-time", help="As fast as a clock, not faster.")] = False,
+) -> None:
+    """A crowd of beacons through scanner, listener and outbox: memory stays flat, and what the CPU does."""
+    with tempfile.TemporaryDirectory(prefix="footfall-density-") as folder:
+        crowd = Crowd(beacons, rate, seconds, real_time)
+        figures = asyncio.run(run_crowd(crowd, Path(folder), _Speaker()))
+    print(
+        f"{figures.adverts:,} adverts, {figures.readings:,} readings in {figures.batches:,} batches,"
+        f" {figures.dropped} dropped, {figures.forgotten:,} of strangers forgotten"
+    )
+    print(
+        f"memory {megabytes(min(figures.memory))} to {megabytes(max(figures.memory))}"
+        f" (± {figures.swing:.1%}), CPU share {figures.cpu_share:.1%} of one core"
+    )
+    if not figures.is_flat or figures.dropped:
+        raise typer.Exit(1)
+
+
+@main.command()
+def fuzz(
+    payloads: Annotated[int, typer.Option(help="How many.", min=1)] = 10_000_000,
+    processes: Annotated[int, typer.Option(help="Side by side.", min=1)] = 2,
+    seed: Seed = None,
+) -> None:
+    """Hostile bytes at every door of the gateway and of the wire."""
+    findings = run_fuzz(payloads, _seed(seed), processes, _Speaker())
+    for name, count in findings.fed.most_common():
+        print(f"{name:24} {count:>10,} payloads, {findings.refused[name]:,} refused")
+    print(*findings.crashes, sep="\n", end="\n" if findings.crashes else "")
+    print(f"payloads {findings.fed.total()} crashes {len(findings.crashes)}")
+    if findings.crashes:
+        raise typer.Exit(1)
 
 
 def _seed(seed: int | None) -> int:

@@ -192,9 +192,10 @@ async def _drain(gateways: list[Chain], journal: Path, say: Callable[[str], None
     say("no more kills; what is left drains")
     for gateway in gateways:
         gateway.start(0)
-    noted = sum(len(Notes.read(gateway.notes)) for gateway in gateways)
+    noted = _expected({gateway.name: Notes.read(gateway.notes) for gateway in gateways})
     until = time.monotonic() + DRAIN_SECONDS  # what is missing then is lost
-    while len(_held(await entries(journal))) < noted and time.monotonic() < until:  # noqa: ASYNC110 - other processes do it
+    while noted - _held(await entries(journal)).keys() and time.monotonic() < until:  # noqa: ASYNC110 - what
+        # is waited for happens in other processes
         await asyncio.sleep(0.5)
 
 
@@ -202,7 +203,7 @@ def reckon(found: Iterable[Entry], noted: dict[str, list[int]], reckoning: Recko
     """Compares journal and notes, and counts what is wrong."""
     found = list(found)
     held = _held(found)
-    expected = {(gateway, serial) for gateway, serials in noted.items() for serial in serials}
+    expected = _expected(noted)
     reckoning.committed = len(expected) * len(KEYS)
     reckoning.held = held.total()
     reckoning.lost = sum(max(0, len(KEYS) - held[name]) for name in expected)
@@ -213,6 +214,10 @@ def reckon(found: Iterable[Entry], noted: dict[str, list[int]], reckoning: Recko
     reckoning.joined_batches = sum(
         isinstance(message, Batch) and len(message.readings.beacon) > len(KEYS) for message in messages
     )
+
+
+def _expected(noted: dict[str, list[int]]) -> set[tuple[str, int]]:
+    return {(gateway, serial) for gateway, serials in noted.items() for serial in serials}
 
 
 def _held(found: Iterable[Entry]) -> Counter[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Short cuts of `make test-faults`: every kind of radio fault, a few dozen kills, and bluetoothd's last rung."""
+"""Short cuts of `make test-faults`: each kind of radio fault, some dozen kills, and a last rung."""
 
 import asyncio
 import time

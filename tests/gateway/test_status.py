@@ -377,3 +377,15 @@ def test_adapters_are_told_as_the_scanner_sees_them():
     view = AdapterView("hci0", Condition.OFF, False, 2, None)
     assert _adapter(view, 5) == AdapterStatus("hci0", "off", False, 2, None)
     assert gateway_app.FLUSH_SECONDS == 0.5 and StatusDesk is not None
+
+
+async def test_a_disk_that_hangs_hides_nothing_but_the_age_of_the_oldest(gateway, monkeypatch):
+    made, _, _, _ = gateway
+    monkeypatch.setattr("gateway.status.DISK_SECONDS", 0.1)
+
+    async def never():
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(made._uplink, "oldest", never)
+    told = await asyncio.wait_for(made.desk.status(), 5)
+    assert told.outbox.oldest_age_ms is None and told.gateway == "door"
