@@ -57,9 +57,8 @@ class LiveState:
     @classmethod
     def read(cls, session: Session, settings: ZoneSettings) -> "LiveState":
         known = registry.gateways(session)
-        engine = ZoneEngine(
-            {name: Place(gateway.store_id, gateway.zone_id) for name, gateway in known.items()}, settings
-        )
+        zone_of = {name: Place(gateway.store_id, gateway.zone_id) for name, gateway in known.items()}
+        engine = ZoneEngine(zone_of, settings, gains=floor.gateway_gains(session, zone_of))
         floor.restore_tracks(session, engine)
         timers: dict[str, dict[str, DwellTimer]] = {}
         for timer in campaign_rows.timers(session):

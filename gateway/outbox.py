@@ -177,6 +177,7 @@ class Outbox:
         self._new_epoch = new_epoch
         self._now_ms = now_ms
         self.moved_aside: list[Path] = []
+        self._damaged = False  # and the backend does not know it yet
         self._joined_through = 0  # records up to this one are as large as they get
         self._database = self._open_or_replace()
         self.stock = self._read_stock()
@@ -192,6 +193,7 @@ class Outbox:
             with self._transaction() as work:
                 self._forget_acknowledged(work, turn)
                 self._mark_lost(work, turn)
+                self._mark_damaged(work, turn)
                 for parcel in turn.parcels:
                     self._keep(work, parcel)
                 self._thin(work)
@@ -199,6 +201,7 @@ class Outbox:
                 self._number_stale(work, turn)
 
         self._guarded(work)
+        self._damaged = False
         return self.stock
 
     def load(self, lane: Lane, first: int, limit: int) -> list[Record]:
@@ -300,6 +303,11 @@ class Outbox:
         if turn.lost.batches:
             counts = SkipCounts(turn.lost.batches, turn.lost.readings)
             self._insert_marker(work, None, (turn.boot_id, turn.now_ms), counts, "disk-full")
+
+    def _mark_damaged(self, work: _Work, turn: Turn) -> None:
+        """A skip of unknown size tells the backend, and so raises an alert, that a file was given up."""
+        if self._damaged:
+            self._insert_marker(work, None, (turn.boot_id, turn.now_ms), SkipCounts(0, 0), "outbox-corrupt")
 
     def _keep(self, work: _Work, parcel: Parcel) -> None:
         row = (parcel.boot_id, parcel.at_ms, 1, parcel.readings, None, parcel.payload)
@@ -573,6 +581,7 @@ class Outbox:
         for suffix in ("-wal", "-shm"):  # a log that belongs to the old file would be played into the new one
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
         self.moved_aside.append(aside)
+        self._damaged = True
         older = sorted(self._path.parent.glob(f"{self._path.name}.corrupt-*"))[:-KEPT_CORRUPT_FILES]
         for path in older:
             path.unlink(missing_ok=True)

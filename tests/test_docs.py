@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from backend.api import campaigns, fleet, floor, people, setup
+from backend.api import campaigns, eid, fleet, floor, people, setup
 from backend.config import Config
 from sdk_bridge.server import bodies
 from sdk_bridge.server.app import Bridge
@@ -41,6 +41,7 @@ def test_every_route_of_the_api_is_documented():
     routes: list[web.RouteDef] = [
         *floor.PUBLIC_ROUTES,
         *floor.ROUTES,
+        *eid.ROUTES,
         *setup.ROUTES,
         *campaigns.ROUTES,
         *people.ROUTES,

@@ -1,12 +1,14 @@
 """The shop floor in the database: sightings, presences, visits, health; inside the fold's transaction."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from backend.proximity.zones import Track, Transition, ZoneEngine
+from backend.proximity.calibration import Level, calibrate
+from backend.proximity.filter import Gain
+from backend.proximity.zones import Place, Track, Transition, ZoneEngine
 from backend.storage.database import Session
 from sdk_bridge.wire.messages import BeaconHealth, Heartbeat
 
@@ -99,6 +101,20 @@ def restore_tracks(session: Session, engine: ZoneEngine) -> None:
     """Puts every stored track back into the engine."""
     for row in session.rows("presences"):
         engine.restore(row["beacon_key"], row["engine"])
+
+
+def gateway_gains(session: Session, zone_of: Mapping[str, Place]) -> dict[str, Gain]:
+    """How well each gateway hears, by what it heard lately of its store's fixed beacons."""
+    beside: dict[Place, str] = {}
+    for gateway in sorted(zone_of, reverse=True):
+        beside[zone_of[gateway]] = gateway
+    stores: dict[str, list[Level]] = {}
+    for row in session.rows("fixed_beacon_levels"):
+        place, heard_by = Place(row["store_id"], row["zone_id"]), zone_of.get(row["gateway"])
+        if place in beside and heard_by is not None and heard_by.store_id == place.store_id:
+            level = Level(row["beacon_key"], beside[place], row["gateway"], -row["loss"], row["seconds"])
+            stores.setdefault(place.store_id, []).append(level)
+    return {gateway: gain for levels in stores.values() for gateway, gain in calibrate(levels).items()}
 
 
 def save_heartbeat(session: Session, gateway: str, heard_at: int, heartbeat: Heartbeat) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.fold import LiveState
 from backend.proximity.calibration import Level, calibrate
 from backend.proximity.filter import (
     EARS,
@@ -22,7 +23,8 @@ from backend.proximity.filter import (
     StarFloor,
     _encoded,
 )
-from backend.proximity.zones import Place, ZoneEngine, confidence_of
+from backend.proximity.zones import Place, ZoneEngine, ZoneSettings, confidence_of
+from backend.storage import floor
 from simulators.radio import MEASURED, Point, RadioModel, Receiver, Transmitter, advertising_times
 
 SQUARE = {"a": (0.0, 0.0), "b": (8.0, 0.0), "c": (0.0, 8.0), "d": (8.0, 8.0)}
@@ -266,6 +268,31 @@ def test_a_known_gain_is_believed_from_the_first_second():
     )
     chances = [Filter(FLOORS["a square"]).chances(belief)["b"] for belief in (told, untold)]
     assert chances[0] > chances[1]
+
+
+async def test_the_shops_fixed_beacons_calibrate_its_gateways(shop):
+    """Each gateway hears its own zone's beacon and the other's; `g-b` hears everything 10 dB better."""
+
+    def set_up(session) -> dict[str, Gain]:
+        for zone in ("a", "b"):
+            key = f"altbeacon:{zone * 40}"
+            session.run("save_beacon", beacon_key=key, role="zone", store_id="s1", zone_id=zone)
+        numbers = floor.Numbers()
+        floor.add_sightings(
+            session,
+            numbers,
+            [
+                floor.Sighting(f"altbeacon:{zone * 40}", f"s1/g-{ear}", second, 2, loss, loss)
+                for second in range(1000, 1060)
+                for zone, ear, loss in (("a", "a", 70), ("b", "b", 60), ("a", "b", 72), ("b", "a", 82))
+            ],
+        )
+        return LiveState.read(session, ZoneSettings()).engine.gains
+
+    gains = await shop.state.write(set_up)
+    assert gains["s1/g-b"].mean_db > gains["s1/g-a"].mean_db + 1
+    assert await shop.state.write(lambda s: floor.gateway_gains(s, {"s1/g-b": Place("s1", "b")})) != {}
+    assert await shop.state.write(lambda s: floor.gateway_gains(s, {})) == {}
 
 
 # A gateway dies -------------------------------------------------------------------------------------------

@@ -67,6 +67,11 @@ def write_config(folder, port):
     return folder / "gateway.toml"
 
 
+def start(command, environment, log):
+    with log.open("wb") as errors:
+        return subprocess.Popen(command, env=environment, stderr=errors, stdout=errors)
+
+
 async def advertise(bluez, seconds):
     """Everybody, ten times a second."""
     until = time.monotonic() + seconds
@@ -95,9 +100,7 @@ async def test_a_stranger_leaves_neither_by_mqtt_nor_into_log_or_data(
     ):
         config, log = write_config(tmp_path, line.port), tmp_path / "log"
         environment = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": bus.address}
-        with log.open("wb") as errors:
-            command = [*COMMAND, "run", "--config", str(config)]
-            process = subprocess.Popen(command, env=environment, stderr=errors, stdout=errors)
+        process = start([*COMMAND, "run", "--config", str(config)], environment, log)
         try:
             await wait_until(lambda: bluez.discovering("hci0"), 20)
             await advertise(bluez, 2)

@@ -31,6 +31,18 @@ on conflict (second, gateway_number, key_number) do update set
   best = min(best, excluded.best),
   adverts = adverts + excluded.adverts;
 
+-- name: fixed_beacon_levels
+-- What gateways heard, in the newest five minutes, of the beacons that are fixed to zones.
+select b.store_id, b.zone_id, b.beacon_key, g.gateway, count(*) as seconds,
+  cast(sum(s.loss * s.adverts) as real) / sum(s.adverts) as loss
+from sightings s
+join heard_keys k using (key_number)
+join heard_gateways g using (gateway_number)
+join beacons b on b.beacon_key = k.beacon_key and b.role = 'zone' and b.zone_id is not null
+where s.second > (select max(second) from sightings) - 300
+group by b.beacon_key, g.gateway
+order by b.beacon_key, g.gateway;
+
 -- name: add_sighting_without_time!
 -- The gateway's clock was never set in that boot; kept for the record, never presence.
 insert into sightings_without_time (boot_id, boot_second, gateway_number, key_number, adverts, loss, best)
