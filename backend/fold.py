@@ -366,10 +366,14 @@ class _Transaction:
             campaign_rows.stop_timer(self._session, timer)
 
     def _complete(self, beacon_key: str, profile_id: str, received_at: int) -> None:
-        """Only evidence from at or after the due time completes a dwell: no offer to someone who left."""
+        """Only evidence from at or after the due time completes a dwell: no offer to someone who left.
+
+        Nor does evidence that was long under way, after an outage say: whoever is still there is soon heard.
+        """
         running = self._live.timers.get(beacon_key)
-        track = self._live.engine.tracks.get(beacon_key)
-        if not running or track is None:
+        engine = self._live.engine
+        track = engine.tracks.get(beacon_key)
+        if not running or track is None or self._now - track.seen_at > engine.settings.absent_ms:
             return
         due = [timer for timer in running.values() if timer.due_at <= track.seen_at]
         for timer in due:

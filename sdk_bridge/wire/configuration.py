@@ -110,7 +110,11 @@ def encode_document(configuration: Configuration) -> bytes:
 
 
 def decode_document(document: bytes) -> Configuration:
-    """What a document says. Raises WireError."""
+    """What a document says. Raises WireError, also for what is no text in places that are not read."""
+    try:
+        document.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise WireError(f"the document is not UTF-8: {error.reason}") from error
     return _checked(_configuration, document)
 
 

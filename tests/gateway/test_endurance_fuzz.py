@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sdk_bridge.wire.codec import WireError
+from sdk_bridge.wire.configuration import decode_document
 from simulators.endurance.fuzz import Broken, Door, Findings, damaged, fuzz, knock, make_doors
 
 DOORS = [door.name for door in make_doors(Path("unused"), Random(0))]
@@ -30,6 +32,13 @@ def test_whatever_hypothesis_thinks_of_ends_so_too(tmp_path_factory, name, data)
     for payload in data.draw(st.lists(st.one_of(st.binary(max_size=300), cut), min_size=1, max_size=20)):
         knock(door, payload, findings)
     assert not findings.crashes
+
+
+def test_a_signed_document_with_a_name_that_is_no_text_is_refused():
+    """Found by a long run: the decoder does not look into names that it skips."""
+    document = b'{"\xff":1,"store":"demo-shop","gateway":"door","version":3,"issued_at":5,"settings":{}}'
+    with pytest.raises(WireError, match="UTF-8"):
+        decode_document(document)
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), Broken("x"), RecursionError("x"), KeyError(1)])
