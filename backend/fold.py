@@ -58,7 +58,9 @@ class LiveState:
     def read(cls, session: Session, settings: ZoneSettings) -> "LiveState":
         known = registry.gateways(session)
         zone_of = {name: Place(gateway.store_id, gateway.zone_id) for name, gateway in known.items()}
-        engine = ZoneEngine(zone_of, settings, gains=floor.gateway_gains(session, zone_of))
+        positions = {name: gateway.position for name, gateway in known.items() if gateway.position}
+        gains = floor.gateway_gains(session, zone_of, positions)
+        engine = ZoneEngine(zone_of, settings, positions=positions, gains=gains)
         floor.restore_tracks(session, engine)
         timers: dict[str, dict[str, DwellTimer]] = {}
         for timer in campaign_rows.timers(session):
@@ -373,7 +375,7 @@ class _Transaction:
         running = self._live.timers.get(beacon_key)
         engine = self._live.engine
         track = engine.tracks.get(beacon_key)
-        if not running or track is None or self._now - track.seen_at > engine.settings.absent_ms:
+        if not running or track is None or received_at - track.seen_at > engine.settings.absent_ms:
             return
         due = [timer for timer in running.values() if timer.due_at <= track.seen_at]
         for timer in due:

@@ -10,11 +10,12 @@ from sdk_bridge.wire.messages import Batch, Readings
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A registered gateway and the zone it stands for."""
+    """A registered gateway, the zone it stands for, and where it hangs (metres on the store's plan)."""
 
     store_id: str
     gateway_id: str
     zone_id: str
+    position: tuple[float, float] | None = None
 
     @property
     def name(self) -> str:

@@ -18,6 +18,8 @@ from sdk_bridge.server.beacon_keys import canonical_beacon_key
 Identifier: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 
+Metres: TypeAlias = Annotated[float, Meta(ge=-10_000, le=10_000)]
+
 
 class StoreBody(Struct, forbid_unknown_fields=True):
     """A shop; `timezone` is an IANA name."""
@@ -34,10 +36,16 @@ class ZoneBody(Struct, forbid_unknown_fields=True):
 
 
 class GatewayBody(Struct, forbid_unknown_fields=True):
-    """A gateway and the zone it stands for."""
+    """A gateway and the zone it stands for; `x_m` and `y_m` say where it hangs, on any plan of the store."""
 
     zone_id: Identifier
     name: Name | None = None
+    x_m: Metres | None = None
+    y_m: Metres | None = None
+
+    def __post_init__(self) -> None:
+        if (self.x_m is None) != (self.y_m is None):
+            raise ValueError("x_m and y_m belong together: give both, or neither")
 
 
 class BeaconBody(Struct, forbid_unknown_fields=True):
@@ -93,6 +101,8 @@ async def put_gateway(request: web.Request) -> web.Response:
         "gateway_id": gateway_id,
         "zone_id": body.zone_id,
         "name": body.name or gateway_id,
+        "x_m": body.x_m,
+        "y_m": body.y_m,
     }
     with _References("zone"):
         await change(

@@ -103,7 +103,9 @@ def restore_tracks(session: Session, engine: ZoneEngine) -> None:
         engine.restore(row["beacon_key"], row["engine"])
 
 
-def gateway_gains(session: Session, zone_of: Mapping[str, Place]) -> dict[str, Gain]:
+def gateway_gains(
+    session: Session, zone_of: Mapping[str, Place], positions: Mapping[str, tuple[float, float]]
+) -> dict[str, Gain]:
     """How well each gateway hears, by what it heard lately of its store's fixed beacons."""
     beside: dict[Place, str] = {}
     for gateway in sorted(zone_of, reverse=True):
@@ -114,7 +116,10 @@ def gateway_gains(session: Session, zone_of: Mapping[str, Place]) -> dict[str, G
         if place in beside and heard_by is not None and heard_by.store_id == place.store_id:
             level = Level(row["beacon_key"], beside[place], row["gateway"], -row["loss"], row["seconds"])
             stores.setdefault(place.store_id, []).append(level)
-    return {gateway: gain for levels in stores.values() for gateway, gain in calibrate(levels).items()}
+    gains: dict[str, Gain] = {}
+    for levels in stores.values():
+        gains |= calibrate(levels, positions)
+    return gains
 
 
 def save_heartbeat(session: Session, gateway: str, heard_at: int, heartbeat: Heartbeat) -> None:

@@ -84,8 +84,15 @@ class StoredSources:
 def gateways(session: Session) -> dict[str, Gateway]:
     """Every gateway in service, by `store/gateway`: registered, and not revoked."""
     rows = session.rows("gateways_in_service")
-    found = (Gateway(row["store_id"], row["gateway_id"], row["zone_id"]) for row in rows)
+    found = (
+        Gateway(row["store_id"], row["gateway_id"], row["zone_id"], _position(row["x_m"], row["y_m"]))
+        for row in rows
+    )
     return {gateway.name: gateway for gateway in found}
+
+
+def _position(x_m: float | None, y_m: float | None) -> tuple[float, float] | None:
+    return None if x_m is None or y_m is None else (x_m, y_m)
 
 
 def place_beacons(session: Session) -> frozenset[str]:

@@ -30,7 +30,7 @@ from simulators.demo.screen import Scene, Screen
 from simulators.demo.shopkeeper import Shopkeeper
 from simulators.frames import ROTATING
 from simulators.phones import AppSource, PhoneFleet, PhoneOwner
-from simulators.shop import Shop, Shopper
+from simulators.shop import Shop, Shopper, Zone
 
 ADAPTER = "hci0"
 TOKEN_ORIGIN = "(its token was made by: footfall-backend token create --role viewer --name demo-page)"  # noqa: S105
@@ -182,7 +182,7 @@ async def _open_shop(stage: Stage, stack: AsyncExitStack) -> PhoneFleet:
     await keeper.set_up_store(
         STORE,
         zones,
-        {zone.gateway.name: zone.name.lower() for zone in stage.shop.zones},
+        {zone.gateway.name: _hung(zone) for zone in stage.shop.zones},
         {zone.beacon_key: zone.name.lower() for zone in stage.shop.zones},
     )
     await keeper.start_campaigns(STORE, zones)
@@ -195,6 +195,11 @@ async def _open_shop(stage: Stage, stack: AsyncExitStack) -> PhoneFleet:
     phones = await stack.enter_async_context(_fleet(stage, source))
     await _scanning(stage)
     return phones
+
+
+def _hung(zone: Zone) -> dict[str, Any]:
+    """The zone a gateway stands for, and where it hangs."""
+    return {"zone_id": zone.name.lower(), "x_m": zone.gateway.at.x, "y_m": zone.gateway.at.y}
 
 
 def _fleet(stage: Stage, source: Mapping[str, str]) -> PhoneFleet:

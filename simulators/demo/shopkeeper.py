@@ -25,14 +25,18 @@ class Shopkeeper:
         self._session = session
 
     async def set_up_store(
-        self, store: str, zones: Mapping[str, str], gateways: Mapping[str, str], beacons: Mapping[str, str]
+        self,
+        store: str,
+        zones: Mapping[str, str],
+        gateways: Mapping[str, Mapping[str, Any]],
+        beacons: Mapping[str, str],
     ) -> None:
-        """`zones`: id → name; `gateways`: id → zone id; `beacons`: key of a fixed beacon → zone id."""
+        """`zones`: id → name; `gateways`: id → zone id and position; `beacons`: key of a fixed beacon → zone id."""
         await self._put(f"stores/{store}", {"name": "Demo shop", "timezone": "Europe/Vienna"})
         for zone, name in zones.items():
             await self._put(f"stores/{store}/zones/{zone}", {"name": name, "categories": [name]})
-        for gateway, zone in gateways.items():
-            await self._put(f"stores/{store}/gateways/{gateway}", {"zone_id": zone})
+        for gateway, body in gateways.items():
+            await self._put(f"stores/{store}/gateways/{gateway}", body)
         for key, zone in beacons.items():
             body = {"beacon_key": key, "role": "zone", "store_id": store, "zone_id": zone}
             await self._call("POST", "beacons", body)

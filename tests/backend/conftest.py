@@ -184,7 +184,15 @@ class Shop:
             session.run("save_store", store_id="s1", name="Shop", timezone="Europe/Vienna")
             for zone in ("a", "b"):
                 session.run("save_zone", store_id="s1", zone_id=zone, name=f"Zone {zone}", categories="[]")
-                session.run("save_gateway", store_id="s1", gateway_id=f"g-{zone}", zone_id=zone, name=zone)
+                session.run(
+                    "save_gateway",
+                    store_id="s1",
+                    gateway_id=f"g-{zone}",
+                    zone_id=zone,
+                    name=zone,
+                    x_m=None,
+                    y_m=None,
+                )
 
         await self.state.write(write)
         await self.fold.load()

@@ -485,3 +485,17 @@ async def test_dead_letters_are_listed_without_their_content(api, journal):
     [letter] = (await api.call("GET", "/api/dead-letters"))[1]["dead_letters"]
     assert (letter["origin"], letter["reason"], letter["bytes"]) == ("s1/g1", "not readable", 6)
     assert "secret" not in json.dumps(letter)
+
+
+async def test_a_gateway_may_say_where_it_hangs_but_only_whole(api):
+    await api.call("PUT", "/api/stores/s1", json=STORE)
+    await api.call("PUT", "/api/stores/s1/zones/a", json=ZONE)
+    status, _ = await api.call(
+        "PUT", "/api/stores/s1/gateways/g1", json={"zone_id": "a", "x_m": 6, "y_m": -2.5}
+    )
+    assert status == 200
+    known = await api.state.read(registry.gateways)
+    assert known["s1/g1"].position == (6, -2.5)
+    status, body = await api.call("PUT", "/api/stores/s1/gateways/g1", json={"zone_id": "a", "x_m": 6})
+    assert status == 400
+    assert "belong together" in body["error"]["message"]

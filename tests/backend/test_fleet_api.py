@@ -48,7 +48,13 @@ class Backend:
             session.run("save_zone", store_id="vienna-1", zone_id="a", name="A", categories="[]")
             for gateway_id in ("door", "till", "x" * 60):
                 session.run(
-                    "save_gateway", store_id="vienna-1", gateway_id=gateway_id, zone_id="a", name=gateway_id
+                    "save_gateway",
+                    store_id="vienna-1",
+                    gateway_id=gateway_id,
+                    zone_id="a",
+                    name=gateway_id,
+                    x_m=None,
+                    y_m=None,
                 )
             return {
                 role: registry.create_token(session, role, role, 0) for role in HEADERS if role != "nobody"

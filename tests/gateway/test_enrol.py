@@ -61,7 +61,15 @@ class Office:
             session.run("save_store", store_id="vienna-1", name="Shop", timezone="UTC")
             session.run("save_zone", store_id="vienna-1", zone_id="a", name="A", categories="[]")
             for name in ("door", "till"):
-                session.run("save_gateway", store_id="vienna-1", gateway_id=name, zone_id="a", name=name)
+                session.run(
+                    "save_gateway",
+                    store_id="vienna-1",
+                    gateway_id=name,
+                    zone_id="a",
+                    name=name,
+                    x_m=None,
+                    y_m=None,
+                )
 
         await self.state.write(write)
 

@@ -23,6 +23,8 @@ create table gateways (
   gateway_id text not null,
   zone_id text not null,
   name text not null,
+  x_m real,                      -- where it hangs, in metres on the store's own plan; null: not known
+  y_m real,
   primary key (store_id, gateway_id),
   foreign key (store_id, zone_id) references zones
 );

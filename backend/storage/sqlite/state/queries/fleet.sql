@@ -1,6 +1,6 @@
 -- name: gateways_in_service
 -- Gateways that may speak: registered, and not revoked.
-select store_id, gateway_id, zone_id, name from gateways
+select store_id, gateway_id, zone_id, name, x_m, y_m from gateways
 where not exists (
   select 1 from revoked_gateways
   where revoked_gateways.store_id = gateways.store_id and revoked_gateways.gateway_id = gateways.gateway_id

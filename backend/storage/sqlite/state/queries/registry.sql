@@ -10,8 +10,10 @@ on conflict (store_id, zone_id) do update set name = excluded.name, categories =
 
 -- name: save_gateway!
 -- A gateway and the zone it stands for.
-insert into gateways (store_id, gateway_id, zone_id, name) values (:store_id, :gateway_id, :zone_id, :name)
-on conflict (store_id, gateway_id) do update set zone_id = excluded.zone_id, name = excluded.name;
+insert into gateways (store_id, gateway_id, zone_id, name, x_m, y_m)
+values (:store_id, :gateway_id, :zone_id, :name, :x_m, :y_m)
+on conflict (store_id, gateway_id) do update set zone_id = excluded.zone_id, name = excluded.name,
+  x_m = excluded.x_m, y_m = excluded.y_m;
 
 -- name: save_beacon!
 -- A beacon fixed to a place, carried by a customer, or on a trolley.
@@ -29,7 +31,7 @@ select store_id, zone_id, name, categories from zones order by store_id, zone_id
 
 -- name: gateways
 -- Every gateway.
-select store_id, gateway_id, zone_id, name from gateways order by store_id, gateway_id;
+select store_id, gateway_id, zone_id, name, x_m, y_m from gateways order by store_id, gateway_id;
 
 -- name: beacons
 -- Every beacon an operator registered.
