@@ -54,6 +54,10 @@ class AlreadyRunning(RuntimeError):
     """Another backend uses this data folder; with SQLite one process owns everything."""
 
 
+class CannotListen(RuntimeError):
+    """The address that the settings name cannot be listened on; the text names the keys."""
+
+
 @dataclass(frozen=True, slots=True)
 class Running:
     """A backend that serves: where it listens."""
@@ -169,7 +173,12 @@ async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    listener = socket.create_server((config.http.host, config.http.port), backlog=512, reuse_port=False)
+    try:
+        listener = socket.create_server((config.http.host, config.http.port), backlog=512, reuse_port=False)
+    except OSError as error:
+        raise CannotListen(
+            f"http.host, http.port: {error}; an address of this machine, a free port"
+        ) from error
     await web.SockSite(runner, listener, ssl_context=config.http.tls()).start()
     scheme = "http" if config.http.certificate is None else "https"
     return Running(config.http.host, listener.getsockname()[1], scheme)
@@ -215,7 +224,7 @@ class _OnlyOwner:
         except BlockingIOError as error:
             self._file.close()
             raise AlreadyRunning(
-                f"{self._folder} is in use by another backend; with SQLite one process owns everything"
+                f"data_dir: {self._folder} is in use by another backend; with SQLite one process owns everything"
             ) from error
 
     def __exit__(self, *_: object) -> None:

@@ -34,6 +34,7 @@ main.add_typer(cli_fleet.authority, name="authority")
 main.add_typer(cli_fleet.gateway, name="gateway")
 _CANNOT_START = (
     backend_app.AlreadyRunning,
+    backend_app.CannotListen,
     AuthorityUnusable,
     EidKeysUnusable,
     PushSetupError,
@@ -62,7 +63,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     try:
         uvloop.run(backend_app.serve(settings))
     except _CANNOT_START as error:
-        _fail(str(error))
+        _fail(f"{config}: {error}")
 
 
 @main.command()

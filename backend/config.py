@@ -1,6 +1,7 @@
 """The backend's settings file."""
 
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -65,7 +66,7 @@ class Push(Struct, frozen=True, forbid_unknown_fields=True):
     """Firebase Cloud Messaging. `send_url` is for simulators; Google's own is used without it."""
 
     service_account: Text
-    send_url: str | None = None
+    send_url: Annotated[str, Meta(pattern="^https?://.")] | None = None
 
 
 class Fleet(Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,12 +117,30 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def read_config(path: Path) -> Config:
-    """Reads and checks the file, and that the files it names are there. Raises SettingsError."""
+    """Reads and checks the file, and that the files it names can be used. Raises SettingsError."""
     config = load_settings(path, Config)
     for key, name in _files(config).items():
         if name is not None and not Path(name).is_file():
             raise SettingsError(f"{path}: {key}: {name} is not there; it may be the path of a readable file")
+    for key, check, wanted in _CHECKS:
+        try:
+            check(config)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{path}: {key}: {error}; it may be {wanted}") from error
     return config
+
+
+def _check_broker(config: Config) -> None:
+    tls = config.mqtt.broker("check").tls
+    if tls is not None:
+        tls.context()
+
+
+_CHECKS: tuple[tuple[str, Callable[[Config], object], str], ...] = (
+    ("data_dir", lambda config: config.folder.mkdir(parents=True, exist_ok=True), "a folder of our own"),
+    ("http.certificate", lambda config: config.http.tls(), "a PEM file, with its private key in http.key"),
+    ("mqtt", _check_broker, "PEM files in ca, certificate and key, and UTF-8 text in password_file"),
+)
 
 
 def _files(config: Config) -> dict[str, str | None]:

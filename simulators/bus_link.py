@@ -8,8 +8,11 @@ from dbus_fast import Message
 from dbus_fast.aio import MessageBus
 from dbus_fast.constants import RequestNameReply
 
+from gateway.bus_repair import repair
+
 PEER = "org.freedesktop.DBus.Peer"
 SENDS_BETWEEN_ROUND_TRIPS = 50  # dbus-fast drops the connection at EAGAIN: some 110 signals fill a socket
+repair()
 LOST = (OSError, EOFError)  # what dbus-fast raises once its connection is gone
 
 

@@ -221,7 +221,7 @@ class FcmClient:
 async def open_fcm(settings: FcmSettings) -> AsyncIterator[FcmClient]:
     """A client for the service account's project. Raises PushSetupError."""
     if settings.send_url is not None and yarl.URL(settings.send_url).scheme not in ("http", "https"):
-        raise PushSetupError(f"send_url must be an HTTP address, not {settings.send_url}")
+        raise PushSetupError(f"push.send_url must be an HTTP address, not {settings.send_url}")
     app = await asyncio.to_thread(_initialise, settings.service_account)
     try:
         service = await asyncio.to_thread(messaging._get_messaging_service, app)
@@ -293,7 +293,9 @@ def _initialise(service_account: Path) -> firebase_admin.App:
         certificate = credentials.Certificate(str(service_account))
         return firebase_admin.initialize_app(certificate, name=f"footfall-{uuid4().hex}")
     except (OSError, ValueError) as error:
-        raise PushSetupError(f"{service_account}: {error}") from error
+        raise PushSetupError(
+            f"push.service_account: {service_account}: {error}; it may be the JSON file that Firebase gives"
+        ) from error
 
 
 def _session(settings: FcmSettings) -> aiohttp.ClientSession:
