@@ -217,14 +217,17 @@ class _OnlyOwner:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._file = (self._folder / "owner.lock").open("a+")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = (self._folder / "owner.lock").open("a+")
+        except OSError as error:
+            raise StorageError(f"data_dir: {error}; it may be a folder that we may write to") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.close()
             raise AlreadyRunning(
-                f"data_dir: {self._folder} is in use by another backend; with SQLite one process owns everything"
+                f"data_dir: {self._folder} is in use by another backend; with SQLite one owns everything"
             ) from error
 
     def __exit__(self, *_: object) -> None:

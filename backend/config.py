@@ -137,7 +137,6 @@ def _check_broker(config: Config) -> None:
 
 
 _CHECKS: tuple[tuple[str, Callable[[Config], object], str], ...] = (
-    ("data_dir", lambda config: config.folder.mkdir(parents=True, exist_ok=True), "a folder of our own"),
     ("http.certificate", lambda config: config.http.tls(), "a PEM file, with its private key in http.key"),
     ("mqtt", _check_broker, "PEM files in ca, certificate and key, and UTF-8 text in password_file"),
 )

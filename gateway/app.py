@@ -6,7 +6,8 @@ most half a second more, 1.5 s in all. What was closed is never lost, renumbered
 
 What it costs the card: one commit (one fsync) for each second in which anything was heard; heartbeats and the
 deletion of what was acknowledged ride on it. In a busy shop that is 3,600 commits an hour; in an empty one,
-1,200 for heartbeats while connected and as many for their deletion.
+1,200 for heartbeats while connected and as many for their deletion. An outage adds one a minute, which joins
+what waits into larger batches.
 """
 
 import asyncio

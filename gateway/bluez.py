@@ -11,7 +11,7 @@ from bleak.backends.scanner import AdvertisementData
 from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio.message_bus import MessageBus
 
-from gateway.bus_repair import repair
+from gateway.bluez_repair import repair
 from gateway.scanner import Condition, Heard, RadioError, Stop
 
 START_SECONDS: Final = 15.0  # a daemon that never replies would hold bleak's global lock for ever

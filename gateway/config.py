@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from gateway.allow import AllowList
-from gateway.homeassistant import DEFAULT_PREFIX, MAX_BEACONS, HomeAssistantSettings, is_prefix
+from gateway.homeassistant import (
+    DEFAULT_PREFIX,
+    MAX_BEACONS,
+    HomeAssistantSettings,
+    is_prefix,
+    named_beacon,
+)
 from gateway.presence import PresenceSettings
 from sdk_bridge.mqtt import Tls
 from sdk_bridge.wire.topics import GatewayAddress, is_id
@@ -318,7 +324,7 @@ def _config(values: Mapping[str, Any], folder: Path) -> Config:
             values["bluetooth.restart_bluetoothd"],
         ),
         allow=allow,
-        fixed_beacons=frozenset(key.lower() for key in values["zone_beacons.keys"]),
+        fixed_beacons=_fixed_beacons(values["zone_beacons.keys"]),
         fixed_silence_ms=values["zone_beacons.silence_s"] * 1000,
         presence=_presence(values),
         outbox_bytes=values["outbox.max_mb"] * 1024 * 1024,
@@ -404,6 +410,16 @@ def _allow(values: Mapping[str, Any]) -> AllowList:
             raise ConfigError(f"`{name}`: {error}") from error
     lists = {argument: values[name] for name, argument in arguments.items()}
     return AllowList.of(**lists, eid=values["allow.eid"])
+
+
+def _fixed_beacons(keys: Sequence[str]) -> frozenset[str]:
+    """A key that no beacon has would make the gateway count as deaf for ever."""
+    beacons = {key: named_beacon(key) for key in keys}
+    for key, beacon in beacons.items():
+        if beacon is None:
+            wanted = "fixed beacons' keys such as ibeacon:<uuid>:<major>:<minor>"
+            raise ConfigError(f"`zone_beacons.keys` may be a list of {wanted}; {key[:80]!r} is none")
+    return frozenset(beacon.key for beacon in beacons.values() if beacon is not None)
 
 
 def _presence(values: Mapping[str, Any]) -> PresenceSettings:

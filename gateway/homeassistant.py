@@ -60,7 +60,7 @@ class NamedBeacon:
         name, equals, key = (part.strip() for part in entry.partition("="))
         if not equals or not _NAME.fullmatch(name):
             raise ValueError(f"{entry[:80]!r} is not `name = beacon key`")
-        beacon = _beacon(key)
+        beacon = named_beacon(key)
         if beacon is None:
             raise ValueError(
                 f"{key[:80]!r} is no key of a fixed identity, such as ibeacon:<uuid>:<major>:<minor>"
@@ -96,7 +96,7 @@ def is_prefix(text: object) -> bool:
     return isinstance(text, str) and bool(_PREFIX.fullmatch(text)) and text.split("/")[0] != "footfall"
 
 
-def _beacon(key: str) -> Identity | None:
+def named_beacon(key: str) -> Identity | None:
     """The beacon that a key names; None for a rotating identity, telemetry or no key at all."""
     for pattern, make in _KEYS:
         found = pattern.fullmatch(key)

@@ -188,6 +188,7 @@ class Connection:
     def _refuse(self, error: MqttUnavailable) -> None:
         if not self._connected.done():
             self._connected.set_exception(error)
+            self._connected.exception()  # seen, also where whoever waited for it was cancelled meanwhile
             self._end(str(error))
 
     async def _close(self) -> None:

@@ -8,7 +8,7 @@ from dbus_fast import Message
 from dbus_fast.aio import MessageBus
 from dbus_fast.constants import RequestNameReply
 
-from gateway.bus_repair import repair
+from gateway.bluez_repair import repair
 
 PEER = "org.freedesktop.DBus.Peer"
 SENDS_BETWEEN_ROUND_TRIPS = 50  # dbus-fast drops the connection at EAGAIN: some 110 signals fill a socket

@@ -51,7 +51,7 @@ def _objections(campaign: Campaign, person: PersonFacts, now: int, dwelt_at: int
     reasons = [
         (campaign.state != "live", f"campaign is {campaign.state}"),
         (now - dwelt_at > campaign.offer.life_s * 1000, "moment passed"),
-        *((not person.consents.get(purpose, False), f"no consent: {purpose}") for purpose in rules.consent),
+        *((not person.consents.get(purpose, False), f"no consent: {purpose}") for purpose in rules.purposes),
         (person.addresses == 0, "no push address"),
         (len(person.sent_by_campaign) >= rules.max_total, "cap: total"),
         (person.sent_today >= rules.max_per_day, "cap: day"),

@@ -10,6 +10,8 @@ from backend.campaigns.templates import TemplateInvalid, compiled
 Identifier: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 MAX_TITLE = 200  # what a lock screen shows; the template may be longer, its result is cut
 MAX_BODY = 1_000
+MAX_PURPOSES = 16  # each is looked up for each candidate, while everybody's fold waits
+ALWAYS_ASKED = ("proximity", "push")
 State: TypeAlias = Literal["draft", "live", "paused", "ended"]
 
 
@@ -44,11 +46,18 @@ class Guardrails(Struct, frozen=True, forbid_unknown_fields=True):
     The day is the calendar day of the person's time zone, else the store's.
     """
 
-    consent: tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...] = ("proximity", "push")
+    consent: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...], Meta(max_length=MAX_PURPOSES)
+    ] = ALWAYS_ASKED
     max_total: Annotated[int, Meta(ge=1, le=1000)] = 1
     max_per_day: Annotated[int, Meta(ge=1, le=100)] = 3
     cooldown_s: Annotated[int, Meta(ge=0, le=366 * 86_400)] = 3_600
     resend_when_unknown: bool = False
+
+    @property
+    def purposes(self) -> tuple[str, ...]:
+        """What the person must have agreed to; no campaign reaches somebody who said no to offers."""
+        return tuple(dict.fromkeys((*self.consent, *ALWAYS_ASKED)))
 
 
 class Campaign(Struct, frozen=True, forbid_unknown_fields=True):

@@ -93,7 +93,7 @@ def person_facts(
     return PersonFacts(
         consents={
             purpose: profiles.consent_of(session, profile_id, purpose)
-            for purpose in campaign.guardrails.consent
+            for purpose in campaign.guardrails.purposes
         },
         addresses=len(profiles.push_addresses_of(session, profile_id)),
         sent_by_campaign=[row["at"] for row in sent],
@@ -156,7 +156,7 @@ def _objection(session: Session, claimed: Claimed) -> str | None:
     facts = SendFacts(
         consents={
             purpose: profiles.consent_of(session, claimed.profile_id, purpose)
-            for purpose in chosen.campaign.guardrails.consent
+            for purpose in chosen.campaign.guardrails.purposes
         },
         owns_address=any(
             (address.kind, address.value) == (claimed.address_kind, claimed.address_value)

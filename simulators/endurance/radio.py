@@ -111,8 +111,9 @@ async def _befall(
 ) -> dict[str, object]:
     """One fault, from its first moment until the radio is heard again."""
     began = time.monotonic()
-    await inflict(fault, bluez, bus)
-    await systemd.start()
+    async with asyncio.timeout(GIVEN_UP_SECONDS):
+        await inflict(fault, bluez, bus)
+        await systemd.start()
     heard_at = await ears.hear(time.monotonic())
     recovered_s = None if heard_at is None else round(heard_at - began, 3)
     kind = f"{fault.kind} ({fault.cure.name.lower()})" if fault.kind == "stall" else fault.kind

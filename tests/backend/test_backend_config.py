@@ -1,9 +1,12 @@
 """backend.toml: what it may say, and the one line that each mistake gets."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from backend.config import Config, read_config
 from sdk_bridge.settings import SettingsError
+from simulators.certificates import Authority
 
 
 def read(tmp_path, text: str) -> Config:
@@ -22,8 +25,10 @@ def test_a_data_folder_is_enough_and_the_rest_is_careful(tmp_path):
 
 
 def test_everything_said(tmp_path):
-    for name in ("password", "ca.pem", "cert.pem", "key.pem", "firebase.json"):
+    for name in ("password", "firebase.json"):
         (tmp_path / name).write_text("secret\n")
+    authority = Authority(tmp_path, datetime.now(UTC))
+    certificate, key = authority.issue_client("footfall-backend")
     config = read(
         tmp_path,
         f"""
@@ -36,9 +41,9 @@ def test_everything_said(tmp_path):
         port = 8883
         username = "backend"
         password_file = "{tmp_path}/password"
-        ca = "{tmp_path}/ca.pem"
-        certificate = "{tmp_path}/cert.pem"
-        key = "{tmp_path}/key.pem"
+        ca = "{authority.ca}"
+        certificate = "{certificate}"
+        key = "{key}"
         [push]
         service_account = "{tmp_path}/firebase.json"
         send_url = "http://127.0.0.1:1"
@@ -50,7 +55,7 @@ def test_everything_said(tmp_path):
     broker = config.mqtt.broker("me")
     assert (broker.username, broker.password) == ("backend", "secret")
     assert "secret" not in repr(broker)
-    assert broker.tls.certificate == tmp_path / "cert.pem"
+    assert broker.tls.certificate == certificate
     assert config.push.service_account.endswith("firebase.json")
     assert config.log.json
 
@@ -68,7 +73,10 @@ def test_everything_said(tmp_path):
         ('data_dir = "d"\n[mqtt]\ncertificate = "c"', "mqtt: certificate and key belong together"),
         ('data_dir = "d"\n[mqtt]\nkey = "k"\ncertificate = "c"', "mqtt: ca is required beside certificate"),
         ('data_dir = "d"\n[mqtt]\nport = "1883"', "mqtt.port: expected `int`, got `str`"),
-        ('data_dir = "d"\n[push]\nsend_url = "x"', "push.service_account: this key is required"),
+        ('data_dir = "d"\n[push]\nsend_url = "http://x"', "push.service_account: this key is required"),
+        ('data_dir = "d"\n[push]\nservice_account = "f"\nsend_url = "ftp://x"', "push.send_url: "),
+        ('data_dir = "d"\n[http]\ncertificate = "/etc/passwd"\nkey = "/etc/passwd"', "http.certificate: "),
+        ('data_dir = "d"\n[mqtt]\nca = "/etc/passwd"', "mqtt: "),
         ('data_dir = "d"\n[log]\nlevel = "loud"', "log.level: "),
         ('data_dir = "d"\nhttp = 3', "http: expected `object`, got `int`"),
         ("data_dir = 'd", "not TOML: "),

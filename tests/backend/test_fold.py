@@ -755,7 +755,7 @@ async def test_a_fold_that_is_killed_again_and_again_ends_in_the_same_rows(shop,
             copy_file(file.path, tmp_path / name / file.path.name)
     assert fold_in_a_child(tmp_path / "once", shop.clock(), None)
     chance, kills = random.Random(11), 0
-    while not fold_in_a_child(tmp_path / "killed", shop.clock(), chance.randrange(1, 14)):
+    while not fold_in_a_child(tmp_path / "killed", shop.clock(), chance.randrange(1, 6)):
         kills += 1
     once, killed = await contents(tmp_path / "once"), await contents(tmp_path / "killed")
     assert kills >= 5

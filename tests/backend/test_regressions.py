@@ -1,12 +1,16 @@
 """Mistakes that were made once: what a stranger or a marketer sent, and what must not come of it."""
 
+import subprocess
+import sys
 import time
 
 import msgspec
 import pytest
 
+from backend.campaigns.eligibility import PersonFacts, decide
 from backend.campaigns.model import CampaignInvalid, Offer, parse_campaign
 from backend.campaigns.offers import OfferUnrenderable, render
+from sdk_bridge.wire.messages import Batch, Readings
 
 FACTS = {"profile": {"name": "Ada"}, "zone": {}, "store": {}, "campaign": {}}
 
@@ -59,5 +63,58 @@ def test_templates_that_grow_end_at_once_with_a_reason(body):
     assert time.monotonic() - began < 1.0
 
 
+@pytest.mark.parametrize("purposes", [[], ["mail"], ["push"]])
+def test_no_campaign_leaves_out_what_is_always_asked(purposes):
+    chosen = parse_campaign(msgspec.json.encode({**campaign("b"), "guardrails": {"consent": purposes}}))
+    agreed = dict.fromkeys(["mail", "proximity", "push"], True)
+    for purpose in ("proximity", "push"):
+        person = PersonFacts({**agreed, purpose: False}, addresses=1)
+        assert decide(chosen, person, 1, 1).reason == f"no consent: {purpose}"
+    assert decide(chosen, PersonFacts(agreed, addresses=1), 1, 1).sends
+
+
+def test_a_campaign_asks_for_a_handful_of_purposes():
+    with pytest.raises(CampaignInvalid, match="consent"):
+        parse_campaign(msgspec.json.encode({**campaign("b"), "guardrails": {"consent": ["x"] * 17}}))
+
+
 def test_a_short_range_may_be_walked():
     assert render(Offer("t", "{% for i in (1..3) %}{{ i }} {% endfor %}"), FACTS)[1] == "1 2 3"
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ('data_dir = "/dev/null/data"', "data_dir: "),
+        ('data_dir = "{here}/data"\n[http]\nhost = "no.such.host.invalid"', "http.host, http.port: "),
+        (
+            'data_dir = "{here}/data"\n[push]\nservice_account = "{here}/backend.toml"',
+            "push.service_account: ",
+        ),
+    ],
+)
+def test_what_only_starting_shows_is_told_with_file_and_key(tmp_path, settings, line):
+    path = tmp_path / "backend.toml"
+    path.write_text(settings.replace("{here}", str(tmp_path)))
+    command = [sys.executable, "-m", "backend", "serve", "--config", str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith(f"{path}: {line}"), ended.stderr
+
+
+async def test_what_was_long_under_way_brings_no_offer_to_someone_who_left(live_shop):
+    """An outage later, a gateway repeats what it had sent: a dwell in that is history."""
+    shop, ann, bob = live_shop, f"altbeacon:{1:040}", f"altbeacon:{2:040}"
+    await shop.campaign(dwell_s=2)
+    await shop.person("ann", ann)
+    await shop.person("bob", bob)
+    await shop.folded()
+    minute_ago = shop.clock() - 60_000
+    for second in range(8):
+        base = minute_ago + second * 1000
+        await shop.append(Batch("", base, [ann], Readings([0], [0], [1], [60], [60])))
+    await shop.hear(bob, seconds=6)
+    await shop.folded()
+    assert await shop.column(
+        "select json_extract(value, '$') from traits where profile_id in (select profile_id from decisions)"
+    ) == ["bob"]

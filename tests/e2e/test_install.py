@@ -1,6 +1,7 @@
 """What a Pi installs, in an environment of its own."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,9 @@ def gateway_only(tmp_path_factory) -> Path:
     environment = tmp_path_factory.mktemp("pi") / "venv"
     run(str(UV), "venv", "--quiet", "--python", sys.executable, str(environment))
     python = environment / "bin" / "python"
-    run(str(UV), "pip", "install", "--quiet", "--python", str(python), f"{ROOT}[gateway]")
+    source = tmp_path_factory.mktemp("source") / "footfall"  # a build leaves its own files beside the sources
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "build", "node_modules", "*.egg-info"))
+    run(str(UV), "pip", "install", "--quiet", "--python", str(python), f"{source}[gateway]")
     return environment
 
 

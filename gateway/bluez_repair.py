@@ -27,11 +27,12 @@ def repair() -> None:
 
 
 def _unless_lost(schedule_write: Callable[..., None]) -> Callable[..., None]:
+    """Raises EOFError: a future alone would leave whoever waits for a reply to wait for ever."""
+
     def schedule(writer: Any, message: Any = None, future: Any = None) -> None:
-        if not writer.bus._disconnected:
-            schedule_write(writer, message, future)
-        elif future is not None and not future.done():
-            future.set_exception(EOFError("the message bus is gone"))
+        if writer.bus._disconnected:
+            raise EOFError("the message bus is gone")
+        schedule_write(writer, message, future)
 
     return schedule
 
