@@ -53,6 +53,8 @@ def demo(
     """
     from simulators.demo.play import Script, play  # noqa: PLC0415 - a second of imports that --help can spare
 
+    if json_file is not None:
+        _must_be_writable(json_file)
     where = folder or Path(tempfile.mkdtemp(prefix="footfall-demo-"))
     try:
         figures = uvloop.run(play(Script(where.absolute(), seconds, seed, chaos, shoppers)))
@@ -114,6 +116,15 @@ def evaluate_zones(
         print(f"not evaluated: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
     print(json.dumps(report.figures(), indent=2, ensure_ascii=False) if as_json else table(report))
+
+
+def _must_be_writable(path: Path) -> None:
+    """Said before the shop opens, not after it has closed."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        print(f"--json: {path}: {error.strerror}", file=sys.stderr)
+        raise typer.Exit(2) from error
 
 
 def _progress(seconds: float) -> Callable[[float], None]:

@@ -85,7 +85,7 @@ class AccessTokens:
         return await self._wait()
 
     async def keep_fresh(self) -> None:
-        """For as long as it runs, a token is there before anybody asks: the day's first push waits for none."""
+        """While it runs, a token is there before anybody asks: the day's first push waits for none."""
         while True:
             if self.clock() >= self._renew_at_s:
                 self._start()

@@ -31,7 +31,7 @@ class Shopkeeper:
         gateways: Mapping[str, Mapping[str, Any]],
         beacons: Mapping[str, str],
     ) -> None:
-        """`zones`: id → name; `gateways`: id → zone id and position; `beacons`: key of a fixed beacon → zone id."""
+        """`zones`: id → name; `gateways`: id → zone id and place; `beacons`: fixed beacon's key → zone id."""
         await self._put(f"stores/{store}", {"name": "Demo shop", "timezone": "Europe/Vienna"})
         for zone, name in zones.items():
             await self._put(f"stores/{store}/zones/{zone}", {"name": name, "categories": [name]})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.fold import LiveState
+from backend.folding import LiveState
 from backend.proximity.calibration import Level, calibrate
 from backend.proximity.filter import (
     EARS,
@@ -291,7 +291,7 @@ async def test_the_shops_fixed_beacons_calibrate_its_gateways(shop):
 
     gains = await shop.state.write(set_up)
     assert gains["s1/g-b"].mean_db > gains["s1/g-a"].mean_db + 1
-    assert await shop.state.write(lambda s: floor.gateway_gains(s, {"s1/g-b": Place("s1", "b")})) != {}
+    assert await shop.state.write(lambda s: floor.gateway_gains(s, {"s1/g-b": Place("s1", "b")}, {})) != {}
     assert await shop.state.write(lambda s: floor.gateway_gains(s, {})) == {}
 
 

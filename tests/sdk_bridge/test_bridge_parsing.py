@@ -304,7 +304,11 @@ def test_integers_of_the_batch_context_are_mended_too() -> None:
 
 @pytest.mark.parametrize(
     ("body", "status"),
-    [(gzip.compress(b"x" * 600_000, mtime=0), 400), (gzip.compress(b"{}", mtime=0)[:-4], 400), (b"\x1f\x8bgarbage", 400)],
+    [
+        (gzip.compress(b"x" * 600_000, mtime=0), 400),
+        (gzip.compress(b"{}", mtime=0)[:-4], 400),
+        (b"\x1f\x8bgarbage", 400),
+    ],
 )
 def test_gzip_that_is_too_large_or_damaged(body: bytes, status: int) -> None:
     with pytest.raises(Refusal) as refused:
