@@ -292,7 +292,7 @@ async def test_the_shops_fixed_beacons_calibrate_its_gateways(shop):
     gains = await shop.state.write(set_up)
     assert gains["s1/g-b"].mean_db > gains["s1/g-a"].mean_db + 1
     assert await shop.state.write(lambda s: floor.gateway_gains(s, {"s1/g-b": Place("s1", "b")}, {})) != {}
-    assert await shop.state.write(lambda s: floor.gateway_gains(s, {})) == {}
+    assert await shop.state.write(lambda s: floor.gateway_gains(s, {}, {})) == {}
 
 
 # A gateway dies -------------------------------------------------------------------------------------------
