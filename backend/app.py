@@ -20,7 +20,7 @@ from backend.api.fleet import FLEET, Fleet
 from backend.api.host import Host
 from backend.api.server import build
 from backend.clock import unix_ms
-from backend.config import Config
+from backend.config import AUTHORITY_FOLDER, JOURNAL_FILE, STATE_FILE, Config
 from backend.custody import Custody
 from backend.eid_desk import EidDesk
 from backend.fleet.authority import DAY_MS
@@ -45,9 +45,6 @@ log = structlog.get_logger()
 
 HOUSEKEEPING_S = 3600.0
 SENDER_STOP_S = 5.0  # an answer that takes longer leaves its push `unknown`
-JOURNAL_FILE = "journal.db"
-STATE_FILE = "state.db"
-AUTHORITY_FOLDER = "authority"
 
 
 class AlreadyRunning(RuntimeError):

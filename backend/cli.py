@@ -8,15 +8,13 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 import uvloop
 
-from backend import app as backend_app
 from backend import cli_fleet
 from backend.clock import unix_ms
-from backend.config import Config, read_config
+from backend.config import STATE_FILE, Config, read_config
 from backend.fleet.keys import AuthorityUnusable
 from backend.log import set_up_logging
 from backend.proximity.eid_keys import EidKeysUnusable
-from backend.push.fcm import PushSetupError
-from backend.storage import inspection, registry
+from backend.storage import registry
 from backend.storage.database import Session, StorageError, open_for_writing, transaction
 from sdk_bridge.settings import SettingsError
 
@@ -32,15 +30,7 @@ token = typer.Typer(no_args_is_help=True, help="API tokens. Only their hashes ar
 main.add_typer(token, name="token")
 main.add_typer(cli_fleet.authority, name="authority")
 main.add_typer(cli_fleet.gateway, name="gateway")
-_CANNOT_START = (
-    backend_app.AlreadyRunning,
-    backend_app.CannotListen,
-    AuthorityUnusable,
-    EidKeysUnusable,
-    PushSetupError,
-    StorageError,
-    OSError,
-)
+_CANNOT_START = (AuthorityUnusable, EidKeysUnusable, StorageError, OSError)
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The settings file.", envvar="FOOTFALL_BACKEND_CONFIG")
@@ -58,11 +48,14 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
         [push]
         service_account = "/etc/footfall/firebase.json"
     """
+    from backend import app  # noqa: PLC0415 - over a second of imports that the other commands can spare
+    from backend.push.fcm import PushSetupError  # noqa: PLC0415 - as above
+
     settings = _settings(config)
     set_up_logging(settings.log)
     try:
-        uvloop.run(backend_app.serve(settings))
-    except _CANNOT_START as error:
+        uvloop.run(app.serve(settings))
+    except (app.AlreadyRunning, app.CannotListen, PushSetupError, *_CANNOT_START) as error:
         _fail(f"{config}: {error}")
 
 
@@ -73,6 +66,8 @@ def inspect(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Looks into the databases, read-only, also beside a running backend: tables, or one table's rows."""
+    from backend.storage import inspection  # noqa: PLC0415 - sqlite-utils, which the others can spare
+
     folder = _settings(config).folder
     try:
         if table is None:
@@ -126,7 +121,7 @@ def _settings(path: Path) -> Config:
 
 def _in_state(settings: Config, work: Callable[[Session], T]) -> T:
     try:
-        connection = open_for_writing(settings.folder / backend_app.STATE_FILE, "state")
+        connection = open_for_writing(settings.folder / STATE_FILE, "state")
     except StorageError as error:
         _fail(str(error))
     try:

@@ -11,9 +11,8 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from cryptography import x509
 
-from backend import app as backend_app
 from backend.clock import unix_ms
-from backend.config import Config, read_config
+from backend.config import AUTHORITY_FOLDER, STATE_FILE, Config, read_config
 from backend.fleet.authority import RequestRefused, Subject, new_key
 from backend.fleet.keys import CERTIFICATE_FILE, AuthorityUnusable, Keys, open_keys, replace_file
 from backend.storage import registry
@@ -120,7 +119,7 @@ def _write_certificate(settings: Config, subject: Subject, out: Path, stem: str)
 
 def _note(settings: Config, now: int, subject: str, detail: dict[str, Any]) -> None:
     try:
-        connection = open_for_writing(settings.folder / backend_app.STATE_FILE, "state")
+        connection = open_for_writing(settings.folder / STATE_FILE, "state")
         try:
             transaction(
                 connection,
@@ -135,7 +134,7 @@ def _note(settings: Config, now: int, subject: str, detail: dict[str, Any]) -> N
 
 def _keys(settings: Config) -> Keys:
     try:
-        return open_keys(settings.folder / backend_app.AUTHORITY_FOLDER, unix_ms())
+        return open_keys(settings.folder / AUTHORITY_FOLDER, unix_ms())
     except AuthorityUnusable as error:
         _fail(str(error))
 
@@ -156,7 +155,7 @@ def _trust(config: Path) -> ssl.SSLContext:
     """The machine's usual authorities, and our own where this machine has it."""
     context = ssl.create_default_context()
     if config.is_file():
-        own = _settings(config).folder / backend_app.AUTHORITY_FOLDER / CERTIFICATE_FILE
+        own = _settings(config).folder / AUTHORITY_FOLDER / CERTIFICATE_FILE
         if own.is_file():
             context.load_verify_locations(own)
     return context

@@ -10,6 +10,11 @@ from msgspec import Meta, Struct
 from sdk_bridge.mqtt import Broker, Tls
 from sdk_bridge.settings import SettingsError, load_settings
 
+JOURNAL_FILE = "journal.db"
+STATE_FILE = "state.db"
+AUTHORITY_FOLDER = "authority"
+"""What lies in the data folder."""
+
 Text = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 

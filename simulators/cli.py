@@ -1,6 +1,7 @@
 """The command `footfall-sim`."""
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -120,11 +121,9 @@ def evaluate_zones(
 
 def _must_be_writable(path: Path) -> None:
     """Said before the shop opens, not after it has closed."""
-    try:
-        path.open("a").close()
-    except OSError as error:
-        print(f"--json: {path}: {error.strerror}", file=sys.stderr)
-        raise typer.Exit(2) from error
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        print(f"--json: {path} cannot be written; it may be a file in a folder of yours", file=sys.stderr)
+        raise typer.Exit(2)
 
 
 def _progress(seconds: float) -> Callable[[float], None]:

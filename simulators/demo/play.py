@@ -176,7 +176,8 @@ async def _hang_up_gateway(stage: Stage, stack: AsyncExitStack, gateway: str, fi
 
 async def _open_shop(stage: Stage, stack: AsyncExitStack) -> PhoneFleet:
     """Tokens, zones, campaigns and phones; afterwards the gateways are heard and may begin."""
-    token = await _token(stage, "admin", "demo-setup")
+    tokens = (_token(stage, "admin", "demo-setup"), _token(stage, "viewer", "demo-page"))
+    token, page_token = await asyncio.gather(*tokens)
     keeper = Shopkeeper(stage.url, token, stage.session)
     zones = {zone.name.lower(): zone.name for zone in stage.shop.zones}
     await keeper.set_up_store(
@@ -190,7 +191,6 @@ async def _open_shop(stage: Stage, stack: AsyncExitStack) -> PhoneFleet:
     for name, key in (await keeper.register_eid_tags(stage.shop.eid_tags)).items():
         stage.shop.shoppers[name].beacon_key = key
     source = await keeper.open_app_source()
-    page_token = await _token(stage, "viewer", "demo-page")
     stage.scene.page = f"{stage.url}/floor#token={page_token}"
     phones = await stack.enter_async_context(_fleet(stage, source))
     await _scanning(stage)
