@@ -217,19 +217,19 @@ async def test_hostile_answers_have_an_outcome_too(
 
 
 # OAuth --------------------------------------------------------------------------------------------------
-async def test_many_sends_share_one_token(fcm: FcmProcess, client: FcmClient) -> None:
+async def test_many_sends_share_one_token(fcm: FcmProcess) -> None:
     before = fcm.call("/sim/stats")["token_requests"]
-    results = await asyncio.gather(*(client.send(push(push_id="many")) for _ in range(20)))
+    async with open_fcm(settings(fcm)) as client:
+        results = await asyncio.gather(*(client.send(push(push_id="many")) for _ in range(20)))
     assert all(isinstance(result, Accepted) for result in results)
     assert fcm.call("/sim/stats")["token_requests"] == before + 1
 
 
 @pytest.mark.parametrize("fault", ["oauth_refused", "oauth_not_json"])
-async def test_no_token_no_send_and_the_queue_keeps_the_push(
-    fcm: FcmProcess, client: FcmClient, fault: str
-) -> None:
-    order(fcm, fault)
-    result = await client.send(push(push_id=fault))
+async def test_no_token_no_send_and_the_queue_keeps_the_push(fcm: FcmProcess, fault: str) -> None:
+    order(fcm, fault)  # before the client is there, which asks for its token at once
+    async with open_fcm(settings(fcm)) as client:
+        result = await client.send(push(push_id=fault))
     assert isinstance(result, Refused)
     assert result.scope == "project"
     assert accepted(fcm, fault) == 0
