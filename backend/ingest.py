@@ -26,11 +26,26 @@ log = structlog.get_logger()
 MAX_MESSAGES_TAKEN = 4_096  # on their way to the disk; a stranger's flood must not become our memory
 MAX_BURIED_BYTES = 64 * 1024  # of an unreadable message; enough to see what it was
 RECONNECT_CAP_S = 5.0  # gateways hold what they heard meanwhile, but offers wait
+OLDEST_MS = 42 * 86_400_000
+AHEAD_MS = 60_000  # a foreign gateway's clock may run a little ahead of ours
 NO_CONSENT = "no consent"
 EID_UNRESOLVED = "eid_unresolved"
 MAX_UNNAMED = 1_024  # lanes that wait so; a gateway that invents epochs must not fill the memory
 NAMED_WITHIN_MS = 600_000  # a table of ids that cannot be made must not keep a gateway's outbox for ever
 LANES: tuple[Lane, ...] = ("live", "backlog")
+
+
+def time_offset(envelope: Envelope, batch: Batch, received_at: int) -> int | None:
+    """What turns the batch's times into unix time; None where they cannot be, or come out absurd.
+
+    Nothing was heard after it arrived, and no outbox keeps what is older than six weeks.
+    """
+    offset = boot_offset(envelope, batch.boot_id, received_at)
+    if offset is None:
+        return None
+    begins = batch.base_ms + offset
+    ends = begins + max(batch.readings.second, default=0) * 1000
+    return offset if received_at - OLDEST_MS <= begins and ends <= received_at + AHEAD_MS else None
 
 
 class Ingest:
@@ -164,7 +179,7 @@ class Ingest:
     def _append_batch(
         self, lane: LaneKey, partition: int, envelope: Envelope, batch: Batch, now: int
     ) -> GatewayAppend | None:
-        offset = boot_offset(envelope, batch.boot_id, now)
+        offset = time_offset(envelope, batch, now)
         found = self._named(lane, batch, offset, now) if has_rotating(batch) else (batch, 0)
         if found is None:
             return None

@@ -1,6 +1,7 @@
 """The command `footfall-gateway`."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Final, NoReturn
@@ -111,6 +112,12 @@ def _run(settings: Config, path: Path) -> int:
     from gateway.scanner import RadiosLost  # noqa: PLC0415
 
     log = structlog.get_logger()
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        _end(f"{path}: `data_dir` may be a folder that can be made and written: {error}", EXIT_CONFIG)
+    if not os.access(settings.data_dir, os.W_OK | os.X_OK):
+        _end(f"{path}: `data_dir` may be a folder that can be written, not {settings.data_dir}", EXIT_CONFIG)
     try:
         asyncio.run(serve(settings, SystemClock.of_this_machine(), path))
     except (ConfigError, IdentityUnusable) as error:

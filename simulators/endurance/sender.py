@@ -125,9 +125,9 @@ async def send(folder: Path, gateway: str, port: int, rate: float) -> None:
 def _first_serial(folder: Path) -> int:
     """Where this life begins to count, written down at once.
 
-    A life may be killed after a commit and before its first note. Were it counted by its notes alone, its heir
-    would give the same numbers to other seconds, and the reckoning would take them for duplicates; one in
-    three thousand kills did that.
+    A life may be killed after a commit and before its first note. Were it counted by its notes alone, its
+    heir would give the same numbers to other seconds, and the reckoning would take them for duplicates, as it
+    did once in some four thousand kills.
     """
     taken = [*Notes.read(folder / "notes"), *Notes.read(folder / "lives")]
     first = max(taken, default=0) + UNNOTED

@@ -46,7 +46,7 @@ def batch(*keys: str, boot: str = BOOT, counts: tuple[int, ...] = (), **more) ->
     size = len(keys)
     counts = counts or (1,) * size
     readings = Readings(list(range(size)), [0] * size, list(counts), [60] * size, [55] * size)
-    return Batch(boot, 1000, list(keys), readings, **more)
+    return Batch(boot, 1000 if boot else NOON, list(keys), readings, **more)
 
 
 class Sender:
@@ -471,3 +471,25 @@ async def _send_all(broker, total: int, chance: random.Random) -> None:
                     await asyncio.sleep(0.05)
         except mqtt.MqttUnavailable:
             await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("boot_id", "base_ms", "second", "known"),
+    [
+        ("", NOON, 0, True),
+        ("", NOON + 60_000, 0, True),
+        ("", NOON + 60_001, 0, False),
+        ("", NOON, 61, False),
+        ("", NOON - 42 * 86_400_000, 0, True),
+        ("", NOON - 42 * 86_400_000 - 1, 0, False),
+        ("", 0, 0, False),
+        ("now", 5_000, 0, True),
+        ("now", 2**53, 0, False),
+        ("before", 5_000, 0, False),
+    ],
+)
+def test_absurd_times_are_no_times(boot_id, base_ms, second, known):
+    """Six weeks back and a minute ahead are believed, of our gateways and of others'."""
+    envelope = Envelope("live", EPOCH, 1, boot_id="now", boot_ms=6_000)
+    heard = Batch(boot_id, base_ms, ["k"], Readings([0], [second], [1], [60], [60]))
+    assert (ingest_module.time_offset(envelope, heard, NOON) is not None) is known
