@@ -288,8 +288,9 @@ def retry_after_s(header: str | None, now_ms: int) -> float:
     """A Retry-After header in seconds from now, 0 when absent or senseless (RFC 9110, 10.2.3)."""
     if not header:
         return 0.0
-    if header.strip().isdecimal():
-        return min(float(header), _LONGEST_WISH_S)
+    text = header.strip()
+    if text.isdecimal():
+        return min(float(text), _LONGEST_WISH_S)
     try:
         at_s = parsedate_to_datetime(header).timestamp()
     except (ValueError, OverflowError):

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -16,6 +17,7 @@ T = TypeVar("T")
 Area: TypeAlias = Literal["journal", "state"]
 SQL_FOLDER = Path(__file__).parent / "sqlite"
 _MIGRATION = re.compile(r"(\d{4})_\w+\.sql")
+WAL_RETRY_S = 0.01
 BUSY_MS = 5_000  # a command such as `token create` may hold the file for a moment
 
 
@@ -176,7 +178,7 @@ def _open(path: Path, area: Area) -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute(f"pragma busy_timeout = {BUSY_MS}")
-        connection.execute("pragma journal_mode = wal")
+        _use_wal(connection)
         connection.execute("pragma synchronous = full")
         connection.execute("pragma foreign_keys = on")
         connection.execute("pragma secure_delete = on")  # erased means erased, also in free pages
@@ -187,6 +189,20 @@ def _open(path: Path, area: Area) -> sqlite3.Connection:
 
 
 open_for_writing = _open
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Turns the log on. SQLite refuses at once, whatever the timeout, while another process does the same."""
+    patience = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute("pragma journal_mode = wal")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                raise
+            time.sleep(WAL_RETRY_S)
+        else:
+            return
 
 
 def _open_reader(path: Path) -> sqlite3.Connection:
