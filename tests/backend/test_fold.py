@@ -760,7 +760,7 @@ async def test_a_fold_that_is_killed_again_and_again_ends_in_the_same_rows(shop,
     while not fold_in_a_child(tmp_path / "killed", shop.clock(), chance.randrange(1, 6)):
         kills += 1
     once, killed = await contents(tmp_path / "once"), await contents(tmp_path / "killed")
-    assert kills >= 3  # each takes its chance with the child's own speed
+    assert kills >= 5
     assert killed == once
     assert len(once["decisions"]) >= 3
     assert len(once["pushes"]) == sum(row[5] == "sent" for row in once["decisions"]) > 0
