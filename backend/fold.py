@@ -1,7 +1,7 @@
 """The fold: journal entries in order; each transaction takes its position and everything they cause.
 
 Here is the loop around the transactions: reading ahead, the clock, disks that fail, entries that cannot be
-folded. What an entry causes is in `backend/folding.py`.
+folded. What an entry causes is in `backend/folding/`.
 """
 
 import asyncio

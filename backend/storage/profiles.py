@@ -306,7 +306,13 @@ def timeline(session: Session, profile_id: str, before: int, limit: int) -> list
             "name": row["name"],
             "source": row["source"],
             "occurred_at": row["occurred_at"],
-            "body": msgspec.msgpack.decode(row["body"]),
+            "body": _body(row),
         }
         for row in rows
     ]
+
+
+def _body(row: sqlite3.Row) -> dict[str, Any]:
+    """The event as it came; its properties lie beside it, where queries can read them."""
+    body: dict[str, Any] = msgspec.msgpack.decode(row["body"])
+    return body | {"properties": msgspec.json.decode(row["properties"])} if row["properties"] else body

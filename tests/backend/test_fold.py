@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from backend import fold as fold_module
-from backend import folding
+from backend.folding import people as people_part
 from backend.storage.database import SqliteFile, StorageError
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire.messages import Batch, BeaconHealth, Readings, Skip, SkipCounts
@@ -367,7 +367,7 @@ async def test_only_the_people_concerned_are_looked_up(live_shop, monkeypatch):
     shop = live_shop
     await ready(shop)
     whole = []
-    monkeypatch.setattr(folding.profiles, "consented_beacons", lambda _s: whole.append(1) or {})
+    monkeypatch.setattr(people_part.profiles, "consented_beacons", lambda _s: whole.append(1) or {})
     await ready(shop, "berta", BERTA)
     assert whole == []
     assert set(shop.heard[-1].people) == {ANNA, BERTA}

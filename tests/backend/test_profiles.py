@@ -300,6 +300,7 @@ def test_the_timeline_spans_the_merged_profiles(database: sqlite3.Connection) ->
                 occurred_at=one.occurred_at,
                 received_at=one.received_at,
                 body=b"\x80",
+                properties=None,
             )
         person = profiles.resolve(session, "user_id", "u1") or ""
         names = [one["name"] for one in profiles.timeline(session, person, before=10, limit=10)]

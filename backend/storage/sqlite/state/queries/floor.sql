@@ -115,9 +115,9 @@ select at, kind, subject, detail from alerts order by alert_id desc limit :limit
 -- name: add_event!
 -- An app event with the profile it was told of at the time.
 insert into events (event_id, event_hash, profile_id, kind, name, source, message_id, occurred_at,
-  received_at, body)
+  received_at, body, properties)
 values (:event_id, :event_hash, :profile_id, :kind, :name, :source, :message_id, :occurred_at,
-  :received_at, :body);
+  :received_at, :body, :properties);
 
 -- name: adverts_by_gateway
 -- For accounts: adverts stored, by gateway.

@@ -196,7 +196,7 @@ with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select e.event_id, e.kind, e.name, e.source, e.occurred_at, e.body
+select e.event_id, e.kind, e.name, e.source, e.occurred_at, e.body, e.properties
 from tree join events e using (profile_id)
 where e.occurred_at < :before order by e.occurred_at desc, e.event_id desc limit :limit;
 

@@ -1,0 +1,148 @@
+"""Gateways' entries: sightings, health, and who is in which zone."""
+
+from collections.abc import Iterable, Iterator
+
+from backend.folding.live import LiveState
+from backend.listening import without_strangers
+from backend.occurrences import Occurrence, OccurrenceKind
+from backend.proximity.zones import Transition
+from backend.storage import fleet, floor
+from backend.storage.database import Session
+from backend.storage.floor import Sighting
+from backend.storage.journal import Entry
+from sdk_bridge.wire import codec
+from sdk_bridge.wire.messages import Batch, Heartbeat, Skip
+
+EXPIRE_EVERY_MS = 250  # looking at every track with every batch would cost more than the batches
+_KINDS: dict[str, OccurrenceKind] = {
+    "entered": "zone_entered",
+    "left": "zone_left",
+    "unknown": "zone_unknown",
+}
+
+
+class FloorPart:
+    """What the gateways' entries of one transaction cause on the shop floor."""
+
+    def __init__(self, session: Session, live: LiveState) -> None:
+        self._session = session
+        self._live = live
+
+    def expire(self, now: int) -> Iterator[Occurrence]:
+        """Who has gone by the entries' own clock: while we catch up, nobody leaves because we are late."""
+        tick = now - now % EXPIRE_EVERY_MS
+        if tick > self._live.expired_at:
+            self._live.expired_at = tick
+            yield from self._moved(self._live.engine.expire(tick), now)
+
+    def fold(self, entry: Entry) -> Iterator[Occurrence]:
+        """One message of a gateway."""
+        heard = codec.decode_up(entry.payload)
+        if entry.lane == "live":
+            self._live.engine.gateway_alive(entry.source, entry.received_at)
+        if isinstance(heard, Heartbeat):
+            floor.save_heartbeat(self._session, entry.source, entry.received_at, heard)
+            fleet.note_report(self._session, entry.source, entry.received_at, heard)
+        elif isinstance(heard, Skip):
+            detail = f"{heard.reason}: {heard.counts.batches} batches, {heard.counts.readings} readings"
+            floor.raise_alert(self._session, entry.received_at, "observations skipped", entry.source, detail)
+        else:
+            yield from self._batch(entry, heard)
+
+    def _batch(self, entry: Entry, whole: Batch) -> Iterator[Occurrence]:
+        """Someone may have withdrawn since the ingest let it pass: then it is forgotten here."""
+        batch, forgotten = without_strangers(whole, self._live.may_keep)
+        if forgotten:
+            floor.count_forgotten(self._session, entry.source, forgotten)
+        if batch is None:
+            return
+        if entry.boot_offset is None:
+            sightings = _sightings(entry, batch, 0)
+            floor.add_sightings_without_time(self._session, self._live.numbers, batch.boot_id, sightings)
+            return
+        sightings = _sightings(entry, batch, entry.boot_offset)
+        floor.add_sightings(self._session, self._live.numbers, sightings)
+        for report in batch.health:
+            at = batch.base_ms + report.after_ms + entry.boot_offset
+            floor.save_beacon_health(self._session, batch.keys[report.beacon], entry.source, at, report)
+        if entry.lane == "live":
+            yield from self._locate(entry, batch, entry.boot_offset)
+
+    def _locate(self, entry: Entry, batch: Batch, offset: int) -> Iterator[Occurrence]:
+        """Live readings move the zones.
+
+        Nothing is heard later than it arrived: a clock that runs ahead must not keep anybody in a zone.
+        """
+        rows, engine = batch.readings, self._live.engine
+        for index in sorted(range(len(rows.beacon)), key=rows.second.__getitem__):
+            beacon_key = batch.keys[rows.beacon[index]]
+            if beacon_key not in self._live.people:
+                continue
+            at = min(batch.base_ms + rows.second[index] * 1000 + 500 + offset, entry.received_at)
+            moved = engine.hear(beacon_key, entry.source, at, -float(rows.loss[index]), rows.count[index])
+            yield from self._moved(moved, entry.received_at)
+            yield from self._stayed(beacon_key, entry.received_at)
+
+    def _moved(self, transitions: Iterable[Transition], received_at: int) -> Iterator[Occurrence]:
+        for transition in transitions:
+            profile_id = self._live.people.get(transition.beacon_key)
+            floor.apply_transition(self._session, transition, profile_id)
+            yield Occurrence(
+                kind=_KINDS[transition.kind],
+                profile_id=profile_id or "",
+                subject=transition.beacon_key,
+                at=transition.at,
+                received_at=received_at,
+                store_id=transition.place.store_id,
+                zone_id=transition.place.zone_id,
+                entered_at=transition.entered_at,
+                confidence=transition.confidence,
+            )
+
+    def _stayed(self, beacon_key: str, received_at: int) -> Iterator[Occurrence]:
+        """Fresh evidence of a stay that somebody waits for.
+
+        What was long under way, after an outage say, is none: whoever is still there is soon heard.
+        """
+        engine = self._live.engine
+        track = engine.tracks.get(beacon_key)
+        if not self._live.timers.get(beacon_key) or track is None or track.place is None:
+            return
+        if received_at - track.seen_at > engine.settings.absent_ms:
+            return
+        yield Occurrence(
+            kind="zone_stayed",
+            profile_id=self._live.people[beacon_key],
+            subject=beacon_key,
+            at=track.seen_at,
+            received_at=received_at,
+            store_id=track.store_id,
+            zone_id=track.zone_id,
+            entered_at=track.entered_at,
+            confidence=track.confidence,
+        )
+
+    def save_tracks(self) -> None:
+        """Stores the tracks that changed, each with its owner."""
+        engine = self._live.engine
+        owners = ((key, self._live.people.get(key)) for key in engine.changed)
+        floor.save_tracks(self._session, engine, owners)
+        engine.changed.clear()
+
+    def forget(self, beacon_key: str, at: int) -> Iterator[Occurrence]:
+        """Whoever carried the beacon withdrew or gave it away: they leave the floor at once."""
+        yield from self._moved(self._live.engine.forget(beacon_key, at), at)
+
+
+def _sightings(entry: Entry, batch: Batch, offset: int) -> Iterator[Sighting]:
+    rows = batch.readings
+    base = batch.base_ms + offset
+    for row, beacon in enumerate(rows.beacon):
+        yield Sighting(
+            beacon_key=batch.keys[beacon],
+            gateway=entry.source,
+            second=(base + rows.second[row] * 1000) // 1000,
+            adverts=rows.count[row],
+            loss=rows.loss[row],
+            best=rows.best[row],
+        )

@@ -1,0 +1,63 @@
+"""One run over some journal entries, inside one transaction: floor, people and offers, in that order.
+
+Runs on the state's writer thread. Each part returns what happened; nothing reaches upwards by itself.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from backend.folding.floor import FloorPart
+from backend.folding.live import LiveState
+from backend.folding.offers import OfferPart
+from backend.folding.people import PeoplePart
+from backend.listening import Listening
+from backend.occurrences import Occurrence
+from backend.profiles.service import ProfileService
+from backend.storage import floor
+from backend.storage.database import Session
+from backend.storage.journal import Entry
+
+
+@dataclass(slots=True)
+class Folded:
+    """What one transaction caused, for those who wait for it."""
+
+    position: int
+    pushes: int = 0
+    entered: int = 0
+    listening: Listening | None = None
+
+
+class Transaction:
+    """`now` is the time of the run, unix milliseconds."""
+
+    def __init__(self, session: Session, live: LiveState, people: ProfileService, now: int) -> None:
+        self._session = session
+        self._live = live
+        self._now = now
+        self._floor = FloorPart(session, live)
+        self._people = PeoplePart(session, live, people, self._floor, now)
+        self._offers = OfferPart(session, live, now)
+        self._entered = 0
+
+    def fold(self, entries: Sequence[Entry], position: int) -> Folded:
+        """Everything the entries cause, and the position behind the last."""
+        for entry in entries:
+            self._happened(self._floor.expire(entry.received_at))
+            if entry.kind == "app":
+                self._happened(self._people.fold(entry))
+            else:
+                self._happened(self._floor.fold(entry))
+            position = entry.position
+        if not entries:
+            self._happened(self._floor.expire(self._now))
+        self._floor.save_tracks()
+        if entries:
+            floor.move_to(self._session, position)
+        listening = self._live.listening if self._people.bearers_changed else None
+        return Folded(position, self._offers.pushes, self._entered, listening)
+
+    def _happened(self, occurrences: Iterable[Occurrence]) -> None:
+        for occurrence in occurrences:
+            self._entered += occurrence.kind == "zone_entered"
+            self._offers.happened(occurrence)
