@@ -18,6 +18,7 @@ from aiohttp import web
 from backend.api.eid import EID, EidRegistrar
 from backend.api.fleet import FLEET, Fleet
 from backend.api.host import Host
+from backend.api.imports import IMPORTS
 from backend.api.server import build
 from backend.clock import unix_ms
 from backend.config import AUTHORITY_FOLDER, JOURNAL_FILE, STATE_FILE, Config
@@ -27,6 +28,7 @@ from backend.fleet.authority import DAY_MS
 from backend.fleet.configurations import ConfigurationPublisher
 from backend.fleet.keys import open_keys
 from backend.fold import Fold
+from backend.import_desk import ImportDesk
 from backend.ingest import Ingest
 from backend.listening import Listening
 from backend.proximity.eid_keys import open_eid_keys
@@ -119,6 +121,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         app = build(host, Bridge(journal, StoredSources(state), unix_ms).add_to)
         fleet = app[FLEET] = await _fleet(config, state, ingest)
         app[EID] = eids
+        app[IMPORTS] = ImportDesk(state, journal, fold, unix_ms)
         parts = {
             asyncio.create_task(part, name=name)
             for name, part in (

@@ -80,6 +80,14 @@ def inspect(
         _fail(str(error))
 
 
+@main.command()
+def openapi() -> None:
+    """Prints the OpenAPI document of the HTTP API, as GET /api/openapi.json serves it."""
+    from backend.api import server  # noqa: PLC0415 - as in `serve`
+
+    typer.echo(server.document_text(), nl=False)
+
+
 @token.command("create")
 def create(
     role: Annotated[str, typer.Option(help="viewer, marketer, operator or admin.")],

@@ -40,7 +40,7 @@ from gateway.membership import Membership
 from gateway.outbox import Outbox, OutboxUnavailable, Parcel, Stock
 from gateway.presence import Presence
 from gateway.remote import Health
-from gateway.scanner import Condition, Hearing, Scanner, ScanSettings
+from gateway.scanner import Condition, Hearing, Scanner
 from gateway.uplink import Uplink
 from gateway.watchdog import Flow, starves
 from sdk_bridge.mqtt import Broker
@@ -189,21 +189,10 @@ class Gateway:
         self._clock = clock
         self._config = config
         self._membership = membership
-        bluetooth = config.bluetooth
         hearing = Hearing(config.fixed_beacons, config.fixed_silence_ms, clock.boot_ms())
         self._listener = Listener(config.allow, Presence(config.presence), hearing, clock)
-        self._watch = BluezWatch(bluetooth.adapters, self._learned)
-        self._scanner = Scanner(
-            ScanSettings(
-                bluetooth.adapters,
-                bluetooth.silence_ms,
-                bool(config.fixed_beacons),
-                bluetooth.restart_bluetoothd,
-            ),
-            BleakRadio(self._watch),
-            self._listener.heard,
-            clock.boot_ms,
-        )
+        self._watch = BluezWatch(config.bluetooth.adapters, self._learned)
+        self._scanner = Scanner(config.scanning, BleakRadio(self._watch), self._listener.heard, clock.boot_ms)
         self._uplink = Uplink(
             config.address,
             _broker(config, membership),
@@ -228,7 +217,7 @@ class Gateway:
     def adopt(self, config: Config) -> None:
         """Another configuration, without a restart; who we are and how to reach the broker stay."""
         self._listener.adopt(config)
-        self._scanner.adopt(config.bluetooth.silence_ms, bool(config.fixed_beacons))
+        self._scanner.adopt(config.scanning)
         set_level(config.log.level)
 
     async def run(self, stop: asyncio.Event) -> None:

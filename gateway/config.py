@@ -20,6 +20,7 @@ from gateway.homeassistant import (
     named_beacon,
 )
 from gateway.presence import PresenceSettings
+from gateway.scanner import ScanSettings
 from sdk_bridge.mqtt import Tls
 from sdk_bridge.wire.topics import GatewayAddress, is_id
 
@@ -85,6 +86,12 @@ class Config:
     log: Log
     metrics: Listen | None = None
     home_assistant: HomeAssistantSettings = field(default_factory=HomeAssistantSettings)
+
+    @property
+    def scanning(self) -> ScanSettings:
+        """What the scanner needs to know."""
+        radios, expected_ms = self.bluetooth, self.fixed_silence_ms if self.fixed_beacons else None
+        return ScanSettings(radios.adapters, radios.silence_ms, expected_ms, radios.restart_bluetoothd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,17 +165,17 @@ KEYS: Final[tuple[Key, ...]] = (
     Key("bluetooth.adapters", "radios to listen with", 'a list such as ["hci0"]', _adapters, ["hci0"]),
     Key(
         "bluetooth.silence_s",
-        "a radio silent for so long is started anew, then switched off and on",
+        "patience with a radio that stays silent after the first, quick remedies, which come after 20 s",
         "10 to 3600 seconds",
         _whole(10, 3600),
         90,
     ),
     Key(
         "bluetooth.restart_bluetoothd",
-        "may restart bluetooth.service when nothing else helps; needs a polkit rule",
+        "restarts bluetooth.service when nothing else helps, where a polkit rule permits it",
         "true or false",
         _flag,
-        False,
+        True,
     ),
     Key("allow.ibeacon", "iBeacon UUIDs to relay", "a list of UUIDs", _texts, []),
     Key("allow.eddystone", "Eddystone namespaces", "a list of 20 hexadecimal digits each", _texts, []),

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from gateway.capture import CaptureHeader, CaptureWriter
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.presence import Presence, PresenceSettings
-from gateway.scanner import Condition, Hearing, Scanner, ScanSettings
+from gateway.scanner import Condition, Hearing, Scanner
 from sdk_bridge.wire.codec import encode
 from sdk_bridge.wire.messages import Batch
 from sdk_bridge.wire.topics import GatewayAddress
@@ -218,13 +218,12 @@ async def record(
     """
     writer = CaptureWriter(header_of(config.address, config.allow, config.presence, clock))
     recorder = Recorder(writer, config.allow, config.presence, clock)
-    bluetooth = config.bluetooth
 
     def learned(adapter: str, condition: Condition) -> None:
         scanner.learned(adapter, condition)
 
-    watch = BluezWatch(bluetooth.adapters, learned)
-    settings = ScanSettings(bluetooth.adapters, bluetooth.silence_ms, bool(config.fixed_beacons))
+    watch = BluezWatch(config.bluetooth.adapters, learned)
+    settings = replace(config.scanning, restart_bluetoothd=False)  # a recording asks nobody for rights
     scanner = Scanner(settings, BleakRadio(watch), recorder.heard, clock.boot_ms)
     disk = _Disk(file, max_bytes)
     radio = {asyncio.create_task(watch.run()), asyncio.create_task(scanner.run())}

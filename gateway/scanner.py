@@ -3,6 +3,12 @@
 BlueZ never resumes a scan by itself, and mostly does not say that it ended. So each adapter has a ladder that
 climbs while nothing is heard, and the gateway knows of itself whether it hears, has nothing to hear, or is
 deaf. The rules here are pure; `Radio` is the rim, which gateway/bluez.py satisfies.
+
+Silence is a fault for certain where there is a fixed beacon to be heard, or where a crowd of devices fell
+silent at a blow. Then the whole ladder is climbed within a minute, once, and at leisure after that. Any other
+silence may be peace, as in a shop at night: a new scanner costs next to nothing and comes before a minute is
+over; switching the radio off and on costs two seconds of deafness, so it comes once, and again after a
+quarter of an hour unless it has helped; nothing is torn down that others use.
 """
 
 import asyncio
@@ -24,6 +30,17 @@ POWER_ON_MS: Final = 10_000  # between attempts to switch on a radio that somebo
 POWER_OFF_SECONDS: Final = 1.0  # a controller that is switched on again at once may keep its fault
 DOWN_MS: Final = 5_000  # a restart of bluetoothd takes less, and is no deafness
 GRACE_MS: Final = 15_000  # after the start nobody is called deaf: bluetoothd may still be starting too
+FIRST_PATIENCE_MS: Final = (
+    20_000  # a beacon of 1 Hz at the edge of range is heard in that time, and a shop not lost
+)
+NEXT_PATIENCE_MS: Final = 4_000  # a radio that a remedy has cured hears by then; the ladder must fit a minute
+PEACE_MS: Final = (
+    45_000  # between new scanners in peace: with its start, a scan that got stuck is back in 60 s
+)
+PEACE_CYCLE_MS: Final = 900_000  # oftener, and a quiet night would be full of small deafnesses
+CROWD: Final = 8  # a family with telephones, watches and a tag leaves together; so many devices do not
+CROWD_MS: Final = 5_000  # a crowd that is leaving thins out over more than that
+CROWD_GONE_MS: Final = 120_000  # what no remedy brought back in that time has left, whatever it looked like
 HEARD_MS: Final = 10_000  # a tag that advertises once in ten seconds still counts as being heard
 
 Heard: TypeAlias = Callable[[str, Mapping[int, bytes], Mapping[str, bytes], int], None]
@@ -74,12 +91,13 @@ LADDER: Final[tuple[Remedy, ...]] = (
     Remedy.NEW_SCANNER,
     Remedy.NEW_SCANNER,
     Remedy.POWER_CYCLE,
-    Remedy.NEW_SCANNER,
     Remedy.POWER_CYCLE,
     Remedy.RESTART_BLUETOOTHD,
     Remedy.NEW_SCANNER,
     Remedy.GIVE_UP,
 )
+GENTLE: Final = (Remedy.NEW_SCANNER, Remedy.NEW_SCANNER, Remedy.POWER_CYCLE)  # where silence may be peace
+TEARING_DOWN: Final = (Remedy.RESTART_BLUETOOTHD, Remedy.GIVE_UP)  # what takes other radios' scans along
 
 
 class Step(NamedTuple):
@@ -89,21 +107,43 @@ class Step(NamedTuple):
     at_ms: int
 
 
+class Patience(NamedTuple):
+    """How long silence is borne, in milliseconds: until the first remedy; until the next one of the first
+    climb; and of all later climbs, which begin when the first has been in vain.
+    """
+
+    first_ms: int
+    next_ms: int
+    later_ms: int
+
+    @classmethod
+    def of(cls, silence_ms: int, expected_ms: int | None) -> "Patience":
+        """With what is configured, and the time within which a fixed beacon counts as heard, if there is one.
+
+        Whoever grants their beacons more than half a minute has slow ones: two thirds of that, then.
+        """
+        first = min(silence_ms, max(FIRST_PATIENCE_MS, (expected_ms or 0) * 2 // 3))
+        return cls(first, min(first, max(NEXT_PATIENCE_MS, first // 5)), silence_ms)
+
+
 class Ladder:
     """One adapter's state: scanning or not, how far up the ladder, when next. Times are boot milliseconds.
 
-    A rung is climbed after `silence_ms` of a scan without an advert, or after fifteen seconds in which no
-    scan could be started although the adapter is there. An advert leads back to the ground.
+    A rung is climbed when the patience with a silent scan is at its end, or after fifteen seconds in which no
+    scan could be started although the adapter is there. An advert leads back to the ground. `rung` counts the
+    remedies since; past the top the ladder begins again, at leisure.
     """
 
-    def __init__(self, silence_ms: int, now: int) -> None:
+    def __init__(self, patience: Patience, now: int) -> None:
         self.scanning = False
         self.condition = Condition.UNKNOWN
         self.rung = 0
-        self.silence_ms = silence_ms
+        self.patience = patience
         self._since = now  # the trouble of this rung
         self._retry_at = now
         self._power_at = now
+        self._cycle_at = now  # when peace may be disturbed by the next power cycle
+        self._last: Remedy | None = None  # tried since it was last heard
         self._failures = 0
 
     def learned(self, condition: Condition, now: int) -> None:
@@ -130,15 +170,22 @@ class Ladder:
 
     def heard(self, at_ms: int) -> None:
         """The latest advert; an older one is no news."""
-        if self.scanning and at_ms > self._since:
-            self._since = at_ms
-            self.rung = 0
+        if not self.scanning or at_ms <= self._since:
+            return
+        if self._last is Remedy.POWER_CYCLE and at_ms - self._since <= self.patience.next_ms:
+            self._cycle_at = at_ms  # it has helped, so it may come as soon again; later, somebody passed by
+        self._since = at_ms
+        self._last = None
+        self.rung = 0
 
-    def next(self, now: int, *, may_give_up: bool) -> Step:
-        """What to do now. Without `may_give_up` the ladder begins again where it would end."""
-        patience = self.silence_ms if self.scanning else FAILING_MS
+    def next(self, now: int, *, certain: bool, alone: bool) -> Step:
+        """What to do now.
+
+        `certain`: silence is a fault. `alone`: no other adapter hears, so nothing is lost by tearing down.
+        """
+        patience = self._patience_ms(certain)
         if now - self._since >= patience and (self.scanning or self.condition is Condition.READY):
-            return Step(self._climb(now, may_give_up), now)
+            return Step(self._climb(now, certain, alone), now)
         if self.scanning:
             return Step(None, self._since + patience)
         if now < self._retry_at:
@@ -148,22 +195,70 @@ class Ladder:
             return Step(Remedy.POWER_ON, now)
         return Step(Remedy.NEW_SCANNER, now)
 
-    def _climb(self, now: int, may_give_up: bool) -> Remedy:
-        while not self.scanning and LADDER[self.rung] is Remedy.NEW_SCANNER:
-            self.rung += 1  # those have been tried every two seconds
-        remedy = LADDER[self.rung]
-        self.rung += 1
+    def is_peaceful(self, certain: bool) -> bool:
+        """Whether by now the silence is taken for peace."""
+        return self.scanning and not certain and self.rung >= len(GENTLE)
+
+    def _patience_ms(self, certain: bool) -> int:
+        if not self.scanning:
+            return FAILING_MS
+        if self.rung == 0:
+            return self.patience.first_ms
+        if self.is_peaceful(certain):
+            return min(self.patience.later_ms, PEACE_MS)
+        return self.patience.next_ms if self.rung < len(LADDER) else self.patience.later_ms
+
+    def _climb(self, now: int, certain: bool, alone: bool) -> Remedy:
         self._since = now
-        if remedy in (Remedy.GIVE_UP, Remedy.RESTART_BLUETOOTHD) and not may_give_up:
-            self.rung = 0
+        gently = self.scanning and not certain
+        self._last = self._gentle_remedy(now) if gently else self._remedy(alone)
+        self.rung += 1
+        return self._last
+
+    def _gentle_remedy(self, now: int) -> Remedy:
+        if GENTLE[min(self.rung, len(GENTLE) - 1)] is Remedy.NEW_SCANNER or now < self._cycle_at:
             return Remedy.NEW_SCANNER
-        return remedy
+        self._cycle_at = now + PEACE_CYCLE_MS
+        return Remedy.POWER_CYCLE
+
+    def _remedy(self, alone: bool) -> Remedy:
+        while not self.scanning and LADDER[self.rung % len(LADDER)] is Remedy.NEW_SCANNER:
+            self.rung += 1  # those have been tried every two seconds
+        remedy = LADDER[self.rung % len(LADDER)]
+        too_soon = remedy is Remedy.GIVE_UP and self.scanning and self.rung < len(LADDER)
+        return Remedy.NEW_SCANNER if too_soon or (remedy in TEARING_DOWN and not alone) else remedy
 
     def _fell(self, now: int) -> None:
         self.scanning = False
         self._since = now
         self._retry_at = now
         self._failures = 0
+
+
+class Crowd:
+    """Whether many devices fell silent at a blow. People leave one after another, and so do their devices; a
+    radio that gets stuck loses them all in one instant. Holds at most sixteen addresses, for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._recent: set[str] = set()
+        self._former: set[str] = set()  # of the five seconds before
+        self._turned_ms = -CROWD_MS
+        self._last_ms = -CROWD_GONE_MS
+
+    def heard(self, address: str, at_ms: int) -> None:
+        """An advertisement from this radio address."""
+        self._last_ms = at_ms
+        if at_ms - self._turned_ms >= CROWD_MS:
+            self._former = self._recent if at_ms - self._turned_ms < 2 * CROWD_MS else set()
+            self._recent = set()
+            self._turned_ms = at_ms
+        if len(self._recent) < CROWD:
+            self._recent.add(address)
+
+    def has_vanished(self, now: int) -> bool:
+        """Whether, if nothing is heard now, that is a crowd's silence."""
+        return now - self._last_ms < CROWD_GONE_MS and len(self._recent | self._former) >= CROWD
 
 
 class Hearing:
@@ -232,12 +327,16 @@ class Radio(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScanSettings:
-    """`expects` says whether silence is a fault for certain: there are fixed beacons to be heard."""
+    """`expected_ms` is the time within which a fixed beacon should be heard; None where there is none."""
 
     adapters: Sequence[str]
     silence_ms: int
-    expects: bool
-    restart_bluetoothd: bool = False
+    expected_ms: int | None
+    restart_bluetoothd: bool
+
+    @property
+    def patience(self) -> Patience:
+        return Patience.of(self.silence_ms, self.expected_ms)
 
 
 class Scanner:
@@ -273,16 +372,18 @@ class Scanner:
         if supervisor is not None:
             supervisor.learned(condition)
 
-    def adopt(self, silence_ms: int, expects: bool) -> None:
-        """Another patience from now on; the scans go on."""
-        self._settings = replace(self._settings, silence_ms=silence_ms, expects=expects)
+    def adopt(self, settings: ScanSettings) -> None:
+        """Another patience from now on; the scans go on, with the adapters and the rights that they have."""
+        self._settings = replace(
+            self._settings, silence_ms=settings.silence_ms, expected_ms=settings.expected_ms
+        )
         for supervisor in self._supervisors.values():
             supervisor.adopt(self._settings)
 
     def others_hear(self, adapter: str) -> bool:
         """Whether another adapter has heard something lately; then nothing may be torn down for this one."""
         others = (s for name, s in self._supervisors.items() if name != adapter)
-        since = self._boot_ms() - self._settings.silence_ms
+        since = self._boot_ms() - self._settings.patience.first_ms
         return any(other.last_heard_ms > since for other in others)
 
     async def run(self) -> None:
@@ -308,7 +409,8 @@ class Supervisor:
         boot_ms: Callable[[], int],
         settings: ScanSettings,
     ) -> None:
-        self.ladder = Ladder(settings.silence_ms, boot_ms())
+        self.ladder = Ladder(settings.patience, boot_ms())
+        self._crowd = Crowd()
         self.last_heard_ms = -1
         self.due_ms = boot_ms()  # the step under way, or the next
         self._adapter = adapter
@@ -318,6 +420,7 @@ class Supervisor:
         self._boot_ms = boot_ms
         self._settings = settings
         self._stop: Stop | None = None
+        self._peaceful = False  # the new scanners of a quiet night would fill the log
         self._changed = asyncio.Event()
         self._log = log.bind(adapter=adapter)
 
@@ -334,7 +437,7 @@ class Supervisor:
 
     def adopt(self, settings: ScanSettings) -> None:
         self._settings = settings
-        self.ladder.silence_ms = settings.silence_ms
+        self.ladder.patience = settings.patience
         self._changed.set()
 
     async def run(self) -> None:
@@ -346,20 +449,21 @@ class Supervisor:
 
     async def _step(self) -> None:
         self.ladder.heard(self.last_heard_ms)
-        now = self._boot_ms()
-        rung = self.ladder.rung
-        step = self.ladder.next(now, may_give_up=self._may_give_up())
+        now, rung, certain = self._boot_ms(), self.ladder.rung, self._is_certain()
+        alone = not self._scanner.others_hear(self._adapter)
+        step = self.ladder.next(now, certain=certain, alone=alone)
         self.due_ms = max(now, step.at_ms)
         if step.remedy is None:
             await self._wait(step.at_ms - now)
             return
+        self._peaceful = self.ladder.is_peaceful(certain)
         if self.ladder.rung != rung:
-            self._log.warning("adapter is silent", remedy=step.remedy.name.lower(), rung=rung + 1)
+            tell = self._log.debug if self._peaceful else self._log.warning
+            tell("adapter is silent", remedy=step.remedy.name.lower(), rung=self.ladder.rung)
         await self._apply(step.remedy)
 
-    def _may_give_up(self) -> bool:
-        unheard = self._settings.expects or not self.ladder.scanning
-        return unheard and not self._scanner.others_hear(self._adapter)
+    def _is_certain(self) -> bool:
+        return self._settings.expected_ms is not None or self._crowd.has_vanished(self._boot_ms())
 
     async def _wait(self, milliseconds: int) -> None:
         self._changed.clear()
@@ -381,7 +485,7 @@ class Supervisor:
             self._log.warning("cannot scan", cause=str(error), condition=self.ladder.condition.name.lower())
         else:
             self.ladder.started(self._boot_ms())
-            self._log.info("scanning")
+            (self._log.debug if self._peaceful else self._log.info)("scanning")
 
     async def _prepare(self, remedy: Remedy) -> None:
         if remedy is Remedy.POWER_CYCLE:
@@ -400,5 +504,6 @@ class Supervisor:
     def _take(
         self, address: str, manufacturer: Mapping[int, bytes], service: Mapping[str, bytes], rssi: int
     ) -> None:
-        self.last_heard_ms = self._boot_ms()
+        self.last_heard_ms = now = self._boot_ms()
+        self._crowd.heard(address, now)
         self._heard(address, manufacturer, service, rssi)

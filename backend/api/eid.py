@@ -7,17 +7,19 @@ import secrets
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
+import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from backend.api.auth import CALLER, STATE, needs
-from backend.api.bodies import body_as, limit_of
+from backend.api.auth import CALLER, STATE
 from backend.api.errors import Problem
 from backend.api.host import HOST
+from backend.api.operations import operation, reply
+from backend.api.parameters import LIMIT, text
 from backend.eid_desk import EidDesk
 from backend.proximity.eid import KEY_BYTES, MAX_EXPONENT, NONCE_BYTES, EidError, eid_at
 from backend.proximity.eid_keys import EidKeys, checked_identity_key
-from backend.proximity.eid_roll import is_stable_key, stable_key
+from backend.proximity.eid_roll import stable_key
 from backend.storage import eid as rows
 from backend.storage import registry
 from backend.storage.database import Session
@@ -53,13 +55,62 @@ class EidBody(Struct, forbid_unknown_fields=True):
     clock_at: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     public_key: Text | None = None
     identity_key: Text | None = None
-    initial_eid: Annotated[str, Meta(pattern="^[0-9a-fA-F]{16}$")] | None = None
+    initial_eid: Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{16}$(?!\n)")] | None = None
 
 
-@needs("operator")
-async def post_beacon(request: web.Request) -> web.Response:
-    """Registers a beacon; answers the key by which it is known from then on, the same when repeated."""
-    body, desk = await body_as(request, EidBody), request.app[EID].desk
+class Registered(Struct):
+    """The key by which the beacon is known from now on, and whether it is new."""
+
+    beacon_key: str
+    exponent: int
+    new: bool
+
+
+class Removed(Struct):
+    """What is known no more."""
+
+    removed: str
+
+
+class RotatingBeacon(Struct):
+    """A rotating beacon. Times are unix milliseconds; its drift is that of its clock, in seconds."""
+
+    beacon_key: str
+    exponent: int
+    registered_at: int
+    told_at: int
+    drift_s: int
+    learned_at: int | None
+
+
+class RotatingBeacons(Struct):
+    """A page of rotating beacons, in the order of their keys."""
+
+    beacons: list[RotatingBeacon]
+
+
+class Resolver(Struct):
+    """The public key for provisioning; how many beacons are resolved, unreadable, and the tables' size."""
+
+    public_key: str
+    public_key_base64: str
+    beacons: int
+    unreadable: int
+    table_bytes: int
+
+
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_MUST = "the key of a rotating beacon, eid:<uuid>"
+BEACON = text("beacon", "The key that the registration answered.", pattern=f"eid:{_UUID}", must=_MUST)
+AFTER = text("after", "The last key of the page before.", pattern=f"eid:{_UUID}", must=_MUST, default="")
+
+
+@operation(
+    "operator", body=EidBody, answer=Registered, status=(201, 200), errors=(409,), name="post_eid_beacon"
+)
+async def post_beacon(request: web.Request, body: EidBody) -> web.Response:
+    """Registers a beacon whose ids rotate; answers its key, the same when repeated."""
+    desk = request.app[EID].desk
     host, actor = request.app[HOST], request[CALLER].name
     now = host.now_ms()
     new = _registration(request.app[EID].keys, body, now)
@@ -73,16 +124,13 @@ async def post_beacon(request: web.Request) -> web.Response:
 
     beacon_key, is_new = await host.state.write(work)
     desk.changed()
-    answer = {"beacon_key": beacon_key, "exponent": new.exponent, "new": is_new}
-    return web.json_response(answer, status=201 if is_new else 200)
+    return reply(Registered(beacon_key, new.exponent, is_new), 201 if is_new else 200)
 
 
-@needs("operator")
-async def delete_beacon(request: web.Request) -> web.Response:
+@operation("operator", takes=(BEACON,), answer=Removed, errors=(404,), name="delete_eid_beacon")
+async def delete_beacon(request: web.Request) -> Removed:
     """Forgets a beacon's key: what it sends is a stranger's from this moment on."""
-    beacon_key = request.match_info["beacon"]
-    if not is_stable_key(beacon_key):
-        raise Problem(400, "beacon_key", "beacon_key must be that of a rotating beacon, eid:<uuid>")
+    beacon_key = BEACON.of(request)
     host, actor = request.app[HOST], request[CALLER].name
 
     def work(session: Session) -> None:
@@ -92,31 +140,27 @@ async def delete_beacon(request: web.Request) -> web.Response:
 
     await host.state.write(work)
     request.app[EID].desk.removed(beacon_key)
-    return web.json_response({"removed": beacon_key})
+    return Removed(beacon_key)
 
 
-@needs("viewer")
-async def get_beacons(request: web.Request) -> web.Response:
+@operation("viewer", takes=(AFTER, LIMIT), answer=RotatingBeacons, name="get_eid_beacons")
+async def get_beacons(request: web.Request) -> RotatingBeacons:
     """Rotating beacons in the order of their keys, `limit` from behind `after`; none of their secrets."""
-    after, limit = request.query.get("after", ""), limit_of(request, 100, 1000)
-    if after and not is_stable_key(after):
-        raise Problem(400, "after", "after must be the key of a rotating beacon, eid:<uuid>")
+    after, limit = AFTER.of(request), LIMIT.of(request)
     found = await request.app[STATE].read(lambda session: rows.registered(session, after, limit))
-    return web.json_response({"beacons": found})
+    return RotatingBeacons(msgspec.convert(found, list[RotatingBeacon]))
 
 
-@needs("viewer")
-async def get_resolver(request: web.Request) -> web.Response:
+@operation("viewer", answer=Resolver)
+async def get_resolver(request: web.Request) -> Resolver:
     """The public key that beacons are given when they are provisioned; how the desk is doing."""
     keys, desk = request.app[EID].keys, request.app[EID].desk
-    return web.json_response(
-        {
-            "public_key": keys.resolver_public.hex(),
-            "public_key_base64": base64.b64encode(keys.resolver_public).decode(),
-            "beacons": desk.beacons,
-            "unreadable": desk.unreadable,
-            "table_bytes": desk.size_bytes,
-        }
+    return Resolver(
+        public_key=keys.resolver_public.hex(),
+        public_key_base64=base64.b64encode(keys.resolver_public).decode(),
+        beacons=desk.beacons,
+        unreadable=desk.unreadable,
+        table_bytes=desk.size_bytes,
     )
 
 

@@ -1,14 +1,29 @@
 """Errors to answers, in one place."""
 
+import msgspec
 import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from msgspec import Struct
 
 from backend.storage.database import StorageConflict, StorageError
 from sdk_bridge.server.ports import JournalBusy
 
 log = structlog.get_logger()
 _KEPT = ("Allow",)  # of aiohttp's own errors: a 405 has to say what is allowed
+
+
+class ErrorDetail(Struct):
+    """A word for programs, a sentence for people."""
+
+    code: str
+    message: str
+
+
+class ErrorBody(Struct):
+    """Why it was not done."""
+
+    error: ErrorDetail
 
 
 class Problem(Exception):
@@ -22,8 +37,12 @@ class Problem(Exception):
 
     def response(self) -> web.Response:
         headers = {401: {"WWW-Authenticate": 'Bearer realm="footfall"'}, 503: {"Retry-After": "1"}}
-        body = {"error": {"code": self.code, "message": self.message}}
-        return web.json_response(body, status=self.status, headers=headers.get(self.status))
+        return web.Response(
+            body=msgspec.json.encode(ErrorBody(ErrorDetail(self.code, self.message))),
+            status=self.status,
+            content_type="application/json",
+            headers=headers.get(self.status),
+        )
 
 
 @web.middleware

@@ -12,10 +12,11 @@ from aiohttp import web
 from cryptography import x509
 from msgspec import Meta, Struct
 
-from backend.api.auth import CALLER, STATE, needs
-from backend.api.bodies import body_as, id_in_path
+from backend.api.auth import CALLER, STATE
 from backend.api.errors import Problem
-from backend.api.host import HOST, change
+from backend.api.host import HOST, change, rows_as
+from backend.api.operations import operation, reply
+from backend.api.parameters import GATEWAY, STORE
 from backend.fleet.authority import RequestRefused, Subject
 from backend.fleet.configurations import ConfigurationPublisher, SignedVersion, public_key, sign
 from backend.fleet.enrolment import (
@@ -33,7 +34,7 @@ from backend.storage import registry
 from backend.storage.database import Session, SqliteFile
 from backend.storage.fleet import SqlFleetRows
 from sdk_bridge.wire.codec import WireError
-from sdk_bridge.wire.configuration import Configuration, decode_settings
+from sdk_bridge.wire.configuration import Configuration, RemoteSettings, decode_settings
 from sdk_bridge.wire.enrolment import SECRET_BYTES, EnrolmentToken, EnrolRequest, Papers, RenewRequest
 
 log = structlog.get_logger()
@@ -73,14 +74,91 @@ class TokenBody(Struct, forbid_unknown_fields=True):
     minutes: Annotated[int, Meta(ge=1, le=MAX_TOKEN_MINUTES)] = TOKEN_MINUTES
 
 
+class NewToken(Struct):
+    """An enrolment token, shown this once, and until when it may be used (unix milliseconds)."""
+
+    token: str
+    gateway: str
+    expires_at: int
+
+
+class RevokedGateway(Struct):
+    """How many certificates ended."""
+
+    gateway: str
+    certificates_revoked: int
+
+
+class Issued(Struct):
+    """The version that the gateway will be given."""
+
+    gateway: str
+    version: int
+    state: str
+
+
+class ConfigurationVersion(Struct):
+    """A version: what it sets, and what the gateway said of it. Times are unix milliseconds."""
+
+    version: int
+    issued_at: int
+    settings: dict[str, Any]
+    state: str
+    reported_at: int | None
+
+
+class ConfigurationVersions(Struct):
+    """A gateway's versions, the newest first."""
+
+    gateway: str
+    versions: list[ConfigurationVersion]
+
+
+class FleetGateway(Struct):
+    """A gateway, its newest certificate and its newest configuration. Times are unix milliseconds."""
+
+    store_id: str
+    gateway_id: str
+    name: str
+    revoked_at: int | None
+    serial: str | None
+    issued_at: int | None
+    not_after: int | None
+    certificate_revoked_at: int | None
+    newest_version: int | None
+    reported_version: int | None
+    reported_state: str | None
+    reported_at: int | None
+
+
+class FleetView(Struct):
+    """Every registered gateway."""
+
+    gateways: list[FleetGateway]
+
+
+def _decode_settings(raw: bytes) -> RemoteSettings:
+    try:
+        return decode_settings(raw)
+    except WireError as error:
+        raise Problem(400, "settings", str(error)) from error
+
+
 # Operators --------------------------------------------------------------------------------------------
 
 
-@needs("operator")
-async def post_enrol_token(request: web.Request) -> web.Response:
+@operation(
+    "operator",
+    takes=(STORE, GATEWAY),
+    body=TokenBody,
+    without=TokenBody(),
+    answer=NewToken,
+    status=201,
+    errors=(404, 409),
+)
+async def post_enrol_token(request: web.Request, body: TokenBody) -> NewToken:
     """Makes a one-time token for a registered gateway and answers it, this once."""
     name, fleet = _gateway_in_path(request), request.app[FLEET]
-    body = await body_as(request, TokenBody) if request.can_read_body else TokenBody()
     try:
         Subject.gateway(name, 0)
     except RequestRefused as error:
@@ -95,11 +173,11 @@ async def post_enrol_token(request: web.Request) -> web.Response:
 
     await change(request, "enrolment token made", name, work, {"expires_at": expires_at})
     token = EnrolmentToken(secret, fleet.keys.authority.fingerprint, public_key(fleet.keys.signing))
-    return web.json_response({"token": token.text(), "gateway": name, "expires_at": expires_at}, status=201)
+    return NewToken(token.text(), name, expires_at)
 
 
-@needs("operator")
-async def post_revoke(request: web.Request) -> web.Response:
+@operation("operator", takes=(STORE, GATEWAY), answer=RevokedGateway, errors=(404,))
+async def post_revoke(request: web.Request) -> RevokedGateway:
     """Ends a gateway's certificates and open tokens, and stops listening to it, until it is enrolled anew."""
     name, fleet, host = _gateway_in_path(request), request.app[FLEET], request.app[HOST]
     now = host.now_ms()
@@ -110,17 +188,20 @@ async def post_revoke(request: web.Request) -> web.Response:
 
     revoked = await change(request, "gateway revoked", name, work)
     await fleet.write_revocations(host.state, now)
-    return web.json_response({"gateway": name, "certificates_revoked": revoked})
+    return RevokedGateway(name, revoked)
 
 
-@needs("operator")
-async def put_config(request: web.Request) -> web.Response:
+@operation(
+    "operator",
+    takes=(STORE, GATEWAY),
+    body=RemoteSettings,
+    decode=_decode_settings,
+    answer=Issued,
+    errors=(404,),
+)
+async def put_config(request: web.Request, settings: RemoteSettings) -> Issued:
     """Makes the next version of a gateway's configuration; what is left out stays as its own file has it."""
     name, host = _gateway_in_path(request), request.app[HOST]
-    try:
-        settings = decode_settings(await request.read())
-    except WireError as error:
-        raise Problem(400, "settings", str(error)) from error
     store, _, gateway = name.partition("/")
     now, actor, key = host.now_ms(), request[CALLER].name, request.app[FLEET].keys.signing
 
@@ -138,11 +219,11 @@ async def put_config(request: web.Request) -> web.Response:
     except WireError as error:
         raise Problem(413, "settings", str(error)) from error
     request.app[FLEET].publisher.changed()
-    return web.json_response({"gateway": name, "version": signed.version, "state": "issued"})
+    return Issued(name, signed.version, "issued")
 
 
-@needs("viewer")
-async def get_config(request: web.Request) -> web.Response:
+@operation("viewer", takes=(STORE, GATEWAY), answer=ConfigurationVersions, errors=(404,))
+async def get_config(request: web.Request) -> ConfigurationVersions:
     """The versions of a gateway's configuration, the newest first, and what the gateway said of each."""
     name = _gateway_in_path(request)
 
@@ -150,26 +231,32 @@ async def get_config(request: web.Request) -> web.Response:
         _must_exist(session, name)
         return rows.configurations_of(session, name)
 
-    return web.json_response({"gateway": name, "versions": await request.app[STATE].read(read)})
+    found = await request.app[STATE].read(read)
+    return ConfigurationVersions(name, msgspec.convert(found, list[ConfigurationVersion]))
 
 
-@needs("viewer")
-async def get_fleet(request: web.Request) -> web.Response:
+@operation("viewer", answer=FleetView)
+async def get_fleet(request: web.Request) -> FleetView:
     """Every gateway: its newest certificate, its newest configuration, what it said of that."""
-    return web.json_response({"gateways": await request.app[STATE].read(rows.fleet)})
+    return FleetView(await rows_as(request, FleetGateway, "fleet"))
 
 
 # Gateways ---------------------------------------------------------------------------------------------
 
 
+@operation("public", media=("application/x-pem-file",))
 async def get_authority(request: web.Request) -> web.Response:
     """The authority's certificate, open to all: who has its fingerprint can check it."""
     return web.Response(text=request.app[FLEET].keys.authority.pem, content_type="application/x-pem-file")
 
 
-async def post_enrol(request: web.Request) -> web.Response:
-    """Authenticates itself: by the one-time secret of an enrolment token."""
-    fleet, body = request.app[FLEET], await body_as(request, EnrolRequest)
+@operation("public", body=EnrolRequest, answer=Papers, errors=(401, 403, 409, 410))
+async def post_enrol(request: web.Request, body: EnrolRequest) -> web.Response:
+    """Gives a new gateway its first certificate.
+
+    Authenticates itself: by the one-time secret of an enrolment token.
+    """
+    fleet = request.app[FLEET]
     host, serial = request.app[HOST], x509.random_serial_number()
     now = host.now_ms()
     answer = await host.state.write(
@@ -182,9 +269,13 @@ async def post_enrol(request: web.Request) -> web.Response:
     return _answer(papers)
 
 
-async def post_renew(request: web.Request) -> web.Response:
-    """Authenticates itself: by a signature with the key of a certificate issued here."""
-    fleet, body = request.app[FLEET], await body_as(request, RenewRequest)
+@operation("public", body=RenewRequest, answer=Papers, errors=(401, 403, 409, 410))
+async def post_renew(request: web.Request, body: RenewRequest) -> web.Response:
+    """Gives a gateway its next certificate.
+
+    Authenticates itself: by a signature with the key of a certificate issued here.
+    """
+    fleet = request.app[FLEET]
     host, serial = request.app[HOST], x509.random_serial_number()
     now = host.now_ms()
     answer = await host.state.write(
@@ -213,15 +304,11 @@ def _granted(fleet: Fleet, answer: Papers | Refusal) -> Papers:
 
 
 def _answer(papers: Papers) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(papers),
-        content_type="application/json",
-        headers={"Cache-Control": "no-store"},
-    )
+    return reply(papers, headers={"Cache-Control": "no-store"})
 
 
 def _gateway_in_path(request: web.Request) -> str:
-    return f"{id_in_path(request, 'store')}/{id_in_path(request, 'gateway')}"
+    return f"{STORE.of(request)}/{GATEWAY.of(request)}"
 
 
 def _must_exist(session: Session, name: str) -> None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from backend.api.auth import CALLER, STATE
 from backend.storage import registry
 from backend.storage.database import Session, SqliteFile
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,11 @@ HOST = web.AppKey("host", Host)
 async def read_rows(request: web.Request, query: str, **values: Any) -> list[dict[str, Any]]:
     """Every row of a named query, as dictionaries."""
     return await request.app[STATE].read(lambda session: [dict(row) for row in session.rows(query, **values)])
+
+
+async def rows_as(request: web.Request, kind: type[T], query: str, **values: Any) -> list[T]:
+    """Every row of a named query of the state, as what is shown of it."""
+    return msgspec.convert(await read_rows(request, query, **values), list[kind])  # type: ignore[valid-type]
 
 
 async def change(

@@ -17,9 +17,10 @@ query. Without a `default` it must be given; `default=None` makes it optional.
 import math
 import re
 from collections.abc import Callable
-from typing import Any, Generic, Literal, TypeVar, cast, overload
+from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar, cast, overload
 
 from aiohttp import web
+from msgspec import Meta
 
 from backend.api.errors import Problem
 
@@ -27,6 +28,10 @@ T = TypeVar("T")
 L = TypeVar("L", bound=str)
 
 ID_PATTERN = "[A-Za-z0-9_-]{1,64}"
+Identifier: TypeAlias = Annotated[str, Meta(pattern=rf"^{ID_PATTERN}$(?!\n)")]
+"""In bodies: what names a store, zone, gateway, campaign; Python's `$` alone would let a line break pass."""
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
+"""In bodies: what people call something."""
 LONGEST_TEXT = 512  # what one person or thing may be called; longer is nothing that we ever gave out
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,15})", re.ASCII)
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)

@@ -2,14 +2,29 @@
 
 from collections.abc import Callable
 
+import msgspec
 from aiohttp import web
 
-from backend.api import campaigns, eid, fleet, floor, people, setup
+from backend.api import campaigns, catalog, eid, fleet, floor, imports, openapi, people, setup
 from backend.api.auth import PUBLIC, STATE, check_every_route, default_deny
 from backend.api.errors import answer_errors
 from backend.api.host import HOST, Host
+from backend.api.operations import operation
 
 MAX_BODY_BYTES = 1024 * 1024  # of the API; the bridge has its own, smaller limits
+CHAPTERS = (floor, eid, setup, campaigns, people, fleet, catalog, imports)
+"""Modules with `ROUTES`."""
+DOCUMENT = web.AppKey("openapi", bytes)
+
+
+@operation("public", media=("application/json",), tag="floor")
+async def get_openapi(request: web.Request) -> web.Response:
+    """This document.
+
+    Open to all: it holds nothing but what the program's own source says, and tools that make clients or
+    tests of it need no secret.
+    """
+    return web.Response(body=request.app[DOCUMENT], content_type="application/json")
 
 
 def build(host: Host, add_bridge: Callable[[web.Application], None]) -> web.Application:
@@ -17,12 +32,26 @@ def build(host: Host, add_bridge: Callable[[web.Application], None]) -> web.Appl
     app = web.Application(middlewares=[answer_errors, default_deny], client_max_size=MAX_BODY_BYTES)
     app[HOST] = host
     app[STATE] = host.state
+    add_every_route(app, add_bridge)
+    return app
+
+
+def add_every_route(app: web.Application, add_bridge: Callable[[web.Application], None]) -> None:
+    """Routes, and the document that describes them. Raises RuntimeError for a route that says too little."""
     app[PUBLIC] = set()
     app.add_routes(floor.PUBLIC_ROUTES)
     app.add_routes(fleet.PUBLIC_ROUTES)  # these authenticate themselves, by token or certificate
+    app.add_routes([web.get("/api/openapi.json", get_openapi)])
     add_bridge(app)
     app[PUBLIC].update(app.router.routes())
-    for routes in (floor.ROUTES, eid.ROUTES, setup.ROUTES, campaigns.ROUTES, people.ROUTES, fleet.ROUTES):
-        app.add_routes(routes)
+    for chapter in CHAPTERS:
+        app.add_routes(chapter.ROUTES)
     check_every_route(app)
-    return app
+    app[DOCUMENT] = msgspec.json.encode(openapi.document(app))
+
+
+def document_text() -> str:
+    """The document, to be read by people, without a backend that runs."""
+    app = web.Application()
+    add_every_route(app, lambda _: None)
+    return openapi.render(openapi.document(app))

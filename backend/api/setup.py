@@ -1,22 +1,19 @@
 """Operators set up shops, zones, gateways, beacons and the sources of events."""
 
 import json
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from aiohttp import web
 from msgspec import Meta, Struct
 
-from backend.api.auth import needs
-from backend.api.bodies import body_as, id_in_path, limit_of
 from backend.api.errors import Problem
-from backend.api.host import HOST, change, read_rows
+from backend.api.host import HOST, change, read_rows, rows_as
+from backend.api.operations import operation
+from backend.api.parameters import GATEWAY, LIMIT, STORE, ZONE, Identifier, Name, identifier
 from backend.storage import registry
 from backend.storage.database import Session, StorageConflict
 from sdk_bridge.server.beacon_keys import canonical_beacon_key
-
-Identifier: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
-Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 
 Metres: TypeAlias = Annotated[float, Meta(ge=-10_000, le=10_000)]
 
@@ -65,38 +62,167 @@ class SourceBody(Struct, forbid_unknown_fields=True):
     proof: Literal["required", "off"] | None = None
 
 
-@needs("operator")
-async def put_store(request: web.Request) -> web.Response:
-    store_id, body = id_in_path(request, "store"), await body_as(request, StoreBody)
+class Stored(Struct):
+    """A store as it stands."""
+
+    store_id: str
+    name: str
+    timezone: str
+
+
+class StoreList(Struct):
+    """Every store, in the order of their ids."""
+
+    stores: list[Stored]
+
+
+class StoredZone(Struct):
+    """A zone as it stands."""
+
+    store_id: str
+    zone_id: str
+    name: str
+    categories: list[str]
+
+
+class ZoneList(Struct):
+    """Every zone of every store."""
+
+    zones: list[StoredZone]
+
+
+class StoredGateway(Struct):
+    """A gateway as it stands; its place in metres, if that is known."""
+
+    store_id: str
+    gateway_id: str
+    zone_id: str
+    name: str
+    x_m: float | None
+    y_m: float | None
+
+
+class GatewayList(Struct):
+    """Every registered gateway."""
+
+    gateways: list[StoredGateway]
+
+
+class StoredBeacon(Struct):
+    """A beacon as it stands, by its canonical key."""
+
+    beacon_key: str
+    role: str
+    store_id: str | None
+    zone_id: str | None
+
+
+class BeaconList(Struct):
+    """Every beacon that an operator registered, those with rotating ids apart."""
+
+    beacons: list[StoredBeacon]
+
+
+class NewSource(Struct):
+    """A source's secrets, shown this once."""
+
+    source_id: str
+    write_key: str
+    proof_secret: str
+
+
+class SourceView(Struct):
+    """A source, without its key and its secret. Times are unix milliseconds."""
+
+    source_id: str
+    name: str
+    kind: str
+    proof: str
+    created_at: int
+    revoked_at: int | None
+
+
+class SourceList(Struct):
+    """Every source, the revoked ones too."""
+
+    sources: list[SourceView]
+
+
+class Revoked(Struct):
+    """What is in use no more."""
+
+    revoked: str
+
+
+class AuditLine(Struct):
+    """Who changed what, when (unix milliseconds); `detail` is JSON as text."""
+
+    at: int
+    actor: str
+    action: str
+    subject: str
+    detail: str
+
+
+class Audit(Struct):
+    """The newest changes, the newest first."""
+
+    audit: list[AuditLine]
+
+
+class DeadLetter(Struct):
+    """Something that could not be understood: where it came from, why, and its size in bytes."""
+
+    letter_id: int
+    received_at: int
+    origin: str
+    reason: str
+    bytes: int
+
+
+class DeadLetters(Struct):
+    """The newest dead letters, the newest first."""
+
+    dead_letters: list[DeadLetter]
+
+
+SOURCE = identifier("source", "The source's id.")
+
+
+@operation("operator", takes=(STORE,), body=StoreBody, answer=Stored)
+async def put_store(request: web.Request, body: StoreBody) -> Stored:
+    """Saves a store."""
+    store_id = STORE.of(request)
     try:
         ZoneInfo(body.timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # `Europe` is a folder
         raise Problem(400, "timezone", "timezone must be an IANA name such as Europe/Vienna") from error
     values = {"store_id": store_id, "name": body.name, "timezone": body.timezone}
     await change(request, "store saved", store_id, lambda s: s.run("save_store", **values), values)
-    return web.json_response(values)
+    return Stored(**values)
 
 
-@needs("operator")
-async def put_zone(request: web.Request) -> web.Response:
-    store_id, zone_id = id_in_path(request, "store"), id_in_path(request, "zone")
-    body = await body_as(request, ZoneBody)
-    values = {
-        "store_id": store_id,
-        "zone_id": zone_id,
-        "name": body.name,
-        "categories": json.dumps(body.categories, ensure_ascii=False),
-    }
+@operation("operator", takes=(STORE, ZONE), body=ZoneBody, answer=StoredZone, errors=(409,))
+async def put_zone(request: web.Request, body: ZoneBody) -> StoredZone:
+    """Saves a zone of a store."""
+    store_id, zone_id = STORE.of(request), ZONE.of(request)
+    values = {"store_id": store_id, "zone_id": zone_id, "name": body.name}
+    categories = json.dumps(body.categories, ensure_ascii=False)
     with _References("store"):
-        await change(request, "zone saved", f"{store_id}/{zone_id}", lambda s: s.run("save_zone", **values))
-    return web.json_response({**values, "categories": body.categories})
+        await change(
+            request,
+            "zone saved",
+            f"{store_id}/{zone_id}",
+            lambda s: s.run("save_zone", **values, categories=categories),
+        )
+    return StoredZone(**values, categories=body.categories)
 
 
-@needs("operator")
-async def put_gateway(request: web.Request) -> web.Response:
-    store_id, gateway_id = id_in_path(request, "store"), id_in_path(request, "gateway")
-    body = await body_as(request, GatewayBody)
-    values = {
+@operation("operator", takes=(STORE, GATEWAY), body=GatewayBody, answer=StoredGateway, errors=(409,))
+async def put_gateway(request: web.Request, body: GatewayBody) -> StoredGateway:
+    """Registers a gateway of a store, or moves it to another zone."""
+    store_id, gateway_id = STORE.of(request), GATEWAY.of(request)
+    values: dict[str, Any] = {
         "store_id": store_id,
         "gateway_id": gateway_id,
         "zone_id": body.zone_id,
@@ -108,12 +234,12 @@ async def put_gateway(request: web.Request) -> web.Response:
         await change(
             request, "gateway saved", f"{store_id}/{gateway_id}", lambda s: s.run("save_gateway", **values)
         )
-    return web.json_response(values)
+    return StoredGateway(**values)
 
 
-@needs("operator")
-async def post_beacon(request: web.Request) -> web.Response:
-    body = await body_as(request, BeaconBody)
+@operation("operator", body=BeaconBody, answer=StoredBeacon)
+async def post_beacon(request: web.Request, body: BeaconBody) -> StoredBeacon:
+    """Registers a beacon, by its key in any spelling."""
     beacon_key = canonical_beacon_key(body.beacon_key)
     if beacon_key is None and body.role != "tag" and body.beacon_key.startswith("eddystone-url:"):
         beacon_key = body.beacon_key  # enough for a place, not for a person: every copy shows the same
@@ -121,20 +247,20 @@ async def post_beacon(request: web.Request) -> web.Response:
         raise Problem(
             400, "beacon_key", "beacon_key must name one beacon, such as ibeacon:<uuid>:<major>:<minor>"
         )
-    values = {
+    values: dict[str, Any] = {
         "beacon_key": beacon_key,
         "role": body.role,
         "store_id": body.store_id,
         "zone_id": body.zone_id,
     }
     await change(request, "beacon saved", beacon_key, lambda s: s.run("save_beacon", **values), values)
-    return web.json_response(values)
+    return StoredBeacon(**values)
 
 
-@needs("admin")
-async def put_source(request: web.Request) -> web.Response:
+@operation("admin", takes=(SOURCE,), body=SourceBody, answer=NewSource, status=201, errors=(409,))
+async def put_source(request: web.Request, body: SourceBody) -> NewSource:
     """Makes a source; answers its write key and its proof secret, this once."""
-    source_id, body = id_in_path(request, "source"), await body_as(request, SourceBody)
+    source_id = SOURCE.of(request)
     proof = body.proof or ("off" if body.kind == "server" else "required")
     now = request.app[HOST].now_ms()
     try:
@@ -147,60 +273,65 @@ async def put_source(request: web.Request) -> web.Response:
         )
     except StorageConflict as error:
         raise Problem(409, "source", f"the source {source_id} exists already; choose another id") from error
-    return web.json_response(made, status=201)
+    return NewSource(**made)
 
 
-@needs("admin")
-async def delete_source(request: web.Request) -> web.Response:
-    source_id, now = id_in_path(request, "source"), request.app[HOST].now_ms()
+@operation("admin", takes=(SOURCE,), answer=Revoked, errors=(404,))
+async def delete_source(request: web.Request) -> Revoked:
+    """Revokes a source: its write key is refused from now on."""
+    source_id, now = SOURCE.of(request), request.app[HOST].now_ms()
 
     def revoke(session: Session) -> None:
         if not session.run("revoke_source", source_id=source_id, at=now):
             raise Problem(404, "source", f"there is no source {source_id} in use")
 
     await change(request, "source revoked", source_id, revoke)
-    return web.json_response({"revoked": source_id})
+    return Revoked(source_id)
 
 
-@needs("viewer")
-async def get_stores(request: web.Request) -> web.Response:
-    return web.json_response({"stores": await read_rows(request, "stores")})
+@operation("viewer", answer=StoreList)
+async def get_stores(request: web.Request) -> StoreList:
+    """Lists the stores."""
+    return StoreList(await rows_as(request, Stored, "stores"))
 
 
-@needs("viewer")
-async def get_zones(request: web.Request) -> web.Response:
+@operation("viewer", answer=ZoneList)
+async def get_zones(request: web.Request) -> ZoneList:
+    """Lists the zones of every store."""
     rows = await read_rows(request, "zones")
-    return web.json_response(
-        {"zones": [{**row, "categories": json.loads(row["categories"])} for row in rows]}
-    )
+    return ZoneList([StoredZone(**{**row, "categories": json.loads(row["categories"])}) for row in rows])
 
 
-@needs("viewer")
-async def get_gateways(request: web.Request) -> web.Response:
-    return web.json_response({"gateways": await read_rows(request, "gateways")})
+@operation("viewer", answer=GatewayList)
+async def get_gateways(request: web.Request) -> GatewayList:
+    """Lists the gateways of every store."""
+    return GatewayList(await rows_as(request, StoredGateway, "gateways"))
 
 
-@needs("viewer")
-async def get_beacons(request: web.Request) -> web.Response:
-    return web.json_response({"beacons": await read_rows(request, "beacons")})
+@operation("viewer", answer=BeaconList)
+async def get_beacons(request: web.Request) -> BeaconList:
+    """Lists the registered beacons."""
+    return BeaconList(await rows_as(request, StoredBeacon, "beacons"))
 
 
-@needs("operator")
-async def get_sources(request: web.Request) -> web.Response:
-    return web.json_response({"sources": await read_rows(request, "sources")})
+@operation("operator", answer=SourceList)
+async def get_sources(request: web.Request) -> SourceList:
+    """Lists the sources of events."""
+    return SourceList(await rows_as(request, SourceView, "sources"))
 
 
-@needs("admin")
-async def get_audit(request: web.Request) -> web.Response:
-    rows = await read_rows(request, "newest_audit", limit=limit_of(request, 100, 1000))
-    return web.json_response({"audit": rows})
+@operation("admin", takes=(LIMIT,), answer=Audit)
+async def get_audit(request: web.Request) -> Audit:
+    """Lists the newest changes, and who made them."""
+    return Audit(await rows_as(request, AuditLine, "newest_audit", limit=LIMIT.of(request)))
 
 
-@needs("operator")
-async def get_dead_letters(request: web.Request) -> web.Response:
-    limit = limit_of(request, 100, 1000)
+@operation("operator", takes=(LIMIT,), answer=DeadLetters)
+async def get_dead_letters(request: web.Request) -> DeadLetters:
+    """Lists the newest of what could not be understood, without its content."""
+    limit = LIMIT.of(request)
     rows = await request.app[HOST].journal.read(lambda s: s.rows("dead_letters_newest", limit=limit))
-    return web.json_response({"dead_letters": [dict(row) for row in rows]})
+    return DeadLetters([DeadLetter(**dict(row)) for row in rows])
 
 
 class _References:

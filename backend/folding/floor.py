@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from backend.folding.live import LiveState
 from backend.listening import without_strangers
 from backend.occurrences import Occurrence, OccurrenceKind
-from backend.proximity.zones import Transition
+from backend.proximity.zones import Heard, Transition
 from backend.storage import fleet, floor
 from backend.storage.database import Session
 from backend.storage.floor import Sighting
@@ -73,15 +73,24 @@ class FloorPart:
 
         Nothing is heard later than it arrived: a clock that runs ahead must not keep anybody in a zone.
         """
-        rows, engine = batch.readings, self._live.engine
-        for index in sorted(range(len(rows.beacon)), key=rows.second.__getitem__):
-            beacon_key = batch.keys[rows.beacon[index]]
-            if beacon_key not in self._live.people:
-                continue
-            at = min(batch.base_ms + rows.second[index] * 1000 + 500 + offset, entry.received_at)
-            moved = engine.hear(beacon_key, entry.source, at, -float(rows.loss[index]), rows.count[index])
-            yield from self._moved(moved, entry.received_at)
-            yield from self._stayed(beacon_key, entry.received_at)
+        for second, heard in sorted(self._heard(batch).items()):
+            at = min(batch.base_ms + second * 1000 + 500 + offset, entry.received_at)
+            loudness = {key: Heard(at, adverts, total) for key, (adverts, total) in heard.items()}
+            yield from self._moved(self._live.engine.hear_all(entry.source, loudness), entry.received_at)
+            for beacon_key in heard:
+                yield from self._stayed(beacon_key, entry.received_at)
+
+    def _heard(self, batch: Batch) -> dict[int, dict[str, tuple[int, float]]]:
+        """People's readings by second and beacon: adverts, and dBm times adverts."""
+        rows, people, keys = batch.readings, self._live.people, batch.keys
+        seconds: dict[int, dict[str, tuple[int, float]]] = {}
+        for beacon, second, count, loss in zip(rows.beacon, rows.second, rows.count, rows.loss, strict=True):
+            beacon_key = keys[beacon]
+            if beacon_key in people:
+                heard = seconds.setdefault(second, {})
+                adverts, total = heard.get(beacon_key, (0, 0.0))
+                heard[beacon_key] = (adverts + count, total - float(loss) * count)
+        return seconds
 
     def _moved(self, transitions: Iterable[Transition], received_at: int) -> Iterator[Occurrence]:
         for transition in transitions:

@@ -13,7 +13,8 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from backend.proximity.filter import FilterSettings, Gain, expected_dbm
+from backend.proximity.filter import Gain
+from backend.proximity.radio import FilterSettings, expected_dbm
 
 Position: TypeAlias = tuple[float, float]
 

@@ -5,18 +5,20 @@ in a second is weighed when the second is over: when a later one is heard, or in
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from backend.proximity.filter import Belief, Filter, FilterSettings, Gain, GridFloor, Reading, StarFloor
+from backend.proximity.filter import PHONE, Advanced, Belief, Gain, Reading, Second
+from backend.proximity.floors import Corner
+from backend.proximity.listeners import Listener, Listeners
+from backend.proximity.radio import FilterSettings
 
 Confidence: TypeAlias = Literal["none", "low", "medium", "high"]
 
 _CONFIDENT: Final[tuple[tuple[float, Confidence], ...]] = ((0.85, "high"), (0.65, "medium"), (0.0, "low"))
-_PHONE: Final = "~"  # before a gateway's name: a phone that heard the fixed beacon beside it
 _BLIND_CHANCE: Final = 0.84  # the most that counts while a gateway around is silent: never "high"
 _DEAD_SHARE: Final = 0.03  # of the odds at silent gateways: from here on nothing is confident
 
@@ -119,7 +121,7 @@ class Track(msgspec.Struct, array_like=True):
         """Adds to the open second; what comes late counts as of now."""
         self.second = max(second, self.second)
         self.heard_at = max(heard.at, self.heard_at)
-        if source.startswith(_PHONE):
+        if source.startswith(PHONE):
             self.phone_at = max(heard.at, self.phone_at)
         known = self.open.get(source)
         self.open[source] = heard if known is None else known + heard
@@ -158,6 +160,16 @@ class _Odds:
         return 0.0 if zone_id is None else self.zones.get(zone_id, 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Closing:
+    """A beacon whose second is over, with what was heard of it."""
+
+    beacon_key: str
+    track: Track
+    heard: Mapping[str, Heard]
+    second: Second
+
+
 _pack = msgspec.msgpack.Encoder()
 _unpack = msgspec.msgpack.Decoder(Track)
 
@@ -179,7 +191,7 @@ class ZoneEngine:
     awake_at: int = 0
     positions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     gains: Mapping[str, Gain] = field(default_factory=dict)
-    _models: dict[str, Filter] = field(default_factory=dict, init=False)
+    _stores: dict[str, Listeners] = field(default_factory=dict, init=False)
 
     def restore(self, beacon_key: str, state: bytes) -> None:
         """Puts a stored track back."""
@@ -196,11 +208,15 @@ class ZoneEngine:
 
     def hear(self, beacon_key: str, gateway: str, at: int, dbm: float, adverts: int) -> list[Transition]:
         """One second of one beacon at one gateway; what changed through it, oldest first."""
+        return self.hear_all(gateway, {beacon_key: Heard(at, adverts, dbm * adverts)})
+
+    def hear_all(self, gateway: str, heard: Mapping[str, Heard]) -> list[Transition]:
+        """What a gateway heard in one second, by beacon; what changed through it."""
         place = self.zone_of.get(gateway)
-        if place is None:
+        if place is None or not heard:
             return []
-        self.gateway_alive(gateway, at)
-        return self._take(beacon_key, place.store_id, gateway, Heard(at, adverts, dbm * adverts))
+        self.gateway_alive(gateway, max(row.at for row in heard.values()))
+        return self._take(place.store_id, gateway, heard)
 
     def hear_by_phone(
         self, beacon_key: str, place: Place, at: int, dbm: float, adverts: int
@@ -212,21 +228,26 @@ class ZoneEngine:
         beside = min((name for name, stands_for in self.zone_of.items() if stands_for == place), default=None)
         if beside is None:
             return []
-        return self._take(beacon_key, place.store_id, _PHONE + beside, Heard(at, adverts, dbm * adverts))
+        return self._take(place.store_id, PHONE + beside, {beacon_key: Heard(at, adverts, dbm * adverts)})
 
     def expire(self, now: int) -> list[Transition]:
         """Weighs seconds that are over; ends what fell silent or faint, and silent gateways' zones."""
-        gone: list[Transition] = []
         alive, told = self._alive_places(now), self._told_until(now)
+        gone = self._close(
+            beacon_key
+            for beacon_key, track in self.tracks.items()
+            if track.open and (track.second + 1) * 1000 <= told.get(track.store_id, now)
+        )
+        silent_since = now - self.settings.absent_ms
+        if self.awake_at >= silent_since:
+            return gone
         for beacon_key, track in list(self.tracks.items()):
-            if track.open and (track.second + 1) * 1000 <= told.get(track.store_id, now):
-                gone += self._close(beacon_key, track)
             place = track.place
-            if place is not None and place not in alive and self._is_absent(track.phone_at, now):
+            if place is not None and place not in alive and track.phone_at < silent_since:
                 gone += self._leave(beacon_key, track, track.seen_at, "unknown", 0.0, "none")
-            elif place is not None and self._is_absent(track.seen_at, now):
+            elif place is not None and track.seen_at < silent_since:
                 gone += self._leave(beacon_key, track, track.seen_at, "left")
-            if track.zone_id is None and self._is_absent(track.heard_at, now):
+            if track.zone_id is None and track.heard_at < silent_since:
                 del self.tracks[beacon_key]
                 self.changed.add(beacon_key)
         return gone
@@ -239,86 +260,101 @@ class ZoneEngine:
 
     # Taking in ----------------------------------------------------------------------------------------
 
-    def _take(self, beacon_key: str, store_id: str, source: str, heard: Heard) -> list[Transition]:
-        transitions: list[Transition] = []
-        track = self.tracks.get(beacon_key)
-        if track is None:
-            track = self.tracks[beacon_key] = Track(store_id)
-        elif track.store_id != store_id:
-            transitions += self._leave(beacon_key, track, heard.at, "left")
-            track = self.tracks[beacon_key] = Track(store_id, seen_at=max(heard.at, track.seen_at))
-        self.changed.add(beacon_key)
-        second = heard.at // 1000
-        if track.open and second > track.second:
-            transitions += self._close(beacon_key, track)
-        if track.second - second <= self.settings.late_s:
-            track.put(source, second, heard)
+    def _take(self, store_id: str, source: str, heard: Mapping[str, Heard]) -> list[Transition]:
+        """Whose second is over by this is weighed first, all at once; then the new one is taken in."""
+        transitions = self._close(
+            beacon_key for beacon_key, row in heard.items() if self._is_over(beacon_key, row)
+        )
+        for beacon_key, row in heard.items():
+            track = self.tracks.get(beacon_key)
+            if track is None:
+                track = self.tracks[beacon_key] = Track(store_id)
+            elif track.store_id != store_id:
+                transitions += self._leave(beacon_key, track, row.at, "left")
+                track = self.tracks[beacon_key] = Track(store_id, seen_at=max(row.at, track.seen_at))
+            self.changed.add(beacon_key)
+            second = row.at // 1000
+            if track.second - second <= self.settings.late_s:
+                track.put(source, second, row)
         return transitions
 
-    def _close(self, beacon_key: str, track: Track) -> list[Transition]:
-        """Weighs the open second: where the beacon probably is, and whether that is another zone."""
-        heard, track.open = track.open, {}
-        self.changed.add(beacon_key)
-        model = self._model(track.store_id)
-        readings = list(self._readings(track.store_id, model, heard))
-        if not readings:
-            return []
-        track.belief = model.advance(track.belief, track.second, readings, self._silent(track, heard, model))
-        return self._decide(beacon_key, track, self._odds(track, track.belief, model, heard))
+    def _is_over(self, beacon_key: str, row: Heard) -> bool:
+        track = self.tracks.get(beacon_key)
+        return track is not None and bool(track.open) and row.at // 1000 > track.second
 
-    def _readings(self, store_id: str, model: Filter, heard: Mapping[str, Heard]) -> Iterator[Reading]:
-        for source, row in sorted(heard.items()):
-            name, phone = _gateway(source), source.startswith(_PHONE)
-            short = name[len(store_id) + 1 :]
-            if name in self.zone_of and short in model.floor.index:
-                yield Reading(short, row.total / row.adverts, row.adverts, phone)
+    def _close(self, beacon_keys: Iterable[str]) -> list[Transition]:
+        """Weighs open seconds: where the beacons probably are, and whether that is another zone."""
+        by_store: dict[str, list[_Closing]] = {}
+        told: dict[tuple[str, Corner, int], list[Listener]] = {}
+        for beacon_key in beacon_keys:
+            track = self.tracks[beacon_key]
+            heard, track.open = track.open, {}
+            self.changed.add(beacon_key)
+            listeners = self._listeners(track.store_id)
+            known = ((listeners.by_source.get(source), row) for source, row in sorted(heard.items()))
+            readings = [
+                Reading(by.short, row.total / row.adverts, row.adverts, by.phone) for by, row in known if by
+            ]
+            if readings:
+                second = Second(
+                    track.belief, track.second, readings, self._silent(track, heard, listeners, told)
+                )
+                by_store.setdefault(track.store_id, []).append(_Closing(beacon_key, track, heard, second))
+        return [one for store_id, closing in by_store.items() for one in self._weigh(store_id, closing)]
 
-    def _silent(self, track: Track, heard: Mapping[str, Heard], model: Filter) -> list[str]:
-        """Gateways around that told of this second, and nothing of this beacon. A dead one tells nothing."""
+    def _silent(
+        self,
+        track: Track,
+        heard: Mapping[str, Heard],
+        listeners: Listeners,
+        told: dict[tuple[str, Corner, int], list[Listener]],
+    ) -> list[str]:
+        """Gateways around that told of this second, and nothing of this beacon. A dead one tells nothing.
+
+        `told` remembers who did, for beacons of the same window and second.
+        """
         belief, end = track.belief, (track.second + 1) * 1000
-        if belief is None or belief.floor != model.floor.mark or all(key.startswith(_PHONE) for key in heard):
+        if belief is None or belief.floor != listeners.filter.floor.mark:
             return []
-        return [
-            short
-            for short in sorted(model.floor.view(belief.corner).inside)
-            if (name := f"{track.store_id}/{short}") not in heard and self._has_told(name, end)
-        ]
+        if all(source.startswith(PHONE) for source in heard):
+            return []
+        key = (track.store_id, belief.corner, end)
+        if key not in told:
+            around = listeners.around(belief.corner)
+            told[key] = [listener for listener in around if self._has_told(listener.gateway, end)]
+        return [listener.short for listener in told[key] if listener.gateway not in heard]
 
-    def _model(self, store_id: str) -> Filter:
-        if store_id not in self._models:
-            self._models[store_id] = self._new_model(store_id)
-        return self._models[store_id]
+    def _weigh(self, store_id: str, closing: Sequence["_Closing"]) -> Iterator[Transition]:
+        listeners = self._listeners(store_id)
+        advanced = listeners.filter.advance_all([one.second for one in closing])
+        dead: dict[tuple[Corner, int], set[str]] = {}
+        for one, moved in zip(closing, advanced, strict=True):
+            one.track.belief = moved.belief
+            key = (moved.belief.corner, one.track.second)
+            if key not in dead:
+                dead[key] = self._dead(listeners, *key)
+            yield from self._decide(one.beacon_key, one.track, _odds(listeners, moved, one.heard, dead[key]))
 
-    def _new_model(self, store_id: str) -> Filter:
-        """Inside a store, gateways go by their short names, for these are in every belief."""
-        names = [name for name, place in self.zone_of.items() if place.store_id == store_id]
-        short = {name: name[len(store_id) + 1 :] for name in names}
-        settings = self.settings.filter
-        gains = {short[name]: self.gains[name] for name in names if name in self.gains}
-        if all(name in self.positions for name in names):
-            places = {short[name]: self.positions[name] for name in names}
-            return Filter(GridFloor(places, settings), settings, gains)
-        return Filter(StarFloor(list(short.values()), settings), settings, gains)
+    def _dead(self, listeners: Listeners, corner: Corner, second: int) -> set[str]:
+        """The gateways around that gave no sign of life for long."""
+        alive_since = (second + 1) * 1000 - self.settings.gateway_silent_ms
+        return {
+            listener.short
+            for listener in listeners.around(corner)
+            if self.gateway_heard_at.get(listener.gateway, 0) < alive_since
+        }
+
+    def _listeners(self, store_id: str) -> Listeners:
+        if store_id not in self._stores:
+            zones = {
+                name: place.zone_id for name, place in self.zone_of.items() if place.store_id == store_id
+            }
+            self._stores[store_id] = Listeners(
+                store_id, zones, self.positions, self.gains, self.settings.filter
+            )
+        return self._stores[store_id]
 
     # Deciding -----------------------------------------------------------------------------------------
-
-    def _odds(self, track: Track, belief: Belief, model: Filter, heard: Mapping[str, Heard]) -> _Odds:
-        odds = _Odds(max(row.total / row.adverts for row in heard.values()))
-        alive_since = (track.second + 1) * 1000 - self.settings.gateway_silent_ms
-        around = (f"{track.store_id}/{short}" for short in model.floor.view(belief.corner).inside)
-        dead = {name for name in around if self.gateway_heard_at.get(name, 0) < alive_since}
-        odds.blind = bool(dead)
-        for short, chance in model.chances(belief).items():
-            name = f"{track.store_id}/{short}"
-            if name in self.zone_of:
-                zone_id = self.zone_of[name].zone_id
-                odds.zones[zone_id] = odds.zones.get(zone_id, 0.0) + chance
-            if name in dead:
-                odds.dead_share += chance
-        for source, row in heard.items():
-            if (place := self.zone_of.get(_gateway(source))) is not None:
-                odds.heard_at[place.zone_id] = max(row.at, odds.heard_at.get(place.zone_id, 0))
-        return odds
 
     def _decide(self, beacon_key: str, track: Track, odds: _Odds) -> list[Transition]:
         track.probability = odds.of(track.zone_id)
@@ -384,9 +420,6 @@ class ZoneEngine:
 
     # Time ---------------------------------------------------------------------------------------------
 
-    def _is_absent(self, since: int, now: int) -> bool:
-        return now - max(since, self.awake_at) > self.settings.absent_ms
-
     def _has_told(self, gateway: str, until: int) -> bool:
         """Whether its own word reaches so far; that we just woke and take it for alive is none."""
         heard_at = self.gateway_heard_at.get(gateway, 0)
@@ -432,5 +465,16 @@ def _confidence(chance: float, odds: _Odds) -> Confidence:
     return confidence_of(min(chance, _BLIND_CHANCE) if odds.blind else chance)
 
 
-def _gateway(source: str) -> str:
-    return source.removeprefix(_PHONE)
+def _odds(listeners: Listeners, moved: Advanced, heard: Mapping[str, Heard], dead: set[str]) -> _Odds:
+    odds = _Odds(max(row.total / row.adverts for row in heard.values()), blind=bool(dead))
+    zone_of, zones = listeners.zone_of, odds.zones
+    for short, chance in moved.chances.items():
+        zone_id = zone_of[short]
+        zones[zone_id] = zones.get(zone_id, 0.0) + chance
+        if short in dead:
+            odds.dead_share += chance
+    for source, row in heard.items():
+        listener = listeners.by_source.get(source)
+        if listener is not None:
+            odds.heard_at[listener.zone_id] = max(row.at, odds.heard_at.get(listener.zone_id, 0))
+    return odds

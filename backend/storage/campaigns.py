@@ -1,6 +1,5 @@
 """Campaigns, their dwell timers and decisions in the database."""
 
-import sqlite3
 from dataclasses import dataclass
 
 import msgspec
@@ -9,7 +8,7 @@ from backend.campaigns.eligibility import Decision, PersonFacts, SendFacts, day_
 from backend.campaigns.model import Campaign
 from backend.push.model import Claimed
 from backend.storage import profiles
-from backend.storage.database import Session, SqliteFile
+from backend.storage.database import Database, Row, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def campaign(session: Session, campaign_id: str) -> VersionedCampaign | None:
     return None if row is None else _versioned(row)
 
 
-def _versioned(row: sqlite3.Row) -> VersionedCampaign:
+def _versioned(row: Row) -> VersionedCampaign:
     return VersionedCampaign(msgspec.json.decode(row["definition"], type=Campaign), row["version"])
 
 
@@ -119,9 +118,8 @@ def record_decision(
         "verdict": decision.verdict,
         "reason": decision.reason,
     }
-    if session.run("record_decision", **values) == 0:
-        return None
-    return session.last_row_id()
+    row = session.row("record_decision", **values)
+    return None if row is None else int(row["decision_id"])
 
 
 def _row(timer: DwellTimer) -> dict[str, str | int]:
@@ -136,7 +134,7 @@ def _row(timer: DwellTimer) -> dict[str, str | int]:
 class SendChecks:
     """Asks the database, right before a push leaves, whether it still may."""
 
-    def __init__(self, state: SqliteFile) -> None:
+    def __init__(self, state: Database) -> None:
         self._state = state
 
     async def may_send(self, claimed: Claimed, now: int) -> str | None:

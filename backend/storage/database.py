@@ -1,78 +1,66 @@
 """One SQLite file: numbered migrations, named queries, one writer thread, one reader thread."""
 
 import asyncio
-import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-import aiosql
+from backend.storage.migrations import migration_files
+from backend.storage.queries import named_queries
+from backend.storage.session import (
+    Area,
+    Database,
+    Row,
+    Session,
+    StorageConflict,
+    StorageError,
+    StorageRetry,
+)
+
+__all__ = [
+    "Area",
+    "Database",
+    "Row",
+    "Session",
+    "SqliteFile",
+    "StorageConflict",
+    "StorageError",
+    "StorageRetry",
+    "migrate",
+    "open_for_writing",
+    "transaction",
+    "view",
+]
 
 T = TypeVar("T")
-Area: TypeAlias = Literal["journal", "state"]
-SQL_FOLDER = Path(__file__).parent / "sqlite"
-_MIGRATION = re.compile(r"(\d{4})_\w+\.sql")
 WAL_RETRY_S = 0.01
 BUSY_MS = 5_000  # a command such as `token create` may hold the file for a moment
 
 
-class StorageError(RuntimeError):
-    """The database file cannot be used; the text says which and why."""
-
-
-class StorageConflict(StorageError):
-    """What was to be written contradicts what is there already: a key taken, a reference to nothing."""
-
-
-@cache
-def _queries(area: Area) -> Mapping[str, str]:
-    """Every named query of an area, by name, from `sqlite/<area>/queries/*.sql`."""
-    found: dict[str, str] = {}
-    for path in sorted((SQL_FOLDER / area / "queries").glob("*.sql")):
-        loaded = aiosql.from_path(path, "sqlite3", mandatory_parameters=False)
-        for name in loaded.available_queries:
-            if name.endswith("_cursor"):
-                continue
-            if name in found:
-                raise StorageError(f"query {name} is defined twice in {area}")
-            found[name] = getattr(loaded, name).sql
-    return MappingProxyType(found)
-
-
-class Session:
-    """One transaction on one file. Queries go by the names they have in the .sql files."""
+class SqliteSession:
+    """One transaction on one file."""
 
     def __init__(self, connection: sqlite3.Connection, queries: Mapping[str, str]) -> None:
         self._connection = connection
         self._queries = queries
 
     def run(self, query: str, **values: Any) -> int:
-        """Executes one statement; the number of rows it changed."""
         return self._connection.execute(self._queries[query], values).rowcount
 
-    def insert(self, query: str, **values: Any) -> int:
-        """Executes one insert; the row id it got."""
-        return self._connection.execute(self._queries[query], values).lastrowid or 0
+    def many(self, query: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._connection.executemany(self._queries[query], rows)
 
-    def last_row_id(self) -> int:
-        """The row id of this connection's latest insert."""
-        return int(self._connection.execute("select last_insert_rowid()").fetchone()[0])
+    def changed(self, query: str, rows: Iterable[Mapping[str, Any]]) -> list[bool]:
+        sql = self._queries[query]
+        return [self._connection.execute(sql, values).rowcount > 0 for values in rows]
 
-    def many(self, query: str, rows: Iterable[Mapping[str, Any]]) -> int:
-        """Executes one statement for every row; the number of rows changed."""
-        return self._connection.executemany(self._queries[query], rows).rowcount
-
-    def rows(self, query: str, **values: Any) -> list[sqlite3.Row]:
-        """Every row of a query."""
+    def rows(self, query: str, **values: Any) -> list[Row]:
         return self._connection.execute(self._queries[query], values).fetchall()
 
-    def row(self, query: str, **values: Any) -> sqlite3.Row | None:
-        """The first row of a query, or None."""
+    def row(self, query: str, **values: Any) -> Row | None:
         row: sqlite3.Row | None = self._connection.execute(self._queries[query], values).fetchone()
         return row
 
@@ -108,13 +96,21 @@ class SqliteFile:
                 await loop.run_in_executor(pool, connection.close)
             pool.shutdown(wait=False)
 
-    async def write(self, work: Callable[[Session], T]) -> T:
+    async def write(self, work: Callable[[Session], T], *, again: bool = True) -> T:
         """One transaction on the writer's thread; durable when this returns."""
+        del again  # nobody writes in between: the file has one writer
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._transaction, work)
 
     async def read(self, work: Callable[[Session], T]) -> T:
         """One consistent view on the reader's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._reader, self._view, work)
+
+    def view(self, work: Callable[[Session], T]) -> T:
+        """One consistent view on a connection of its own; blocks."""
+        try:
+            return view(self.path, self._area, work)
+        except sqlite3.Error as error:
+            raise StorageError(f"{self.path}: {error}") from error
 
     def _transaction(self, work: Callable[[Session], T]) -> T:
         if self._write_connection is None:
@@ -127,7 +123,7 @@ class SqliteFile:
             raise StorageError(f"{self.path} is not open")
         try:
             connection.execute("begin")
-            return work(Session(connection, _queries(self._area)))
+            return work(SqliteSession(connection, named_queries(self._area)))
         except sqlite3.Error as error:
             _raise_as_ours(error, self._area)
             raise
@@ -142,7 +138,7 @@ def transaction(connection: sqlite3.Connection, area: Area, work: Callable[[Sess
     """
     try:
         connection.execute("begin immediate")
-        result = work(Session(connection, _queries(area)))
+        result = work(SqliteSession(connection, named_queries(area)))
         connection.execute("commit")
     except BaseException as error:
         if connection.in_transaction:
@@ -166,7 +162,7 @@ def view(path: Path, area: Area, work: Callable[[Session], T]) -> T:
     connection = _open_reader(path)
     try:
         connection.execute("begin")
-        return work(Session(connection, _queries(area)))
+        return work(SqliteSession(connection, named_queries(area)))
     finally:
         connection.close()
 
@@ -218,19 +214,15 @@ def migrate(connection: sqlite3.Connection, area: Area) -> None:
 
     Safe beside another process that does the same: the version is read again once the file is ours.
     """
-    steps = sorted(
-        (int(match[1]), path)
-        for path in (SQL_FOLDER / area).glob("*.sql")
-        if (match := _MIGRATION.fullmatch(path.name))
-    )
+    files = migration_files(area)
     have = _version(connection)
-    if have > steps[-1][0]:
+    if have > files[-1].number:
         raise StorageError(
-            f"{area}: the file has schema {have}, this program knows {steps[-1][0]}; upgrade it"
+            f"{area}: the file has schema {have}, this program knows {files[-1].number}; upgrade it"
         )
-    for number, path in steps:
-        if number > have:
-            _apply(connection, number, path.read_text("utf-8"))
+    for file in files:
+        if file.number > have:
+            _apply(connection, file.number, file.text)
 
 
 def _apply(connection: sqlite3.Connection, number: int, script: str) -> None:

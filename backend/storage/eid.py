@@ -1,13 +1,12 @@
 """Rotating beacons in the database: registered with a wrapped key, read back for the tables of their ids."""
 
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from backend.proximity.eid_roll import Roll, SealedBeacon
-from backend.storage.database import Session, SqliteFile, StorageError, view
+from backend.storage.database import Database, Row, Session
 
 T = TypeVar("T")
 PAGE: Final = 4096  # rows in memory at once; a chain has a million tags
@@ -63,7 +62,7 @@ def any_registered(session: Session) -> bool:
 class EidRows:
     """What the desk needs. `roll` and `sealed` block; call them from a thread, off the event loop."""
 
-    def __init__(self, state: SqliteFile) -> None:
+    def __init__(self, state: Database) -> None:
         self._state = state
 
     def roll(self) -> Roll:
@@ -83,10 +82,7 @@ class EidRows:
 
     def _view(self, work: Callable[[Session], T]) -> T:
         """On a connection of its own: a table of many beacons must not hold up the state's reader."""
-        try:
-            return view(self._state.path, "state", work)
-        except sqlite3.Error as error:
-            raise StorageError(f"{self._state.path}: {error}") from error
+        return self._state.view(work)
 
 
 def _learn(rows: list[dict[str, int]], session: Session) -> None:
@@ -103,7 +99,7 @@ def _sealed(session: Session, exponent: int) -> Iterator[SealedBeacon]:
         yield SealedBeacon(row["number"], row["beacon_key"], row["wrapped_key"], row["clock_ahead_s"])
 
 
-def _pages(session: Session, query: str, **values: Any) -> Iterator[sqlite3.Row]:
+def _pages(session: Session, query: str, **values: Any) -> Iterator[Row]:
     after = 0
     while rows := session.rows(query, after=after, limit=PAGE, **values):
         yield from rows

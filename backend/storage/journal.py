@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from backend.storage.database import Session, SqliteFile, StorageConflict, StorageError
+from backend.storage.database import Database, Session, StorageConflict, StorageError
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire.app_events import AppEvent, encode_events
 from sdk_bridge.wire.messages import Lane
@@ -67,7 +67,7 @@ class GatewayAppend:
 class Journal:
     """Appends in group commits and hands the fold what is next. Start `run` in the process's task group."""
 
-    def __init__(self, file: SqliteFile, now_ms: Callable[[], int]) -> None:
+    def __init__(self, file: Database, now_ms: Callable[[], int]) -> None:
         self._file = file
         self._now_ms = now_ms
         self._waiting: asyncio.Queue[_Work] = asyncio.Queue(MAX_WAITING)
@@ -200,7 +200,7 @@ def _write_gateway(session: Session, append: GatewayAppend) -> int:
     if append.buried is not None:
         _bury(session, append.received_at, lane.gateway, *append.buried)
     if append.payload is not None:
-        session.insert(
+        session.run(
             "append_entry",
             partition=append.partition,
             kind="gateway",
@@ -228,7 +228,7 @@ def _write_events(session: Session, events: Sequence[AppEvent]) -> int:
 
 
 def _append_events(session: Session, partition: int, source: str, events: list[AppEvent]) -> None:
-    session.insert(
+    session.run(
         "append_entry",
         partition=partition,
         kind="app",

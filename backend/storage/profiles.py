@@ -1,6 +1,5 @@
 """Profiles in the database: what the identity rules write, and what the rest of the backend asks."""
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -9,7 +8,7 @@ import msgspec
 
 from backend.profiles.model import Claim, Device, Edge, IdType, Stamp, Statement
 from backend.profiles.rules import standing
-from backend.storage.database import Session
+from backend.storage.database import Row, Session
 from sdk_bridge.wire.app_events import PushAddress
 
 PROXIMITY = "proximity"
@@ -286,11 +285,11 @@ def _consents(session: Session, person: str | None) -> dict[str, bool]:
     return {purpose: standing(said) for purpose, said in sorted(statements.items())}
 
 
-def _statement(row: sqlite3.Row) -> Statement:
+def _statement(row: Row) -> Statement:
     return Statement(bool(row["granted"]), row["occurred_at"], row["id_type"] == "user_id", row["merged_at"])
 
 
-def _first(row: Sequence[Any] | None) -> str | None:
+def _first(row: Row | None) -> str | None:
     return cast("str | None", row[0]) if row is not None else None
 
 
@@ -312,7 +311,7 @@ def timeline(session: Session, profile_id: str, before: int, limit: int) -> list
     ]
 
 
-def _body(row: sqlite3.Row) -> dict[str, Any]:
+def _body(row: Row) -> dict[str, Any]:
     """The event as it came; its properties lie beside it, where queries can read them."""
     body: dict[str, Any] = msgspec.msgpack.decode(row["body"])
     return body | {"properties": msgspec.json.decode(row["properties"])} if row["properties"] else body

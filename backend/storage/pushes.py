@@ -1,6 +1,5 @@
 """The outbox of pushes in SQLite: compare-and-set on owner and state, one transaction a batch."""
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,13 +18,13 @@ from backend.push.model import (
     step,
 )
 from backend.push.sender import Recovered
-from backend.storage.database import Session, SqliteFile
+from backend.storage.database import Database, Row, Session
 
 
 class PushStore:
     """Satisfies the sender's PushQueue."""
 
-    def __init__(self, state: SqliteFile) -> None:
+    def __init__(self, state: Database) -> None:
         self._state = state
 
     async def recover(self, owner: str, now: int) -> Recovered:
@@ -56,7 +55,7 @@ class PushStore:
 
 def insert_pushes(session: Session, pushes: Sequence[NewPush]) -> int:
     """Queues what the fold decided, in its transaction; how many were new (a repeated fold adds none)."""
-    return session.many("insert_push", [_row(push) for push in pushes])
+    return sum(session.changed("insert_push", [_row(push) for push in pushes]))
 
 
 def record_receipt(session: Session, push_id: str, receipt: Literal["received", "opened"], at: int) -> bool:
@@ -150,7 +149,7 @@ def _row(push: NewPush) -> Mapping[str, Any]:
     }
 
 
-def _claimed(row: sqlite3.Row) -> Claimed:
+def _claimed(row: Row) -> Claimed:
     return Claimed(
         push_id=row["push_id"],
         decision_id=row["decision_id"],

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.listening import Gateway
-from backend.storage.database import Session, SqliteFile
+from backend.storage.database import Database, Session
 from sdk_bridge.server.ports import Source
 
 TOKEN_PREFIX = "fft_"  # noqa: S105 - a mark by which a leaked token can be recognised, not a secret
@@ -71,7 +71,7 @@ def create_source(
 class StoredSources:
     """The bridge's sources; asked of the database each time, the bridge remembers for a few seconds."""
 
-    def __init__(self, state: SqliteFile) -> None:
+    def __init__(self, state: Database) -> None:
         self._state = state
 
     async def source_for_key(self, write_key: str) -> Source | None:

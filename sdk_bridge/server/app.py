@@ -28,7 +28,7 @@ from sdk_bridge.server.keys import key_of_header, usable_key
 from sdk_bridge.server.normalise import Arrival, Reject, storable
 from sdk_bridge.server.ports import Journal, JournalBusy, Source, Sources
 from sdk_bridge.server.rates import Buckets, Rate
-from sdk_bridge.server.refusals import Refusal
+from sdk_bridge.server.refusals import Refusal, RefusalBody
 from sdk_bridge.server.snippet import snippet_answer
 from sdk_bridge.wire.app_events import AppEvent
 
@@ -134,7 +134,7 @@ class Bridge:
 
     def _refused(self, refusal: Refusal) -> web.Response:
         self.tally.refused[refusal.code] = self.tally.refused.get(refusal.code, 0) + 1
-        response = _json({"code": refusal.code, "message": refusal.message}, refusal.status)
+        response = _json(RefusalBody(refusal.code, refusal.message), refusal.status)
         if refusal.retry_after_s is not None:
             response.headers["Retry-After"] = str(refusal.retry_after_s)
         return response

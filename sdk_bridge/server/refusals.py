@@ -1,5 +1,14 @@
 """The one error that the bridge answers with: a status, a code for programs and a sentence for people."""
 
+from msgspec import Struct
+
+
+class RefusalBody(Struct):
+    """Why the bridge did not take it: a word for programs, a sentence for people."""
+
+    code: str
+    message: str
+
 
 class Refusal(Exception):
     """The request is answered with `status` and `{"code", "message"}`.

@@ -12,7 +12,19 @@ from msgspec import Meta, Struct
 from sdk_bridge.wire.codec import WireError
 
 Kind: TypeAlias = Literal[
-    "identify", "track", "page", "screen", "group", "alias", "device", "logout", "push_receipt", "consent"
+    "identify",
+    "track",
+    "page",
+    "screen",
+    "group",
+    "alias",
+    "device",
+    "logout",
+    "push_receipt",
+    "consent",
+    "beacon_sighting",
+    "fence_transition",
+    "location",
 ]
 Text: TypeAlias = Annotated[str, Meta(max_length=512)]
 
@@ -24,13 +36,46 @@ class PushAddress(Struct, frozen=True, omit_defaults=True):
     value: Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
+class BeaconSighting(Struct, frozen=True, omit_defaults=True):
+    """A phone and a beacon of ours, or a region of ours: the frame and the first parts of a key.
+
+    A phone's system tells of regions that it was asked to watch (`enter`, `leave`); an app in the foreground
+    measures single beacons (`range`). `rssi` is in dBm; `accuracy_m` the phone's own estimate of the
+    distance; `proximity` the word that iOS has for it.
+    """
+
+    key: Annotated[str, Meta(min_length=1, max_length=160)]
+    what: Literal["enter", "leave", "range"]
+    rssi: Annotated[int, Meta(ge=-127, le=20)] | None = None
+    proximity: Literal["immediate", "near", "far", "unknown"] | None = None
+    accuracy_m: Annotated[float, Meta(ge=0, le=100_000)] | None = None
+
+
+class FenceTransition(Struct, frozen=True, omit_defaults=True):
+    """A phone's system says that the phone crossed a fence that it was given to watch, or stays in it."""
+
+    fence_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    what: Literal["enter", "dwell", "leave"]
+
+
+class Location(Struct, frozen=True, omit_defaults=True):
+    """Where a phone is: degrees (WGS 84), metres around it, metres a second; None: it did not say."""
+
+    latitude: Annotated[float, Meta(ge=-90, le=90)]
+    longitude: Annotated[float, Meta(ge=-180, le=180)]
+    accuracy_m: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
+    speed_mps: Annotated[float, Meta(ge=0, le=1_000)] | None = None
+
+
 class AppEvent(Struct, frozen=True, omit_defaults=True):
     """One thing that happened in an app or on a site; times are unix milliseconds, UTC.
 
     `occurred_at` is Segment's corrected timestamp; `original_at` the device's own clock, which with `index`
-    orders the events of one device. `name` is what happened: the tracked event, the page or screen, the
+    orders the events of one device; 0 where the device did not say. `name` is what happened: the tracked event, the page or screen, the
     group's id. `proven` says that the source vouches for `user_id` (a signed hash, or a source that is
     trusted); an unproven claim is kept but binds nothing to an identified profile. `previous_id` is alias's.
+    `sighting` goes with the kind `beacon_sighting`, `fence` with `fence_transition`; `location` is where the
+    phone was in any of the three, if it said.
     """
 
     kind: Kind
@@ -55,6 +100,9 @@ class AppEvent(Struct, frozen=True, omit_defaults=True):
     push_id: Text | None = None
     receipt: Literal["received", "opened"] | None = None
     consent: dict[Text, bool] = {}
+    sighting: BeaconSighting | None = None
+    fence: FenceTransition | None = None
+    location: Location | None = None
 
 
 _decoder = msgspec.msgpack.Decoder(list[AppEvent])

@@ -126,7 +126,7 @@ class _Gateway:
         hearing = Hearing(frozenset(), 30_000, self._clock.boot_ms())
         self._listener = Listener(allow, Presence(), hearing, self._clock)
         self._antenna = Antenna()
-        settings = ScanSettings(("hci0",), 90_000, expects=False)
+        settings = ScanSettings(("hci0",), 90_000, None, restart_bluetoothd=False)
         self.scanner = Scanner(settings, self._antenna, self._listener.heard, self._clock.boot_ms)
         self.scanner.learned("hci0", Condition.READY)
         epochs = (f"{number:016x}" for number in itertools.count(1))

@@ -1,4 +1,7 @@
-"""A thousand radio faults over several lanes, each a process; how long until each radio was heard again."""
+"""A thousand radio faults over several lanes, each a process; how long until each radio was heard again.
+
+The lanes take turns in what they hear: a fixed beacon that the configuration lists, a crowd, a single tag.
+"""
 
 import asyncio
 import json
@@ -11,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from simulators.children import ChildFailed, tied_to_us
-from simulators.endurance.radio import LIMIT_SECONDS
+from simulators.endurance.radio import LIMIT_SECONDS, SHOPS
 
 LEAKED_FILES = 8  # a lane may end with so many more descriptors than it began with; a leak makes hundreds
 
@@ -51,37 +54,60 @@ class Recoveries:
         ]
 
 
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One process: where its log goes, how it draws lots, how many faults, and in which shop."""
+
+    log: Path
+    seed: int
+    count: int
+    shop: str
+    silence_s: int | None
+
+    @property
+    def command(self) -> list[str]:
+        words = [str(self.seed), str(self.count), self.shop]
+        shortened = [] if self.silence_s is None else [str(self.silence_s)]
+        return [sys.executable, "-m", "simulators.endurance.radio", *words, *shortened]
+
+
 async def run_lanes(
-    folder: Path, faults: int, lanes: int, seed: int, say: Callable[[str], None]
+    folder: Path,
+    faults: int,
+    lanes: int,
+    seed: int,
+    say: Callable[[str], None],
+    silence_s: int | None = None,
 ) -> Recoveries:
     """Plays `faults` in all. Lane n has the seed `seed` + n. Raises ChildFailed where a lane broke down.
 
-    The lanes' logs go to `folder`, which must exist.
+    The lanes' logs go to `folder`, which must exist. `silence_s` is for tests that cannot wait; without it
+    everything is as the gateway comes.
     """
     recoveries = Recoveries()
     share, more = divmod(faults, lanes)
+    shops = list(SHOPS)
     async with asyncio.TaskGroup() as tasks:
-        for lane in range(lanes):
-            count = share + (lane < more)
-            tasks.create_task(_lane(folder / f"lane-{lane}.log", seed + lane, count, recoveries, faults, say))
+        for n in range(lanes):
+            log, shop = folder / f"lane-{n}.log", shops[n % len(shops)]
+            lane = Lane(log, seed + n, share + (n < more), shop, silence_s)
+            tasks.create_task(_run(lane, recoveries, faults, say))
     return recoveries
 
 
-async def _lane(
-    log: Path, seed: int, count: int, recoveries: Recoveries, faults: int, say: Callable[[str], None]
-) -> None:
-    command = [sys.executable, "-m", "simulators.endurance.radio", str(seed), str(count)]
-    with log.open("wb") as errors:
+async def _run(lane: Lane, recoveries: Recoveries, faults: int, say: Callable[[str], None]) -> None:
+    command = lane.command
+    with lane.log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
             *tied_to_us(command), stdout=subprocess.PIPE, stderr=errors
         )
     try:
         while line := await _line_of(process):
-            _take(json.loads(line), recoveries, seed)
+            _take(json.loads(line), recoveries, lane)
             if recoveries.count and recoveries.count % 50 == 0:
                 say(f"radio faults {recoveries.count}/{faults}, worst so far {recoveries.worst[0]:.1f} s")
         if await process.wait():
-            raise ChildFailed(f"the lane of seed {seed} ended with {process.returncode}: see {log}")
+            raise ChildFailed(f"the lane of seed {lane.seed} ended with {process.returncode}: see {lane.log}")
     finally:
         if process.returncode is None:
             process.kill()
@@ -92,10 +118,10 @@ async def _line_of(process: asyncio.subprocess.Process) -> bytes:
     return await process.stdout.readline() if process.stdout is not None else b""
 
 
-def _take(fact: dict[str, Any], recoveries: Recoveries, seed: int) -> None:
+def _take(fact: dict[str, Any], recoveries: Recoveries, lane: Lane) -> None:
     if "kind" not in fact:
         recoveries.lanes.append(fact)
     elif fact["recovered_s"] is None:
-        recoveries.never.append(f"{fact['kind']} (seed {seed})")
+        recoveries.never.append(f"{fact['kind']}, {lane.shop} (seed {lane.seed})")
     else:
         recoveries.seconds[fact["kind"]].append(fact["recovered_s"])

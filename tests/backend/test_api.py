@@ -18,7 +18,10 @@ from backend.storage.registry import StoredSources
 from sdk_bridge.server.app import Bridge
 from sdk_bridge.server.ports import JournalBusy
 
-OPEN_TO_ALL = {"/health", "/api/session", "/fleet/authority", "/fleet/enrol", "/fleet/renew"}
+OPEN_TO_ALL = {
+    *("/health", "/api/session", "/api/openapi.json"),
+    *("/fleet/authority", "/fleet/enrol", "/fleet/renew"),
+}
 """Every one of these authenticates by itself, or says nothing of the shop. Think before you add another."""
 
 STORE = {"name": "Shop", "timezone": "Europe/Vienna"}

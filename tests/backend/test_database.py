@@ -1,6 +1,7 @@
 """One SQLite file: transactions, errors in our words, migrations, several processes, damage."""
 
 import asyncio
+import re
 import sqlite3
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from backend.storage import database
+from backend.storage import database, migrations
 from backend.storage.database import (
     SqliteFile,
     StorageConflict,
@@ -18,6 +19,7 @@ from backend.storage.database import (
     transaction,
     view,
 )
+from backend.storage.queries import named_queries
 
 
 def zones(session) -> list[str]:
@@ -171,7 +173,7 @@ def test_a_migration_that_fails_leaves_nothing_half_done(tmp_path, monkeypatch):
         "create table one (x); -- a word;\ncreate table two (x);\n"
     )
     (folder / "state" / "0002_bad.sql").write_text("create table three (x);\ncreate table one (x);\n")
-    monkeypatch.setattr(database, "SQL_FOLDER", folder)
+    monkeypatch.setattr(migrations, "SQL_FOLDER", folder)
     with pytest.raises(StorageError, match="already exists"):
         open_for_writing(tmp_path / "state.db", "state")
     found = sqlite3.connect(tmp_path / "state.db")
@@ -214,10 +216,10 @@ def test_another_process_may_look_on(tmp_path):
 def test_every_named_query_is_good_sql(tmp_path, area):
     """Prepared against the real schema, so that a typing error is found here and not in the night."""
     connection = open_for_writing(tmp_path / "file.db", area)
-    queries = database._queries(area)
+    queries = named_queries(area)
     assert len(queries) > 5
     for name, sql in queries.items():
-        names = set(database.re.findall(r"(?<!:):(\w+)", sql))
+        names = set(re.findall(r"(?<!:):(\w+)", sql))
         connection.execute("begin")
         try:
             connection.execute(f"explain {sql}", dict.fromkeys(names, 0)).fetchall()

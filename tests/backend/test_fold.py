@@ -102,7 +102,7 @@ async def test_a_poisoned_entry_is_buried_and_stops_nobody(live_shop, kind):
 async def _append_app(shop, payload: bytes) -> None:
     values = {"partition": 0, "kind": "app", "source": "web", "lane": None, "boot_offset": None}
     await shop.journal_file.write(
-        lambda s: s.insert("append_entry", **values, received_at=shop.clock(), payload=payload)
+        lambda s: s.run("append_entry", **values, received_at=shop.clock(), payload=payload)
     )
 
 

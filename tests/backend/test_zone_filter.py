@@ -11,18 +11,9 @@ from hypothesis import strategies as st
 
 from backend.folding import LiveState
 from backend.proximity.calibration import Level, calibrate
-from backend.proximity.filter import (
-    EARS,
-    Belief,
-    Filter,
-    FilterSettings,
-    Gain,
-    GridFloor,
-    Hearing,
-    Reading,
-    StarFloor,
-    _encoded,
-)
+from backend.proximity.filter import EARS, Belief, Filter, Gain, Reading, Second, encoded
+from backend.proximity.floors import GridFloor, StarFloor
+from backend.proximity.radio import FilterSettings, Hearing
 from backend.proximity.zones import Place, ZoneEngine, ZoneSettings, confidence_of
 from backend.storage import floor
 from simulators.radio import MEASURED, Point, RadioModel, Receiver, Transmitter, advertising_times
@@ -69,6 +60,25 @@ def follow(name: str, told, belief: Belief | None = None) -> list[Belief]:
 
 
 # Properties -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(st.lists(seconds(most=4), min_size=2, max_size=70))
+def test_in_company_a_belief_is_what_it_would_be_alone(cases):
+    """Which beacons are weighed together depends on when a batch came; what is believed must not."""
+    by_floor = {}
+    for name, told in cases:
+        by_floor.setdefault(name, []).append(told)
+    for name, together in by_floor.items():
+        model = Filter(FLOORS[name])
+        alone = [follow(name, told) for told in together]
+        beliefs = [None] * len(together)
+        for step in range(4):
+            there = [number for number, told in enumerate(together) if step < len(told)]
+            moved = model.advance_all([Second(beliefs[number], *together[number][step]) for number in there])
+            for number, advanced in zip(there, moved, strict=True):
+                beliefs[number] = advanced.belief
+                assert advanced.belief == alone[number][step]
 
 
 @settings(max_examples=60)
@@ -202,16 +212,20 @@ def test_a_phones_word_counts_for_less_than_a_gateways():
 
 def test_near_its_limit_a_receiver_hears_all_alike():
     hearing = Hearing(FilterSettings())
-    mean, slope, some = hearing.of(np.array([-60.0, -90.0, -110.0, -159.0]))
+    levels = np.array([-60.0, -90.0, -110.0, -159.0], np.float32)
+    mean, slope, some = hearing.of(levels, np.full(4, Hearing.HEARD))
     assert mean[0] == pytest.approx(-60, abs=0.1)
     assert -93 < mean[2] < mean[1] < -84
     assert 1 >= slope[0] > slope[1] > slope[2] >= 0.02
     assert list(some) == sorted(some, reverse=True)
-    assert hearing.nothing(np.array([-60.0]))[0] < hearing.nothing(np.array([-110.0]))[0] <= 0
+    none = hearing.of(levels, np.full(4, Hearing.SILENT))[2]
+    assert none[0] < none[2] <= 0
+    assert list(hearing.of(levels, np.full(4, Hearing.UNTOLD))[2]) == [0] * 4
 
 
 def test_weights_far_below_the_greatest_are_nothing_and_no_error():
-    assert _encoded(np.array([[1.0, 0.5, 1e-12, 0.0]])) == bytes([255, 239, 0, 0])
+    weights = np.array([[1.0, 0.5, 1e-12, 0.0]], np.float32)[..., None]
+    assert encoded(weights) == [bytes([255, 239, 0, 0])]
 
 
 # Calibration ----------------------------------------------------------------------------------------------

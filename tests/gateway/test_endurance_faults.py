@@ -5,12 +5,13 @@ import time
 
 import pytest
 
+from gateway.scanner import ScanSettings
 from simulators.bluez import FakeBluez
 from simulators.bluez_adapter import BluezSettings, Cure
 from simulators.bus import private_bus
 from simulators.endurance.kills import run_kills
 from simulators.endurance.lanes import LEAKED_FILES, run_lanes
-from simulators.endurance.radio import Ears, advertise, side_by_side
+from simulators.endurance.radio import ADDRESSES, SHOPS, Ears, advertise, default_settings, side_by_side
 from simulators.faults import KINDS
 from simulators.systemd import FakeSystemd
 
@@ -22,7 +23,7 @@ async def test_radio_faults_are_recovered_from_and_kills_lose_and_double_nothing
     (tmp_path / "radio").mkdir()
     lines = []
     async with asyncio.TaskGroup() as tasks:
-        heard = tasks.create_task(run_lanes(tmp_path / "radio", 16, 8, SEED, lines.append))
+        heard = tasks.create_task(run_lanes(tmp_path / "radio", 16, 8, SEED, lines.append, silence_s=2))
         held = tasks.create_task(run_kills(tmp_path / "kills", 24, 3, SEED, lines.append))
     recoveries, reckoning = heard.result(), held.result()
     assert {kind.partition(" ")[0] for kind in recoveries.seconds} == set(KINDS)
@@ -31,6 +32,13 @@ async def test_radio_faults_are_recovered_from_and_kills_lose_and_double_nothing
     assert reckoning.is_clean, reckoning
     assert reckoning.kills["gateway"] == 24 and reckoning.kills["receiver"] > 0
     assert reckoning.held >= reckoning.committed > 1000
+
+
+@pytest.mark.parametrize("shop", SHOPS)
+def test_the_long_run_takes_the_gateway_as_it_comes(shop):
+    settings = default_settings(SHOPS[shop])
+    assert settings.silence_ms == 90_000 and settings.restart_bluetoothd
+    assert settings.expected_ms == (30_000 if shop == "fixed beacon" else None)
 
 
 @pytest.fixture
@@ -43,8 +51,8 @@ async def stuck(monkeypatch):
         FakeSystemd(bus.address, bluez) as systemd,
     ):
         monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
-        ears = Ears(silence_ms=300)
-        async with side_by_side(ears.run(), advertise(bluez)):
+        ears = Ears(ScanSettings(("hci0",), 300, 30_000, restart_bluetoothd=True))
+        async with side_by_side(ears.run(), advertise(bluez, ADDRESSES[:1])):
             assert await ears.hear(time.monotonic())
             yield ears, bluez, systemd
 

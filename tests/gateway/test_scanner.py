@@ -10,16 +10,23 @@ import pytest
 
 from gateway.bluez import BleakRadio, BluezWatch
 from gateway.scanner import (
+    CROWD,
+    CROWD_GONE_MS,
+    CROWD_MS,
     DOWN_MS,
     FAILING_MS,
     GRACE_MS,
     HEARD_MS,
     LADDER,
     LAST_RETRY_MS,
+    PEACE_CYCLE_MS,
+    PEACE_MS,
     POWER_ON_MS,
     Condition,
+    Crowd,
     Hearing,
     Ladder,
+    Patience,
     Remedy,
     Scanner,
     ScanSettings,
@@ -30,57 +37,171 @@ from simulators.bluez_adapter import BluezSettings, Cure
 from simulators.bus import private_bus
 
 SILENCE_MS = 90_000
+PATIENCE = Patience.of(SILENCE_MS, 30_000)
 NEW = Remedy.NEW_SCANNER
+CYCLE = Remedy.POWER_CYCLE
+COST_MS = {CYCLE: 1_000, Remedy.RESTART_BLUETOOTHD: 12_000}  # off and on; a new daemon and its InProgress
+FAULT = {"certain": True, "alone": True}
+NIGHT = {"certain": False, "alone": True}
 
 
-def ready(now=0):
-    ladder = Ladder(SILENCE_MS, now)
+def ready(now=0, patience=PATIENCE):
+    ladder = Ladder(patience, now)
     ladder.learned(Condition.READY, now)
     return ladder
 
 
-def scanning(now=0):
-    ladder = ready(now)
+def scanning(now=0, patience=PATIENCE):
+    ladder = ready(now, patience)
     ladder.started(now)
     return ladder
 
 
-def climb(ladder, now, *, may_give_up, scans):
-    """The remedies in order, when each is tried in vain as soon as it is due; `scans` if a scan can start."""
-    remedies = []
-    while len(remedies) < len(LADDER) + 2 and Remedy.GIVE_UP not in remedies:
+def climb(ladder, until_ms, *, scans=True, **evidence):
+    """(When, remedy) in order until the time or the end, each tried in vain; `scans` if a scan can start."""
+    now, remedies = 0, []
+    while True:
         rung = ladder.rung
-        step = ladder.next(now, may_give_up=may_give_up)
+        step = ladder.next(now, **evidence)
         now = max(now, step.at_ms)
+        if now >= until_ms:
+            return remedies
         if step.remedy is None:
             continue
         if ladder.rung != rung:
-            remedies.append(step.remedy)
+            remedies.append((now, step.remedy))
+        if step.remedy is Remedy.GIVE_UP:
+            return remedies
         if scans:
+            now += COST_MS.get(step.remedy, 0)
             ladder.started(now)
         else:
             ladder.failed(now)
-    return remedies, now
 
 
 def test_a_scan_that_hears_is_left_alone_and_one_that_is_silent_climbs_to_the_top():
     ladder = scanning()
     ladder.heard(50_000)
-    assert ladder.next(139_999, may_give_up=True) == Step(None, 140_000)
-    remedies, _ = climb(ladder, 140_000, may_give_up=True, scans=True)
-    assert remedies == list(LADDER)
+    assert ladder.next(69_999, **FAULT) == Step(None, 70_000)
+    assert ladder.next(70_000, **FAULT).remedy is NEW
+    remedies = climb(scanning(), 3_600_000, **FAULT)
+    first = [remedy for _, remedy in remedies[: len(LADDER)]]
+    assert first == [*LADDER[:-1], NEW], "nobody gives up within the first minute"
+    assert [remedy for _, remedy in remedies[len(LADDER) :]] == list(LADDER)
 
 
-def test_where_silence_may_be_peace_the_ladder_begins_again_below_the_top():
-    remedies, _ = climb(scanning(), 0, may_give_up=False, scans=True)
-    gentle = {Remedy.NEW_SCANNER, Remedy.POWER_CYCLE}
-    assert set(remedies) == gentle and remedies.count(Remedy.POWER_CYCLE) >= 2
+@pytest.mark.parametrize(
+    ("silence_s", "expected_s", "within_s"),
+    [(90, 30, 55), (90, None, 55), (3600, 30, 55), (10, 30, 45), (90, 5, 55), (90, 60, 120)],
+)
+def test_every_remedy_has_been_tried_within_a_minute_whatever_the_watchdogs_setting(
+    silence_s, expected_s, within_s
+):
+    """Longer only where somebody grants their fixed beacons more than the default half minute."""
+    patience = Patience.of(silence_s * 1000, expected_s and expected_s * 1000)
+    remedies = climb(scanning(patience=patience), 600_000, **FAULT)
+    at_ms = next(at for at, remedy in remedies if remedy is Remedy.RESTART_BLUETOOTHD)
+    assert at_ms + COST_MS[Remedy.RESTART_BLUETOOTHD] < within_s * 1000
+    assert at_ms + COST_MS[Remedy.RESTART_BLUETOOTHD] < 60_000 or expected_s > 30
+
+
+def test_after_the_first_climb_the_ladder_is_climbed_at_leisure():
+    remedies = climb(scanning(), 3_600_000, **FAULT)
+    later = [at for at, _ in remedies[len(LADDER) :]]
+    assert all(b - a >= SILENCE_MS for a, b in itertools.pairwise(later))
+    assert remedies[-1][1] is Remedy.GIVE_UP and remedies[-1][0] > 600_000
+
+
+def test_where_others_hear_nothing_is_torn_down_for_one():
+    remedies = climb(scanning(), 3_600_000, certain=True, alone=False)
+    assert {remedy for _, remedy in remedies} == {NEW, CYCLE}
+
+
+def test_a_quiet_night_costs_new_scanners_and_few_power_cycles():
+    """A stall that a new scan cures ends within a minute even then."""
+    hours = 12
+    remedies = climb(scanning(), hours * 3_600_000, **NIGHT)
+    assert {remedy for _, remedy in remedies} == {NEW, CYCLE}
+    times = [at for at, _ in remedies]
+    assert all(b - a <= PEACE_MS + COST_MS[CYCLE] < 60_000 for a, b in itertools.pairwise(times))
+    cycles = [at for at, remedy in remedies if remedy is CYCLE]
+    assert cycles[0] + COST_MS[CYCLE] < 60_000, "the first silence is met as a fault would be"
+    assert len(cycles) <= 1 + hours * 3_600_000 // PEACE_CYCLE_MS
+
+
+def test_passers_by_bring_no_more_power_cycles():
+    """Each ends a silence and begins another."""
+    ladder, cycles = scanning(), 0
+    for minute in range(60):
+        now = minute * 60_000
+        ladder.heard(now + 1)
+        while now < (minute + 1) * 60_000:
+            step = ladder.next(now, **NIGHT)
+            now = max(now, step.at_ms)
+            if step.remedy is not None:
+                cycles += step.remedy is CYCLE
+                ladder.started(now)
+    assert cycles <= 60 * 60_000 // PEACE_CYCLE_MS + 1
+
+
+def test_a_power_cycle_that_helped_may_come_again_at_once():
+    ladder, now = scanning(), 0
+    for _ in range(5):
+        for wanted in (NEW, NEW, CYCLE):
+            now = ladder.next(now, **NIGHT).at_ms
+            assert ladder.next(now, **NIGHT).remedy is wanted
+            ladder.started(now)
+        now += 100
+        ladder.heard(now)
+
+
+def test_a_night_that_was_peaceful_is_over_when_there_is_evidence():
+    ladder = scanning()
+    climb(ladder, 3_600_000, **NIGHT)
+    ladder.next(4_000_000, **NIGHT)
+    ladder.started(4_000_000)
+    seen = set()
+    for hour in range(20):
+        seen.add(ladder.next(5_000_000 + hour * 3_600_000, **FAULT).remedy)
+        ladder.started(5_000_000 + hour * 3_600_000)
+    assert seen == set(LADDER)
 
 
 def test_an_adapter_that_is_there_and_cannot_scan_is_given_up_after_a_minute():
-    remedies, now = climb(ready(), 0, may_give_up=True, scans=False)
-    assert remedies == [remedy for remedy in LADDER if remedy is not NEW]
-    assert now == pytest.approx(len(remedies) * FAILING_MS, abs=len(remedies) * LAST_RETRY_MS)
+    remedies = climb(ready(), 3_600_000, scans=False, **FAULT)
+    assert [remedy for _, remedy in remedies] == [remedy for remedy in LADDER if remedy is not NEW]
+    wanted = len(remedies) * FAILING_MS
+    assert remedies[-1][0] == pytest.approx(wanted, abs=len(remedies) * LAST_RETRY_MS)
+
+
+@pytest.mark.parametrize(
+    ("devices", "every_ms", "silent_ms", "vanished"),
+    [
+        (12, 50, 0, True),
+        (12, 50, 30_000, True),
+        (12, 50, CROWD_GONE_MS, False),  # by now it has left, or nothing helps
+        (CROWD, 1_000, 1_000, True),
+        (CROWD - 1, 50, 30_000, False),  # a family
+        (1, 50, 30_000, False),
+        (40, 2_500, 30_000, False),  # people who leave one by one
+    ],
+)
+def test_a_crowd_that_falls_silent_at_a_blow_is_told_from_people_who_leave(
+    devices, every_ms, silent_ms, vanished
+):
+    crowd, now = Crowd(), 0
+    for number in range(max(devices, CROWD_MS // every_ms)):
+        now = 1_000_000 + number * every_ms
+        crowd.heard(f"device {number % devices}", now)
+    assert crowd.has_vanished(now + silent_ms) is vanished
+
+
+def test_a_crowd_of_long_ago_is_none():
+    crowd = Crowd()
+    for number in range(20):
+        crowd.heard(f"device {number}", number)
+    crowd.heard("device 0", 3 * CROWD_MS)
+    assert not crowd.has_vanished(3 * CROWD_MS + 1)
 
 
 @pytest.mark.parametrize("condition", [Condition.UNKNOWN, Condition.ABSENT])
@@ -89,7 +210,7 @@ def test_an_adapter_that_is_away_is_tried_for_and_never_given_up(condition):
     ladder.learned(condition, 0)
     now, tries = 0, 0
     while now < 3_600_000:
-        step = ladder.next(now, may_give_up=True)
+        step = ladder.next(now, **FAULT)
         if step.remedy is None:
             now = step.at_ms
             continue
@@ -104,7 +225,7 @@ def test_bad_news_ends_a_scan_that_nothing_else_would_end(condition):
     ladder = scanning()
     ladder.learned(condition, 1_000)
     assert not ladder.scanning
-    assert ladder.next(1_000, may_give_up=False).remedy is not None
+    assert ladder.next(1_000, **NIGHT).remedy is not None
 
 
 def test_good_news_is_acted_on_at_once():
@@ -112,9 +233,9 @@ def test_good_news_is_acted_on_at_once():
     ladder.learned(Condition.ABSENT, 0)
     for _ in range(9):
         ladder.failed(1_000)
-    assert ladder.next(1_001, may_give_up=False).remedy is None
+    assert ladder.next(1_001, **NIGHT).remedy is None
     ladder.learned(Condition.READY, 1_002)
-    assert ladder.next(1_002, may_give_up=False) == Step(NEW, 1_002)
+    assert ladder.next(1_002, **NIGHT) == Step(NEW, 1_002)
 
 
 def test_a_radio_that_was_switched_off_is_switched_on_every_ten_seconds():
@@ -122,7 +243,7 @@ def test_a_radio_that_was_switched_off_is_switched_on_every_ten_seconds():
     ladder.learned(Condition.OFF, 0)
     now, tried_at = 0, []
     while now < 35_000:
-        step = ladder.next(now, may_give_up=True)
+        step = ladder.next(now, **FAULT)
         if step.remedy is Remedy.POWER_ON:
             tried_at.append(now)
         if step.remedy is None:
@@ -138,7 +259,7 @@ def test_ten_seconds_of_in_progress_after_a_restart_climb_nothing():
     ladder.learned(Condition.READY, 300)
     now = 300
     while now < 10_300:
-        step = ladder.next(now, may_give_up=True)
+        step = ladder.next(now, **FAULT)
         now = max(now, step.at_ms)
         if step.remedy is not None:
             ladder.failed(now)
@@ -147,7 +268,7 @@ def test_ten_seconds_of_in_progress_after_a_restart_climb_nothing():
 
 def test_an_advert_leads_back_to_the_ground():
     ladder = scanning()
-    assert ladder.next(SILENCE_MS, may_give_up=True).remedy is NEW
+    assert ladder.next(SILENCE_MS, **FAULT).remedy is NEW
     ladder.started(SILENCE_MS)
     ladder.heard(SILENCE_MS + 5)
     assert ladder.rung == 0
@@ -210,7 +331,7 @@ class Air:
         self.count = 0
         self.senders = []
         self.watch = BluezWatch(adapters, self.learned)
-        settings = ScanSettings(adapters, silence_ms, expects=True)
+        settings = ScanSettings(adapters, silence_ms, 30_000, restart_bluetoothd=False)
         self.scanner = Scanner(
             settings, BleakRadio(self.watch), self.heard, lambda: time.monotonic_ns() // 10**6
         )

@@ -25,7 +25,7 @@ delete from lanes where gateway = :gateway and rowid not in
 -- name: count_forgotten!
 -- Adverts that nobody agreed to, counted where they were heard and then forgotten.
 insert into forgotten (gateway, reason, adverts) values (:gateway, :reason, :adverts)
-on conflict (gateway, reason) do update set adverts = adverts + excluded.adverts;
+on conflict (gateway, reason) do update set adverts = forgotten.adverts + excluded.adverts;
 
 -- name: remember_message!
 -- An app event's id; changes no row where it was there already.

@@ -2,7 +2,7 @@
 -- The newest definition; its version rises with every change.
 insert into campaigns (campaign_id, version, state, definition, changed_at)
 values (:campaign_id, 1, :state, :definition, :changed_at)
-on conflict (campaign_id) do update set version = version + 1, state = excluded.state,
+on conflict (campaign_id) do update set version = campaigns.version + 1, state = excluded.state,
   definition = excluded.definition, changed_at = excluded.changed_at;
 
 -- name: campaigns
@@ -15,8 +15,9 @@ select campaign_id, version, state, definition, changed_at from campaigns where 
 
 -- name: start_dwell!
 -- Someone entered the campaign's zone; due when they have stayed long enough.
-insert or replace into dwell_timers (campaign_id, beacon_key, entered_at, due_at)
-values (:campaign_id, :beacon_key, :entered_at, :due_at);
+insert into dwell_timers (campaign_id, beacon_key, entered_at, due_at)
+values (:campaign_id, :beacon_key, :entered_at, :due_at)
+on conflict (campaign_id, beacon_key) do update set entered_at = excluded.entered_at, due_at = excluded.due_at;
 
 -- name: stop_dwell!
 -- Decided, or gone again.
@@ -26,12 +27,13 @@ delete from dwell_timers where campaign_id = :campaign_id and beacon_key = :beac
 -- All that run; read at start.
 select campaign_id, beacon_key, entered_at, due_at from dwell_timers;
 
--- name: record_decision<!
--- Every candidate ends here, with the reason; one per entering.
-insert or ignore into decisions (campaign_id, campaign_version, profile_id, store_id, zone_id, entered_at, due_at,
+-- name: record_decision
+-- Every candidate ends here, with the reason; one per entering, so a repetition returns no id.
+insert into decisions (campaign_id, campaign_version, profile_id, store_id, zone_id, entered_at, due_at,
   completed_at, decided_at, verdict, reason)
 values (:campaign_id, :campaign_version, :profile_id, :store_id, :zone_id, :entered_at, :due_at,
-  :completed_at, :decided_at, :verdict, :reason);
+  :completed_at, :decided_at, :verdict, :reason)
+on conflict do nothing returning decision_id;
 
 -- name: sent_by_campaign
 -- When a campaign sent to a person, or to whom was merged into them; what never went out does not count.
@@ -39,8 +41,8 @@ with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select min(created_at) as at from tree cross join pushes using (profile_id)
-where campaign_id = :campaign_id
+select min(created_at) as at from tree cross join pushes
+where pushes.profile_id = tree.profile_id and campaign_id = :campaign_id
   and state not in ('suppressed', 'expired', 'rejected')
 group by decision_id;
 
@@ -50,8 +52,8 @@ with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select count(distinct decision_id) from tree cross join pushes using (profile_id)
-where created_at >= :start and created_at < :end
+select count(distinct decision_id) from tree cross join pushes
+where pushes.profile_id = tree.profile_id and created_at >= :start and created_at < :end
   and state not in ('suppressed', 'expired', 'rejected');
 
 -- name: decisions_of_campaign
@@ -61,12 +63,12 @@ where campaign_id = :campaign_id group by verdict, reason order by candidates de
 
 -- name: pushes_by_state
 -- For people and for accounts.
-select state, count(*) as pushes, sum(opened_at is not null) as opened from pushes group by state;
+select state, count(*) as pushes, count(opened_at) as opened from pushes group by state;
 
 -- name: pushes_of_campaign
 -- The funnel of one campaign.
-select state, count(*) as pushes, sum(received_at is not null) as received,
-  sum(opened_at is not null) as opened
+select state, count(*) as pushes, count(received_at) as received,
+  count(opened_at) as opened
 from pushes where campaign_id = :campaign_id group by state;
 
 -- name: accepted_latencies

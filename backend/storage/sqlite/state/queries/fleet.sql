@@ -97,7 +97,7 @@ values (:store_id, :gateway_id, :version, :issued_at, :document, :signature);
 -- name: forget_configurations!
 -- Old versions, so that a program that writes one a minute does not fill the disk.
 delete from configurations
-where store_id = :store_id and gateway_id = :gateway_id and version <= :version - 100;
+where store_id = :store_id and gateway_id = :gateway_id and version <= cast(:version as integer) - 100;
 
 -- name: newest_configurations
 -- Each gateway's newest version, for those in service.

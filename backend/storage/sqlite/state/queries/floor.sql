@@ -8,7 +8,7 @@ update fold set position = :position;
 
 -- name: number_key!
 -- Sightings name beacons by a small number.
-insert or ignore into heard_keys (beacon_key) values (:beacon_key);
+insert into heard_keys (beacon_key) values (:beacon_key) on conflict do nothing;
 
 -- name: key_number$
 -- The number of a beacon.
@@ -16,7 +16,7 @@ select key_number from heard_keys where beacon_key = :beacon_key;
 
 -- name: number_gateway!
 -- Sightings name gateways by a small number.
-insert or ignore into heard_gateways (gateway) values (:gateway);
+insert into heard_gateways (gateway) values (:gateway) on conflict do nothing;
 
 -- name: gateway_number$
 -- The number of a gateway.
@@ -27,9 +27,10 @@ select gateway_number from heard_gateways where gateway = :gateway;
 insert into sightings (second, gateway_number, key_number, adverts, loss, best)
 values (:second, :gateway_number, :key_number, :adverts, :loss, :best)
 on conflict (second, gateway_number, key_number) do update set
-  loss = (loss * adverts + excluded.loss * excluded.adverts) / (adverts + excluded.adverts),
-  best = min(best, excluded.best),
-  adverts = adverts + excluded.adverts;
+  loss = (sightings.loss * sightings.adverts + excluded.loss * excluded.adverts)
+    / (sightings.adverts + excluded.adverts),
+  best = min(sightings.best, excluded.best),
+  adverts = sightings.adverts + excluded.adverts;
 
 -- name: fixed_beacon_levels
 -- What gateways heard, in the newest five minutes, of the beacons that are fixed to zones.
@@ -48,12 +49,12 @@ order by b.beacon_key, g.gateway;
 insert into sightings_without_time (boot_id, boot_second, gateway_number, key_number, adverts, loss, best)
 values (:boot_id, :second, :gateway_number, :key_number, :adverts, :loss, :best)
 on conflict (boot_id, boot_second, gateway_number, key_number) do update set
-  adverts = adverts + excluded.adverts;
+  adverts = sightings_without_time.adverts + excluded.adverts;
 
 -- name: count_forgotten_late!
 -- Adverts that the journal still held when their owner withdrew.
 insert into forgotten_late (gateway, adverts) values (:gateway, :adverts)
-on conflict (gateway) do update set adverts = adverts + excluded.adverts;
+on conflict (gateway) do update set adverts = forgotten_late.adverts + excluded.adverts;
 
 -- name: forgotten_late_by_gateway
 -- For accounts.
@@ -102,7 +103,7 @@ values (:beacon_key, :at, :gateway, :battery_mv, :temperature_c, :adverts, :upti
 on conflict (beacon_key) do update set at = excluded.at, gateway = excluded.gateway,
   battery_mv = excluded.battery_mv, temperature_c = excluded.temperature_c, adverts = excluded.adverts,
   uptime_s = excluded.uptime_s
-where excluded.at >= at;
+where excluded.at >= beacon_health.at;
 
 -- name: raise_alert!
 -- Something that a person should see.

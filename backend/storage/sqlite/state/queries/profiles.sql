@@ -42,10 +42,11 @@ where id_type = :id_type and id = :id order by profile_id, via;
 insert into identity_claims (id_type, id, profile_id, via, first_at, last_at, last_hash)
 values (:id_type, :id, :profile_id, :via, :at, :at, :hash)
 on conflict (id_type, id, profile_id, via) do update set
-  first_at = min(first_at, excluded.first_at),
-  last_hash = case when (excluded.last_at, excluded.last_hash) > (last_at, last_hash)
-    then excluded.last_hash else last_hash end,
-  last_at = max(last_at, excluded.last_at);
+  first_at = min(identity_claims.first_at, excluded.first_at),
+  last_hash = case when (excluded.last_at, excluded.last_hash)
+      > (identity_claims.last_at, identity_claims.last_hash)
+    then excluded.last_hash else identity_claims.last_hash end,
+  last_at = max(identity_claims.last_at, excluded.last_at);
 
 -- name: drop_identity_claims!
 -- An alias of what turned out to be a user.
@@ -67,7 +68,7 @@ insert into traits (profile_id, name, value, occurred_at, event_hash)
 values (:profile_id, :name, :value, :occurred_at, :event_hash)
 on conflict (profile_id, name) do update set
   value = excluded.value, occurred_at = excluded.occurred_at, event_hash = excluded.event_hash
-where (excluded.occurred_at, excluded.event_hash) > (occurred_at, event_hash);
+where (excluded.occurred_at, excluded.event_hash) > (traits.occurred_at, traits.event_hash);
 
 -- name: consent_statement
 -- What a profile last said of a purpose.
@@ -109,12 +110,14 @@ on conflict (device_id) do update set profile_id = excluded.profile_id, platform
 insert into push_addresses (kind, value, device_id, bound_at, bound_hash, last_seen_at)
 values (:kind, :value, :device_id, :at, :hash, :seen_at)
 on conflict (kind, value) do update set
-  device_id = case when (excluded.bound_at, excluded.bound_hash) > (bound_at, bound_hash)
-    then excluded.device_id else device_id end,
-  bound_hash = case when (excluded.bound_at, excluded.bound_hash) > (bound_at, bound_hash)
-    then excluded.bound_hash else bound_hash end,
-  bound_at = max(bound_at, excluded.bound_at),
-  last_seen_at = max(last_seen_at, excluded.last_seen_at);
+  device_id = case when (excluded.bound_at, excluded.bound_hash)
+      > (push_addresses.bound_at, push_addresses.bound_hash)
+    then excluded.device_id else push_addresses.device_id end,
+  bound_hash = case when (excluded.bound_at, excluded.bound_hash)
+      > (push_addresses.bound_at, push_addresses.bound_hash)
+    then excluded.bound_hash else push_addresses.bound_hash end,
+  bound_at = max(push_addresses.bound_at, excluded.bound_at),
+  last_seen_at = max(push_addresses.last_seen_at, excluded.last_seen_at);
 
 -- name: push_addresses_on
 -- The addresses that a device was the last to report.
@@ -168,7 +171,7 @@ with recursive tree (profile_id) as (
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
 select a.kind, a.value, a.platform, a.last_seen_at
 from tree join push_addresses a using (profile_id)
-where a.quarantined_at is null and (a.proven or a.profile_id = :profile_id)
+where a.quarantined_at is null and (a.proven = 1 or a.profile_id = :profile_id)
 order by a.last_seen_at desc, a.kind, a.value;
 
 -- name: identifiers_of_person

@@ -38,7 +38,7 @@ where push_id = :push_id and state = 'claimed' and owner = :owner and received_a
 -- name: end_unmarked_push!
 -- What mark_push_sending refused.
 update pushes set finished_at = :now,
-  state = case when received_at is not null then 'accepted' when resent then 'unknown' else 'suppressed' end,
+  state = case when received_at is not null then 'accepted' when resent = 1 then 'unknown' else 'suppressed' end,
   reason = case when received_at is not null then 'the phone reported the first send' else 'address_gone' end
 where push_id = :push_id and state = 'claimed' and owner = :owner;
 

@@ -1,0 +1,1 @@
+"""Products, the tree of their categories, and which web category lies on which zone's shelf."""

@@ -1,0 +1,108 @@
+"""What an import sends: contacts, orders and products, typed; the same types check on both ends."""
+
+from typing import Annotated, TypeAlias
+
+from msgspec import Meta, Struct
+
+from backend.catalog.model import MAX_HUNDREDTHS, Currency, Label, Product, ProductId
+from backend.profiles.rules import usable
+
+MAX_ROWS = 500  # of one request: some 200 ms of the fold, and live events wait no longer than that
+MAX_LINES = 200  # of one order
+MAX_TRAITS = 100
+MAX_PURPOSES = 32  # a consent form has a handful
+
+Identity: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+Email: TypeAlias = Annotated[str, Meta(pattern=r"^[^@\s\x00-\x1f\x7f]{1,100}@[^@\s\x00-\x1f\x7f]{1,200}$")]
+Phone: TypeAlias = Annotated[str, Meta(pattern=r"^\+?[0-9][0-9 ()/.\-]{3,40}$")]
+OrderId: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+TraitName: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
+TraitText: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00]{0,2000}$")]
+TraitNumber: TypeAlias = Annotated[int, Meta(ge=-(2**53), le=2**53)]
+Purpose: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")]
+Moment: TypeAlias = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
+LineNumber: TypeAlias = Annotated[int, Meta(ge=1, le=10**12)]
+Amount: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_HUNDREDTHS)]
+Quantity: TypeAlias = Annotated[float, Meta(gt=0, le=1e6)]
+ImportId: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+
+
+class Identified(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Whose row it is: the shop's own number of the customer, else the card, the address or the telephone.
+
+    `line` is where it stands in its file.
+    """
+
+    line: LineNumber
+    user_id: Identity | None = None
+    loyalty_id: Identity | None = None
+    email: Email | None = None
+    phone: Phone | None = None
+
+    def __post_init__(self) -> None:
+        for value in (self.user_id, self.loyalty_id):
+            if value is not None and usable(value) is None:
+                raise ValueError(f"{value[:40]!r} cannot stand for one person")
+        if not (self.user_id or self.loyalty_id or self.email or self.phone):
+            raise ValueError("nobody: neither user_id, loyalty_id, email nor phone is given")
+
+
+class ContactRow(Identified, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A customer, as the shop's own system knew them at `as_of`. Times are unix milliseconds.
+
+    A refusal counts from `as_of`; what was agreed to counts from `consent_at`, where that is known, so that
+    an older yes never undoes what the person said since.
+    """
+
+    as_of: Moment
+    traits: Annotated[
+        dict[TraitName, TraitText | TraitNumber | float | bool], Meta(max_length=MAX_TRAITS)
+    ] = {}
+    consent: Annotated[dict[Purpose, bool], Meta(max_length=MAX_PURPOSES)] = {}
+    consent_at: Moment | None = None
+
+
+class OrderLine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One line of an order; `price` is that of one piece, in hundredths."""
+
+    product_id: ProductId | None = None
+    sku: Label | None = None
+    name: Label | None = None
+    brand: Label | None = None
+    category: Label | None = None
+    price: Amount | None = None
+    quantity: Quantity = 1.0
+
+
+class OrderRow(Identified, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An order, or the refund of one. `total` is in hundredths, never negative; times are unix ms."""
+
+    order_id: OrderId
+    ordered_at: Moment
+    total: Amount
+    as_of: Moment
+    refund: bool = False
+    currency: Currency | None = None
+    coupon: Label | None = None
+    products: Annotated[list[OrderLine], Meta(max_length=MAX_LINES)] = []
+
+
+class ProductRow(Product, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A product, and where it stands in its file."""
+
+    line: LineNumber
+
+
+class RowError(Struct, frozen=True):
+    """A row that was not imported, and why."""
+
+    line: int
+    reason: str
+
+
+class Imported(Struct, frozen=True):
+    """What became of a batch: rows that changed something, those known already, and those refused."""
+
+    new: int
+    known: int
+    errors: list[RowError] = []

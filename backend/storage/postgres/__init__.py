@@ -1,0 +1,1 @@
+"""PostgreSQL as the storage: what SQLite's files say, in its dialect, and a connection that threads share."""

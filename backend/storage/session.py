@@ -1,0 +1,73 @@
+"""What services know of a database: named queries inside one transaction, whichever engine is below."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
+
+T = TypeVar("T")
+Area: TypeAlias = Literal["journal", "state"]
+
+
+class StorageError(RuntimeError):
+    """The database cannot be used; the text says which and why."""
+
+
+class StorageConflict(StorageError):
+    """What was to be written contradicts what is there already: a key taken, a reference to nothing."""
+
+
+class StorageRetry(StorageError):
+    """Another transaction came in between: nothing was written, and the same work may succeed at once."""
+
+
+class Row(Protocol):
+    """One row, by column name and by position; `dict(row)` works."""
+
+    def keys(self) -> Iterable[str]: ...
+    def __getitem__(self, column: Any, /) -> Any: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __len__(self) -> int: ...
+
+
+class Session(Protocol):
+    """One transaction. Queries go by the names they have in the .sql files."""
+
+    def run(self, query: str, **values: Any) -> int:
+        """Executes one statement; the number of rows it changed."""
+        ...
+
+    def many(self, query: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Executes one statement for every row, in their order."""
+        ...
+
+    def changed(self, query: str, rows: Iterable[Mapping[str, Any]]) -> list[bool]:
+        """Executes one statement for every row, in their order; for each whether it changed anything."""
+        ...
+
+    def rows(self, query: str, **values: Any) -> list[Row]:
+        """Every row of a query."""
+        ...
+
+    def row(self, query: str, **values: Any) -> Row | None:
+        """The first row of a query, or None."""
+        ...
+
+
+class Database(Protocol):
+    """One area of the storage: the journal, or the state."""
+
+    async def write(self, work: Callable[[Session], T], *, again: bool = True) -> T:
+        """One transaction, durable when this returns; an exception rolls it back.
+
+        Where another transaction came in between, `work` runs once more from its beginning, a few times at
+        most. Work that changes more than the session says `again=False` and gets StorageRetry.
+        Raises StorageConflict, StorageRetry, StorageError, and whatever `work` raises.
+        """
+        ...
+
+    async def read(self, work: Callable[[Session], T]) -> T:
+        """One consistent view of the last commit, which never waits for a writer. Raises StorageError."""
+        ...
+
+    def view(self, work: Callable[[Session], T]) -> T:
+        """The same on a connection of its own; blocks, so call it from a thread. Raises StorageError."""
+        ...
