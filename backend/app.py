@@ -206,7 +206,7 @@ async def _end(parts: set[asyncio.Task[None]], ingest: Ingest, sender: PushSende
 
 
 def _health(ingest: Ingest, fold: Fold, journal: Journal) -> dict[str, Any]:
-    return {"status": "ok", "broker": ingest.connected, "fold_behind": journal.head - fold.position}
+    return {"status": "ok", "broker": ingest.connected, "fold_behind": fold.position.behind(journal.head)}
 
 
 class _OnlyOwner:

@@ -14,8 +14,9 @@ from backend.listening import Listening
 from backend.profiles.service import ProfileService
 from backend.proximity.zones import ZoneSettings
 from backend.storage import floor
-from backend.storage.database import SqliteFile, StorageConflict, StorageError
-from backend.storage.journal import Entry, Journal
+from backend.storage.entries import Cursor, Entry
+from backend.storage.journal import Journal
+from backend.storage.session import Database, StorageConflict, StorageError, StorageRetry
 from sdk_bridge.server.ports import JournalBusy
 
 log = structlog.get_logger()
@@ -32,7 +33,7 @@ class Fold:
     def __init__(
         self,
         journal: Journal,
-        state: SqliteFile,
+        state: Database,
         now_ms: Callable[[], int],
         *,
         on_listening: Callable[[Listening], None],
@@ -49,8 +50,8 @@ class Fold:
         self._live: LiveState | None = None
         self._moved = asyncio.Event()
         self._stale = False
-        self._deleted, self._delete_at = 0, 0.0
-        self.position = 0
+        self._deleted, self._delete_at = Cursor(), 0.0
+        self.position = Cursor()
 
     async def load(self) -> None:
         """Reads the live state and the position; call once before `run`."""
@@ -71,7 +72,7 @@ class Fold:
         target = self._journal.head
         try:
             async with asyncio.timeout(within_s):
-                while self.position < target:
+                while not self.position.covers(target):
                     self._moved.clear()
                     await self._moved.wait()
         except TimeoutError:
@@ -83,6 +84,9 @@ class Fold:
         while True:
             try:
                 await self._round()
+            except StorageRetry as error:  # the live state knows of what was not written: begin from the rows
+                log.info("fold_again", error=str(error))
+                self._stale = True
             except (StorageError, JournalBusy) as error:  # the disk's fault: the entries wait in the journal
                 log.error("fold_waits_for_disk", error=str(error))  # noqa: TRY400 - a full disk has no traceback
                 self._stale = True
@@ -101,7 +105,7 @@ class Fold:
 
     async def _delete_folded(self) -> None:
         now = asyncio.get_running_loop().time()
-        if self.position > self._deleted and now >= self._delete_at:
+        if self.position != self._deleted and now >= self._delete_at:
             await self._journal.delete_folded(self.position)
             self._deleted, self._delete_at = self.position, now + DELETE_EVERY_S
 
@@ -142,16 +146,19 @@ class Fold:
     async def _bury(self, entry: Entry, error: Exception) -> None:
         log.error("entry_buried", position=entry.position, source=entry.source, exc_info=error)
         await self._journal.bury(entry.source, f"could not be folded: {error!r}", entry.payload)
-        await self._state.write(lambda session: floor.move_to(session, entry.position))
+        before = self.position
+        await self._state.write(lambda session: floor.move_to(session, before, before.past(entry)))
         await self._reload()
-        self._reached(entry.position)
 
     async def _reload(self) -> None:
-        live = await self._state.write(lambda session: LiveState.read(session, self._settings))
+        live, position = await self._state.write(
+            lambda session: (LiveState.read(session, self._settings), floor.position(session))
+        )
         if self._live is not None:
             live.engine.gateway_heard_at.update(self._live.engine.gateway_heard_at)
             live.engine.awake_at = self._live.engine.awake_at
         self._live = live
+        self._reached(position)
         self._on_listening(live.listening)
 
     def _start_grace(self, live: LiveState) -> None:
@@ -166,7 +173,8 @@ class Fold:
             raise RuntimeError("Fold.load must come before Fold.run")
         position = self.position
         folded = await self._state.write(
-            lambda session: Transaction(session, live, self._people, now).fold(entries, position)
+            lambda session: Transaction(session, live, self._people, now).fold(entries, position),
+            again=False,
         )
         self._reached(folded.position)
         if folded.listening is not None:
@@ -174,6 +182,6 @@ class Fold:
         if folded.pushes:
             self.on_pushes()
 
-    def _reached(self, position: int) -> None:
+    def _reached(self, position: Cursor) -> None:
         self.position = position
         self._moved.set()

@@ -11,6 +11,7 @@ what waits into larger batches.
 """
 
 import asyncio
+import errno
 import fcntl
 import os
 import secrets
@@ -37,10 +38,11 @@ from gateway.homeassistant import HomeAssistant
 from gateway.homeassistant import Reading as HomeReading
 from gateway.log import set_level, tell_held_back
 from gateway.membership import Membership
-from gateway.outbox import Outbox, OutboxUnavailable, Parcel, Stock
+from gateway.outbox import OutboxUnavailable, Parcel, Stock
 from gateway.presence import Presence
 from gateway.remote import Health
 from gateway.scanner import Condition, Hearing, Scanner
+from gateway.standby import Standby
 from gateway.uplink import Uplink
 from gateway.watchdog import Flow, starves
 from sdk_bridge.mqtt import Broker
@@ -182,7 +184,7 @@ class Gateway:
         self,
         config: Config,
         clock: Clock,
-        outbox: Outbox,
+        outbox: Standby,
         random: Random,
         membership: Membership | None = None,
     ) -> None:
@@ -291,6 +293,7 @@ class Gateway:
             version=VERSION,
             config_version=version,
             config_state=state,
+            outbox_writable=self._uplink.writable,
         )
 
     def _reading(self) -> status.Reading:
@@ -355,7 +358,7 @@ async def serve(config: Config, clock: Clock, path: Path) -> None:
         if membership is not None:
             config = membership.remote.start()
             set_level(config.log.level)
-        outbox = Outbox(
+        outbox = Standby(
             config.data_dir / "outbox.db",
             max_bytes=config.outbox_bytes,
             new_epoch=lambda: secrets.token_hex(8),
@@ -393,7 +396,7 @@ def only_one(folder: Path) -> Iterator[None]:
     """Holds the data folder; the kernel lets go of it however the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = _lockable(folder)
     except OSError as error:
         raise OutboxUnavailable(f"{folder}: {error.strerror}") from error
     try:
@@ -403,6 +406,16 @@ def only_one(folder: Path) -> Iterator[None]:
         raise AlreadyRunning(f"{folder} is in use by another gateway process") from error
     finally:
         os.close(handle)
+
+
+def _lockable(folder: Path) -> int:
+    """The lock's file, or the folder itself where the card takes no file. Raises OSError."""
+    try:
+        return os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 async def _cancel(*tasks: asyncio.Task[None]) -> None:

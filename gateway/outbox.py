@@ -64,6 +64,10 @@ class OutboxUnavailable(RuntimeError):
     """The outbox cannot be read or written at the moment, as on a full disk; trying again is safe."""
 
 
+class OutboxTooNew(OutboxUnavailable):
+    """The file was written by a newer gateway; nothing but that gateway will read it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parcel:
     """One encoded batch to keep: when it was closed (boot milliseconds) and how many readings it holds."""
@@ -183,6 +187,11 @@ class Outbox:
         self.stock = self._read_stock()
         self.anchors = dict(self._database.execute("SELECT boot_id, unix_ms FROM anchor").fetchall())
 
+    @property
+    def writable(self) -> bool:
+        """An outbox by itself knows no other place."""
+        return True
+
     def close(self) -> None:
         self._database.close()
 
@@ -276,6 +285,30 @@ class Outbox:
             return more
 
         return self._guarded(work)
+
+    def probe(self) -> None:
+        """Writes, and changes nothing. Raises OutboxUnavailable where the disk takes no more."""
+
+        def work() -> None:
+            with self._transaction():
+                self._database.execute("UPDATE life SET records = records")
+
+        self._guarded(work)
+
+    def copy_to(self, path: Path) -> None:
+        """A durable copy of all of it, there whole or not at all."""
+        part = path.with_name(f"{path.name}.part")
+
+        def work() -> None:
+            try:
+                with closing(sqlite3.connect(part)) as target:
+                    self._database.backup(target)
+                part.replace(path)
+                _sync_folder(path.parent)
+            finally:
+                part.unlink(missing_ok=True)
+
+        self._guarded(work)
 
     def learn_anchor(self, boot_id: str, unix_ms: int) -> None:
         """Remembers the unix time at which this boot's clock read zero; forgets boots that left nothing."""
@@ -541,19 +574,20 @@ class Outbox:
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA journal_size_limit = 4194304")  # an outage's WAL must not stay for ever
             _check(database)
-            self._prepare(database)
+            if self._prepare(database):
+                _sync_folder(self._path.parent)
         except BaseException:
             database.close()
             raise
         return database
 
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        """Creates the tables in a new file; one transaction, so a file has all of them or none."""
+    def _prepare(self, database: sqlite3.Connection) -> bool:
+        """Creates the tables where the file is new; one transaction, so a file has all of them or none."""
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
-            raise OutboxUnavailable(f"{self._path} was written by a newer gateway (version {version})")
+            raise OutboxTooNew(f"{self._path} was written by a newer gateway (version {version})")
         if version == SCHEMA_VERSION:
-            return
+            return False
         database.execute("BEGIN IMMEDIATE")
         for statement in _SCHEMA.split(";"):
             database.execute(statement)
@@ -563,7 +597,7 @@ class Outbox:
         )
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         database.execute("COMMIT")
-        _sync_folder(self._path.parent)
+        return True
 
     def _read_stock(self) -> Stock:
         row = self._database.execute(f"SELECT {_LIFE} FROM life").fetchone()  # noqa: S608 - our columns
@@ -585,6 +619,15 @@ class Outbox:
         older = sorted(self._path.parent.glob(f"{self._path.name}.corrupt-*"))[:-KEPT_CORRUPT_FILES]
         for path in older:
             path.unlink(missing_ok=True)
+
+
+class MemoryOutbox(Outbox):
+    """The same without a file. It dies with the process; `path` only names it in errors."""
+
+    def _open(self) -> sqlite3.Connection:
+        database = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._prepare(database)
+        return database
 
 
 def examine(path: Path) -> int:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 
@@ -21,7 +22,6 @@ from gateway.outbox import (
     LANES,
     NO_LOSS,
     Loss,
-    Outbox,
     OutboxUnavailable,
     Parcel,
     Record,
@@ -55,6 +55,27 @@ COALESCE_FROM: Final = 64  # records that wait; half a minute of a shop is no ou
 
 T = TypeVar("T")
 log = structlog.get_logger()
+
+
+class Store(Protocol):
+    """What the uplink asks of an outbox. Any method may raise OutboxUnavailable, or begin another epoch."""
+
+    moved_aside: list[Path]
+
+    @property
+    def stock(self) -> Stock: ...
+    @property
+    def anchors(self) -> dict[str, int]: ...
+    @property
+    def writable(self) -> bool: ...
+    def turn(self, turn: Turn) -> Stock: ...
+    def load(self, lane: Lane, first: int, limit: int) -> list[Record]: ...
+    def oldest(self) -> tuple[str, int] | None: ...
+    def skip(self, lane: Lane, first: int, last: int, reason: str) -> None: ...
+    def renew(self, reason: str, forgotten: int, at: tuple[str, int]) -> Stock: ...
+    def coalesce(self, boot_id: str, now_ms: int) -> bool: ...
+    def learn_anchor(self, boot_id: str, unix_ms: int) -> None: ...
+    def close(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -105,7 +126,7 @@ class Uplink:
         self,
         address: GatewayAddress,
         broker: Broker,
-        outbox: Outbox,
+        outbox: Store,
         clock: Clock,
         *,
         pulse: Callable[[Stock], Heartbeat],
@@ -149,6 +170,11 @@ class Uplink:
     @property
     def stock(self) -> Stock:
         return self._outbox.stock
+
+    @property
+    def writable(self) -> bool:
+        """Whether what is stored goes to the card, and not to memory."""
+        return self._outbox.writable
 
     @property
     def unstored(self) -> int:
@@ -247,6 +273,10 @@ class Uplink:
         finally:
             self._follow(self._outbox.stock)
 
+    async def _do_in(self, epoch: str, call: Callable[[], object]) -> None:
+        """Runs a call that is about sequences of this epoch, unless the outbox has another by then."""
+        await self._do(lambda: call() if self._outbox.stock.epoch == epoch else None)
+
     def _follow(self, stock: Stock) -> None:
         """Windows after the outbox: new sequences, or a new life."""
         if stock.epoch != self._epoch:
@@ -259,6 +289,7 @@ class Uplink:
 
     def _take_up(self, stock: Stock) -> None:
         self._epoch = stock.epoch
+        self._spent = None  # said of another epoch
         self._windows = {lane: Window(*stock.lanes[lane]) for lane in LANES}
         for path in self._outbox.moved_aside[self._told_aside :]:
             log.error("outbox was corrupt and begins anew", kept_as=path.name)
@@ -367,7 +398,8 @@ class Uplink:
     async def _renew(self, forgotten: int) -> None:
         async with self._turning:
             at = (self._clock.boot_id, self._clock.boot_ms())
-            await self._do(lambda: self._outbox.renew("receiver-forgot", forgotten, at))
+            renew = lambda: self._outbox.renew("receiver-forgot", forgotten, at)  # noqa: E731
+            await self._do_in(self._epoch, renew)
             self._spent = None
 
     async def _idle(self) -> None:
@@ -390,13 +422,14 @@ class Uplink:
 
     async def _send(self, connection: Connection, lane: Lane, record: Record) -> bool:
         """Whether the connection took it. What no packet of this broker can carry becomes a skip."""
-        topic = self._address.topic("up")
+        topic, epoch = self._address.topic("up"), self._epoch
         properties = self._envelope(lane, record).properties()
         size = len(record.payload) + len(topic) + sum(len(k) + len(v) + 5 for k, v in properties)
         limit = connection.maximum_packet_bytes
         if limit is not None and size + PACKET_OVERHEAD > limit:
             log.error("batch exceeds the broker's packet size", bytes=size, limit=limit, lane=lane)
-            await self._do(lambda: self._outbox.skip(lane, record.seq, record.last, "packet-size"))
+            skip = lambda: self._outbox.skip(lane, record.seq, record.last, "packet-size")  # noqa: E731
+            await self._do_in(epoch, skip)
             self._wake.set()
             return False
         return connection.publish(topic, record.payload, properties=properties)

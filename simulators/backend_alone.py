@@ -43,9 +43,7 @@ async def running_backend(folder: Path) -> AsyncIterator[BackendAlone]:
 def _set_up(session: Session) -> tuple[str, str]:
     session.run("save_store", store_id="s1", name="Shop", timezone="Europe/Vienna")
     session.run("save_zone", store_id="s1", zone_id="a", name="Coffee", categories='["coffee"]')
-    session.run(
-        "save_gateway", store_id="s1", gateway_id="g1", zone_id="a", name="Coffee", x_m=1.0, y_m=2.0
-    )
+    session.run("save_gateway", store_id="s1", gateway_id="g1", zone_id="a", name="Coffee", x_m=1.0, y_m=2.0)
     token = registry.create_token(session, "tester", "admin", unix_ms())
     source = registry.create_source(session, "tester", "Tester", "server", "off", unix_ms())
     return token, source["write_key"]

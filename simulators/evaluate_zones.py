@@ -34,19 +34,14 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Hall:
-    """Where the receivers in use are, and which of them, the gateways, name the zones."""
+    """Where the receivers in use are; each stands for a zone of its own."""
 
     places: Mapping[str, Point]
-    gateways: frozenset[str]
 
     def nearest(self, at: Point) -> tuple[str, bool]:
-        """The nearest gateway, and whether it is so by more than two metres."""
-        ranked = sorted((math.dist(at, self.places[name]), name) for name in self.gateways)
+        """The nearest receiver, and whether it is so by more than two metres."""
+        ranked = sorted((math.dist(at, place), name) for name, place in self.places.items())
         return ranked[0][1], len(ranked) < 2 or ranked[1][0] - ranked[0][0] > CLEAR_M
-
-    def zones(self) -> dict[str, str]:
-        """Each receiver's zone: its own, or for one that is no gateway the nearest gateway's."""
-        return {name: self.nearest(at)[0] for name, at in self.places.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +125,7 @@ class Footfall:
     def __init__(self, hall: Hall, *, places_known: bool = True) -> None:
         self._gateways = {receiver: Aggregator() for receiver in hall.places}
         self.engine = ZoneEngine(
-            {f"{self.STORE}/{name}": Place(self.STORE, zone) for name, zone in hall.zones().items()},
+            {f"{self.STORE}/{name}": Place(self.STORE, name) for name in hall.places},
             positions={f"{self.STORE}/{name}": at for name, at in hall.places.items()}
             if places_known
             else {},
@@ -371,7 +366,7 @@ class Report:
 
 
 def evaluate(folder: Path, which: Which = "gateways") -> Report:
-    """Every rule on every recording of a dataset. With `all`, receivers that are no gateways listen too.
+    """Every rule on every recording of a dataset. With `all`, receivers that are no gateways count as such.
 
     Raises DatasetError.
     """
@@ -389,14 +384,13 @@ def judge(
     rule: Rule, recording: Recording, hall: Hall, by_confidence: dict[str, Counter[str]] | None = None
 ) -> Score:
     """One rule on one recording."""
-    score, waiting, zones = Score(), deque(recording.heard), hall.zones()
+    score, waiting = Score(), deque(recording.heard)
     before: tuple[str | None, str] | None = None
     for time_s in recording.decision_times():
         while waiting and waiting[0].time_s <= time_s:
             heard = waiting.popleft()
             rule.hear(heard.time_s, heard.receiver, heard.rssi)
-        said = rule.zone(time_s)
-        zone = None if said is None else zones[said]
+        zone = rule.zone(time_s)
         truth, clear = hall.nearest(recording.position(time_s))
         right = zone == truth
         switched = before is not None and before[0] != zone
@@ -440,10 +434,9 @@ def _percent(share: float | None) -> str:
 def read_dataset(folder: Path, which: Which = "gateways") -> tuple[Hall, list[Recording]]:
     """`receivers.csv` and every `track_*.csv`. Raises DatasetError."""
     rows = _rows(folder / "receivers.csv", _receiver)
-    gateways = frozenset(name for name, _, is_gateway in rows if is_gateway)
-    if not gateways:
+    hall = Hall({name: at for name, at, is_gateway in rows if is_gateway or which == "all"})
+    if not hall.places:
         raise DatasetError(f"{folder / 'receivers.csv'} names no gateway")
-    hall = Hall({name: at for name, at, is_gateway in rows if is_gateway or which == "all"}, gateways)
     recordings = [_recording(path, hall) for path in sorted(folder.glob("track_*.csv"))]
     if not recordings:
         raise DatasetError(f"{folder} has no track_*.csv")

@@ -8,8 +8,8 @@ from backend.occurrences import Occurrence, OccurrenceKind
 from backend.proximity.zones import Heard, Transition
 from backend.storage import fleet, floor
 from backend.storage.database import Session
+from backend.storage.entries import Entry
 from backend.storage.floor import Sighting
-from backend.storage.journal import Entry
 from sdk_bridge.wire import codec
 from sdk_bridge.wire.messages import Batch, Heartbeat, Skip
 

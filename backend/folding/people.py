@@ -11,7 +11,8 @@ from backend.occurrences import Occurrence
 from backend.profiles.service import ProfileService
 from backend.storage import profiles, pushes
 from backend.storage.database import Session
-from backend.storage.journal import EVENTS_AN_ENTRY, Entry, message_hash
+from backend.storage.entries import Entry, event_id
+from backend.storage.journal import message_hash
 from sdk_bridge.wire.app_events import AppEvent, decode_events
 
 
@@ -35,7 +36,7 @@ class PeoplePart:
     def fold(self, entry: Entry) -> Iterator[Occurrence]:
         """One entry's events in their order."""
         for index, event in enumerate(decode_events(entry.payload)):
-            yield from self._event(entry.position * EVENTS_AN_ENTRY + index, event)
+            yield from self._event(event_id(entry, index), event)
 
     def _event(self, event_id: int, event: AppEvent) -> Iterator[Occurrence]:
         event_hash = message_hash(event.source, event.message_id)

@@ -15,14 +15,14 @@ from backend.occurrences import Occurrence
 from backend.profiles.service import ProfileService
 from backend.storage import floor
 from backend.storage.database import Session
-from backend.storage.journal import Entry
+from backend.storage.entries import Cursor, Entry
 
 
 @dataclass(slots=True)
 class Folded:
     """What one transaction caused, for those who wait for it."""
 
-    position: int
+    position: Cursor
     pushes: int = 0
     entered: int = 0
     listening: Listening | None = None
@@ -40,22 +40,23 @@ class Transaction:
         self._offers = OfferPart(session, live, now)
         self._entered = 0
 
-    def fold(self, entries: Sequence[Entry], position: int) -> Folded:
+    def fold(self, entries: Sequence[Entry], position: Cursor) -> Folded:
         """Everything the entries cause, and the position behind the last."""
+        reached = position
         for entry in entries:
             self._happened(self._floor.expire(entry.received_at))
             if entry.kind == "app":
                 self._happened(self._people.fold(entry))
             else:
                 self._happened(self._floor.fold(entry))
-            position = entry.position
+            reached = reached.past(entry)
         if not entries:
             self._happened(self._floor.expire(self._now))
         self._floor.save_tracks()
         if entries:
-            floor.move_to(self._session, position)
+            floor.move_to(self._session, position, reached)
         listening = self._live.listening if self._people.bearers_changed else None
-        return Folded(position, self._offers.pushes, self._entered, listening)
+        return Folded(reached, self._offers.pushes, self._entered, listening)
 
     def _happened(self, occurrences: Iterable[Occurrence]) -> None:
         for occurrence in occurrences:

@@ -1,28 +1,11 @@
 """The rules of identity, pure: which identifiers count, who merges, who holds what, what consent stands."""
 
-import re
 from collections.abc import Iterable, Sequence
 
 from backend.profiles.model import Addressing, Claim, Device, Holder, Holding, Naming, Stamp, Statement
+from sdk_bridge.wire.identifiers import usable
 
-# One such value on many phones once merged everybody into one person.
-_NOBODY = re.compile(
-    r"""
-    | null | nil | none | undefined | nan | [+-]?inf(inity)? | nsnull | \(null\) | <null>
-    | true | false | yes | no | not\ set | \(not\ set\) | n/a | na
-    | anonymous | anon | guest | unknown | nobody | test | user | default | object | \[object\ object\] | \[\]
-    | (user|anonymous|device)?_?id
-    | [0\-\s:.{}]+ | -1      # all zeroes or dashes, also in the form of a UUID
-    """,
-    re.VERBOSE,
-)
-
-
-def usable(identifier: str | None) -> str | None:
-    """The identifier, or None for one that cannot stand for one person."""
-    if identifier is None or "\ufffd" in identifier:  # what was broken on its way may have been two
-        return None
-    return None if _NOBODY.fullmatch(identifier.strip().lower()) else identifier
+__all__ = ["beacon_owner", "holder_of", "later", "parent_of", "standing", "usable"]
 
 
 def parent_of(claims: Sequence[Claim]) -> Claim | None:

@@ -27,7 +27,7 @@ _DEAD_SHARE: Final = 0.03  # of the odds at silent gateways: from here on nothin
 class ZoneSettings:
     """What the rule weighs beside the filter's own assumptions.
 
-    `lead`: by how much more probable another zone must be, three to one between two; less lets two equally
+    `lead`: by how much more probable another zone must be, six to one between two; less lets two equally
     near zones take turns.
     `enter`: how probable a zone must be for a beacon that is in none; several zones may meet where it stands.
     `sure`: how probable it must be where a zone without a living gateway is possible, too.
@@ -43,7 +43,7 @@ class ZoneSettings:
     `late_s`: older readings than this say nothing about now; a gateway's live lane may lag up to 30 s.
     """
 
-    lead: float = 0.5
+    lead: float = 0.7
     enter: float = 0.4
     sure: float = 0.7
     settle_ms: int = 1_000

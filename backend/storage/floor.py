@@ -9,7 +9,8 @@ import msgspec
 from backend.proximity.calibration import Level, calibrate
 from backend.proximity.filter import Gain
 from backend.proximity.zones import Place, Track, Transition, ZoneEngine
-from backend.storage.database import Session
+from backend.storage.entries import Cursor
+from backend.storage.session import Session, StorageError
 from sdk_bridge.wire.messages import BeaconHealth, Heartbeat
 
 
@@ -45,14 +46,19 @@ class Numbers:
         return self.gateways[gateway]
 
 
-def position(session: Session) -> int:
-    """The journal position that the state holds."""
-    return _one(session, "fold_position")
+class FoldMoved(StorageError):
+    """Somebody else has folded meanwhile, or a commit took place that seemed lost: read everything afresh."""
 
 
-def move_to(session: Session, reached: int) -> None:
-    """Says that everything up to a journal position is folded."""
-    session.run("move_fold", position=reached)
+def position(session: Session) -> Cursor:
+    """How much of the journal the state holds."""
+    return Cursor.of(session.rows("fold_position"))
+
+
+def move_to(session: Session, before: Cursor, reached: Cursor) -> None:
+    """Says that everything up to a cursor is folded. Raises FoldMoved if the state was not at `before`."""
+    if not all(session.changed("move_fold", reached.moves(before))):
+        raise FoldMoved("the fold is not where this process left it")
 
 
 def add_sightings(session: Session, numbers: Numbers, sightings: Iterable[Sighting]) -> None:

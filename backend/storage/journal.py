@@ -4,12 +4,20 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
+from operator import itemgetter
+from typing import Any, TypeAlias
 
-from backend.storage.database import Database, Session, StorageConflict, StorageError
+from backend.storage.entries import EVENTS_AN_ENTRY, Cursor, Entry
+from backend.storage.session import Database, Session, StorageConflict, StorageError
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire.app_events import AppEvent, encode_events
 from sdk_bridge.wire.messages import Lane
 from sdk_bridge.wire.topics import partition_of
+
+Values: TypeAlias = dict[str, Any]
+Write: TypeAlias = Callable[[Session, list[Values]], int]
+"""Writes in a transaction and hands over what is to be appended at its end; the sender's answer."""
 
 MAX_WAITING = 2_000  # works waiting for a commit; beyond it a slow disk must show as back-pressure
 WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behind it
@@ -17,23 +25,8 @@ DEAD_LETTERS_KEPT = 10_000
 HOUR_MS = 3_600_000
 MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
 LANES_A_GATEWAY = 32  # 16 lives of its outbox; one that began another every minute would never stop growing
-EVENTS_AN_ENTRY = 4096  # the fold numbers events by position and index; the bridge takes 2,500 at the most
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # a stalled disk must not become our memory either
 BYTES_AN_EVENT = 2048  # an estimate: what an app event weighs while it waits
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One journal row. `boot_offset` None: the time of what it holds is unknown."""
-
-    position: int
-    partition: int
-    kind: str
-    source: str
-    lane: str | None
-    boot_offset: int | None
-    received_at: int
-    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +67,8 @@ class Journal:
         self._waiting_bytes = 0
         self.appended = asyncio.Event()
         """Set after each commit; the fold clears it."""
-        self.head = 0
+        self.head = Cursor()
+        """The last position ever given in each line, as far as this process knows."""
 
     async def load(self) -> dict[LaneKey, int]:
         """Reads how far every sender has got, and the head. Call once before `run`."""
@@ -97,38 +91,40 @@ class Journal:
         this one is committed already. Raises JournalBusy.
         """
         size = len(append.payload or b"") + len(append.buried[1] if append.buried else b"")
-        return await self._submit(lambda session: _write_gateway(session, append), size)
+        return await self._submit(lambda session, entries: _write_gateway(session, entries, append), size)
 
     async def append_events(self, events: Sequence[AppEvent]) -> int:
         """Commits app events, each message id once within seven days; how many were new."""
         size = BYTES_AN_EVENT * len(events)
-        return await self._submit(lambda session: _write_events(session, events), size)
+        return await self._submit(lambda session, entries: _write_events(session, entries, events), size)
 
     async def bury(self, origin: str, reason: str, payload: bytes) -> None:
         """Keeps what could not be understood, with its reason; the oldest make room."""
         now = self._now_ms()
 
-        def write(session: Session) -> int:
+        def write(session: Session, _: list[Values]) -> int:
             _bury(session, now, origin, reason, payload)
             return 0
 
         await self._submit(write, len(payload))
 
-    async def after(self, position: int, limit: int) -> list[Entry]:
-        """The next entries behind a position, in order."""
-        rows = await self._file.read(lambda s: s.rows("entries_after", position=position, limit=limit))
+    async def after(self, cursor: Cursor, limit: int) -> list[Entry]:
+        """The next entries behind a cursor: each line's in order, the lines merged by time of arrival."""
+        rows = await self._file.read(
+            lambda session: session.rows("entries_after", cursor=cursor.encoded, limit=limit)
+        )
         return [Entry(**dict(row)) for row in rows]
 
-    async def delete_folded(self, position: int) -> None:
-        """Deletes what the state has committed."""
-        await self._file.write(lambda s: s.run("delete_folded", position=position))
+    async def delete_folded(self, cursor: Cursor) -> None:
+        """Deletes what the state has committed, in the lines of the cursor."""
+        await self._file.write(lambda session: session.run("delete_folded", cursor=cursor.encoded))
 
     async def forget_old_messages(self) -> int:
         """Drops the ids of messages received over seven days ago, whatever their own clock said; how many."""
         before = self._now_ms() // HOUR_MS - MESSAGE_DAYS * 24 - 1
         return await self._file.write(lambda s: s.run("forget_messages", before_hour=before))
 
-    async def _submit(self, write: Callable[[Session], int], size: int) -> int:
+    async def _submit(self, write: Write, size: int) -> int:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self._waiting_bytes + size > MAX_WAITING_BYTES or self._waiting.full():
             raise JournalBusy("the journal's disk cannot keep up; send again in a moment")
@@ -139,9 +135,7 @@ class Journal:
     async def _commit(self, works: Sequence["_Work"]) -> None:
         """One transaction for all; where one work is at fault, each gets its own, and only that one fails."""
         try:
-            results, self.head = await self._file.write(
-                lambda session: ([work.write(session) for work in works], _head(session))
-            )
+            results, self.head = await self._file.write(lambda session: _write_all(session, works))
         except Exception as error:  # noqa: BLE001 - each waiting sender gets it, and none is acknowledged
             if len(works) > 1 and not _is_disks_fault(error):
                 for work in works:
@@ -160,7 +154,7 @@ class Journal:
 class _Work:
     """Something to write, its bytes, and who waits for it; a sender that went away has cancelled `done`."""
 
-    write: Callable[[Session], int]
+    write: Write
     size: int
     done: asyncio.Future[int]
 
@@ -180,12 +174,24 @@ def message_hash(source: str, message_id: str) -> int:
     return int.from_bytes(digest.digest(), "big", signed=True)
 
 
-def _head(session: Session) -> int:
-    row = session.row("head")
-    return int(row[0]) if row else 0
+def _write_all(session: Session, works: Sequence[_Work]) -> tuple[list[int], Cursor]:
+    """Every work's result, and the head after them.
+
+    The entries come last and by partition: where two processes append to the same partitions, neither holds
+    one that the other needs while it waits for one that the other has.
+    """
+    entries: list[Values] = []
+    results = [work.write(session, entries) for work in works]
+    entries.sort(key=itemgetter("partition"))
+    session.many("append_entry", entries)
+    return results, _head(session)
 
 
-def _write_gateway(session: Session, append: GatewayAppend) -> int:
+def _head(session: Session) -> Cursor:
+    return Cursor.of(session.rows("heads"))
+
+
+def _write_gateway(session: Session, entries: list[Values], append: GatewayAppend) -> int:
     lane = append.lane
     sender = {"gateway": lane.gateway, "epoch": lane.epoch, "lane": lane.lane}
     row = session.row("lane_position", **sender)
@@ -200,46 +206,53 @@ def _write_gateway(session: Session, append: GatewayAppend) -> int:
     if append.buried is not None:
         _bury(session, append.received_at, lane.gateway, *append.buried)
     if append.payload is not None:
-        session.run(
-            "append_entry",
-            partition=append.partition,
-            kind="gateway",
-            source=lane.gateway,
-            lane=lane.lane,
-            boot_offset=append.boot_offset,
-            received_at=append.received_at,
-            payload=append.payload,
+        entries.append(
+            {
+                "partition": append.partition,
+                "kind": "gateway",
+                "source": lane.gateway,
+                "lane": lane.lane,
+                "boot_offset": append.boot_offset,
+                "received_at": append.received_at,
+                "payload": append.payload,
+            }
         )
     return append.upto
 
 
-def _write_events(session: Session, events: Sequence[AppEvent]) -> int:
+def _write_events(session: Session, entries: list[Values], events: Sequence[AppEvent]) -> int:
+    new = session.changed("remember_message", [_identity(event) for event in events])
     fresh: dict[tuple[int, str], list[AppEvent]] = {}
-    for event in events:
-        hour = (event.original_at or event.occurred_at) // HOUR_MS
-        known = {"hour": hour, "hash": message_hash(event.source, event.message_id)}
-        if session.run("remember_message", **known, received_hour=event.received_at // HOUR_MS):
-            partition = partition_of(event.user_id or event.anonymous_id or event.device_id or event.source)
-            fresh.setdefault((partition, event.source), []).append(event)
+    for event in compress(events, new):
+        partition = partition_of(event.user_id or event.anonymous_id or event.device_id or event.source)
+        fresh.setdefault((partition, event.source), []).append(event)
     for (partition, source), group in fresh.items():
         for start in range(0, len(group), EVENTS_AN_ENTRY):
-            _append_events(session, partition, source, group[start : start + EVENTS_AN_ENTRY])
-    return sum(len(group) for group in fresh.values())
+            entries.append(_entry_of(partition, source, group[start : start + EVENTS_AN_ENTRY]))
+    return sum(new)
 
 
-def _append_events(session: Session, partition: int, source: str, events: list[AppEvent]) -> None:
-    session.run(
-        "append_entry",
-        partition=partition,
-        kind="app",
-        source=source,
-        lane=None,
-        boot_offset=None,
-        received_at=events[0].received_at,
-        payload=encode_events(events),
-    )
+def _identity(event: AppEvent) -> Values:
+    return {
+        "hour": (event.original_at or event.occurred_at) // HOUR_MS,
+        "hash": message_hash(event.source, event.message_id),
+        "received_hour": event.received_at // HOUR_MS,
+    }
+
+
+def _entry_of(partition: int, source: str, events: list[AppEvent]) -> Values:
+    return {
+        "partition": partition,
+        "kind": "app",
+        "source": source,
+        "lane": None,
+        "boot_offset": None,
+        "received_at": events[0].received_at,
+        "payload": encode_events(events),
+    }
 
 
 def _bury(session: Session, at: int, origin: str, reason: str, payload: bytes) -> None:
-    session.run("bury", received_at=at, origin=origin[:200], reason=reason[:500], payload=payload)
+    told = {"origin": origin[:200].replace("\0", ""), "reason": reason[:500].replace("\0", "")}
+    session.run("bury", received_at=at, payload=payload, **told)
     session.run("bound_dead_letters", keep=DEAD_LETTERS_KEPT)

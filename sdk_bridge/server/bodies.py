@@ -20,9 +20,10 @@ MAX_DEPTH = 32  # deeper nesting could pass here and exhaust the stack of whoeve
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WINDOW = 31
+_NUL = b"\\u0000"  # JSON has no other way to write it; a backslash before it makes a false alarm, no harm
 # A string, closed or not (so that no quote is scanned twice), or a character that shapes the document.
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[{}\[\],]', re.DOTALL)
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # PostgreSQL's text has no NUL, UTF-8 no surrogates
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -38,6 +39,7 @@ class OpenBatch(msgspec.Struct, rename="camel"):
     sent_at: str | int | float | None = None
     context: msgspec.Raw = msgspec.Raw(b"null")
     shared: dict[str, Any] | None = None  # the context, once it is decoded; never taken from the sender
+    holds_nul: bool = False  # whether some text may hold U+0000; never taken from the sender either
 
 
 _open_batch = msgspec.json.Decoder(OpenBatch)
@@ -46,18 +48,20 @@ _context: "msgspec.json.Decoder[dict[str, Any] | None]" = msgspec.json.Decoder(d
 
 def inflate(body: bytes, limit: int) -> bytes:
     """The body without its gzip, told by its first bytes. Raises Refusal past `limit` bytes, or on damage."""
-    if body[:2] != _GZIP_MAGIC:
-        return body
-    stream = zlib.decompressobj(_GZIP_WINDOW)
-    try:
-        plain = stream.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise Refusal(400, "invalid_gzip", "the gzip data is damaged") from error
-    if len(plain) > limit:
-        raise too_large(limit)
-    if not stream.eof:
-        raise Refusal(400, "invalid_gzip", "the gzip data ends too early")
-    return plain
+    plain = b""
+    packed = body
+    while packed[:2] == _GZIP_MAGIC:  # a file may have several members, one behind the other
+        stream = zlib.decompressobj(_GZIP_WINDOW)
+        try:
+            plain += stream.decompress(packed, limit + 1 - len(plain))
+        except zlib.error as error:
+            raise Refusal(400, "invalid_gzip", "the gzip data is damaged") from error
+        if len(plain) > limit:
+            raise too_large(limit)
+        if not stream.eof:
+            raise Refusal(400, "invalid_gzip", "the gzip data ends too early")
+        packed = stream.unused_data
+    return plain if packed is not body else body
 
 
 def too_large(limit: int) -> Refusal:
@@ -92,10 +96,15 @@ def _decode_leniently(raw: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
         raise Rejected("not JSON") from error
 
 
+def may_hold_nul(raw: bytes) -> bool:
+    """Whether JSON text may hold the character U+0000, which not every database can keep."""
+    return _NUL in raw
+
+
 def mended(value: Any) -> Any:
-    """The value with everything replaced that MessagePack or UTF-8 could not hold."""
+    """The value with everything replaced that MessagePack, UTF-8 or PostgreSQL's text could not hold."""
     if isinstance(value, str):
-        return _SURROGATE.sub("\ufffd", value)
+        return _UNSTORABLE.sub("\ufffd", value)
     if isinstance(value, dict):
         return {mended(key): mended(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -115,6 +124,7 @@ def open_batch(body: bytes) -> OpenBatch:
         opened = _open_damaged(body)
     if len(opened.batch) > MAX_BATCH_EVENTS:
         raise Refusal(400, "too_many_events", f"a batch holds at most {MAX_BATCH_EVENTS} events")
+    opened.holds_nul = may_hold_nul(body)
     opened.shared = _shared_context(bytes(opened.context), len(opened.batch))
     return opened
 

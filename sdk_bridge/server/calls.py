@@ -13,14 +13,17 @@ Id: TypeAlias = Text | int | None
 Object: TypeAlias = dict[str, Any] | list[Any] | None
 """An object; PHP writes an empty one as `[]`."""
 MessageId: TypeAlias = Annotated[str, Meta(max_length=99)]  # Segment's: less than a hundred characters
+PartId: TypeAlias = Annotated[str, Meta(max_length=90)]  # room for the number that each part gets behind it
+DeviceId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=512)]
 MAX_PURPOSES = 32  # a consent banner has a handful
+MAX_PARTS = 100  # sightings or transitions in one call: minutes of a phone that hears much
 
 
 class Call(Struct, rename="camel", kw_only=True):
     """What every call may say of itself."""
 
     write_key: str | None = None
-    message_id: MessageId | None = None
+    message_id: MessageId | int | None = None
     anonymous_id: Id = None
     user_id: Id = None
     user_hash: str | None = None
@@ -46,7 +49,7 @@ class SegmentCall(Call, rename="camel", kw_only=True):
 class DeviceCall(Call, rename="camel", kw_only=True):
     """A device registers or refreshes itself, where pushes reach it, and the beacon its owner carries."""
 
-    device_id: Annotated[str, Meta(min_length=1, max_length=512)]
+    device_id: DeviceId
     platform: Text | None = None
     push_address: PushAddress | None = None
     beacon_key: Annotated[str, Meta(max_length=160)] | None = None
@@ -55,7 +58,7 @@ class DeviceCall(Call, rename="camel", kw_only=True):
 class LogoutCall(Call, rename="camel", kw_only=True):
     """Whoever held the device holds it no more."""
 
-    device_id: Annotated[str, Meta(min_length=1, max_length=512)]
+    device_id: DeviceId
 
 
 class ReceiptCall(Call, rename="camel", kw_only=True):
@@ -70,6 +73,76 @@ class ConsentCall(Call, rename="camel", kw_only=True):
 
     consent: Annotated[dict[Text, bool], Meta(min_length=1, max_length=MAX_PURPOSES)]
     device_id: Text | None = None
+
+
+class SightingsCall(Call, rename="camel", kw_only=True):
+    """What a phone heard of beacons. The parts are still bytes, so that each is judged by itself."""
+
+    message_id: PartId | int | None = None
+    device_id: DeviceId
+    sightings: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_PARTS)]
+
+
+class TransitionsCall(Call, rename="camel", kw_only=True):
+    """What a phone's system said of fences. The parts are still bytes, as above."""
+
+    message_id: PartId | int | None = None
+    device_id: DeviceId
+    transitions: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_PARTS)]
+
+
+class Part(Struct, rename="camel", kw_only=True):
+    """What a part may say for itself, in place of what its call says for all."""
+
+    message_id: MessageId | int | None = None
+    timestamp: Timestamp = None
+    original_timestamp: Timestamp = None
+
+
+class SightingPart(Part, rename="camel", kw_only=True):
+    """A beacon or a region: by its `key`, or by the parts of one as phones give them."""
+
+    key: Annotated[str, Meta(max_length=160)] | None = None
+    uuid: Annotated[str, Meta(max_length=64)] | None = None
+    major: int | None = None
+    minor: int | None = None
+    namespace: Annotated[str, Meta(max_length=64)] | None = None
+    instance: Annotated[str, Meta(max_length=64)] | None = None
+    event: Literal["enter", "leave", "range"] = "range"
+    rssi: float | None = None
+    proximity: Literal["immediate", "near", "far", "unknown"] | None = None
+    accuracy: float | None = None
+
+
+Latitude: TypeAlias = Annotated[float, Meta(ge=-90, le=90)]
+Longitude: TypeAlias = Annotated[float, Meta(ge=-180, le=180)]
+
+
+class Fix(Struct, rename="camel", kw_only=True):
+    """A position: degrees (WGS 84), metres, metres a second. Phones write a negative number for unknown."""
+
+    latitude: Latitude
+    longitude: Longitude
+    accuracy: float | None = None
+    speed: float | None = None
+
+
+class TransitionPart(Part, rename="camel", kw_only=True):
+    """A fence was entered or left, or the phone stays in it; where the phone thought it was then."""
+
+    fence_id: Annotated[str, Meta(min_length=1, max_length=128)]
+    event: Literal["enter", "dwell", "leave"]
+    location: Fix | None = None
+
+
+class LocationCall(Call, rename="camel", kw_only=True):
+    """Where a phone is, that it may hear what to watch there."""
+
+    device_id: DeviceId
+    latitude: Latitude
+    longitude: Longitude
+    accuracy: float | None = None
+    speed: float | None = None
 
 
 SegmentKind: TypeAlias = Literal["identify", "track", "page", "screen", "group", "alias"]
@@ -87,3 +160,8 @@ device_call = msgspec.json.Decoder(DeviceCall)
 logout_call = msgspec.json.Decoder(LogoutCall)
 receipt_call = msgspec.json.Decoder(ReceiptCall)
 consent_call = msgspec.json.Decoder(ConsentCall)
+sightings_call = msgspec.json.Decoder(SightingsCall)
+transitions_call = msgspec.json.Decoder(TransitionsCall)
+location_call = msgspec.json.Decoder(LocationCall)
+sighting_part = msgspec.json.Decoder(SightingPart)
+transition_part = msgspec.json.Decoder(TransitionPart)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from sdk_bridge.server.app import BODY_SECONDS, MAX_PIXEL_CHARS
+from sdk_bridge.server.app import BODY_SECONDS
 from sdk_bridge.server.bodies import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_DEPTH, MAX_EVENT_BYTES
 from sdk_bridge.server.calls import (
     ConsentCall,
@@ -23,6 +23,9 @@ from sdk_bridge.server.times import Timestamp
 
 Spec: TypeAlias = dict[str, Any]
 TAG: Final = "events"
+LONGEST_PIXEL: Final = (
+    2_000  # characters; they may be percent-encoded, and no request line exceeds 8,190 bytes
+)
 ABOUT_TAG: Final = (
     "Events from apps, sites and servers, as Segment's SDKs send them, and our own calls.\n\n"
     f"A call may have {MAX_EVENT_BYTES // 1024} KB and {MAX_DEPTH} levels, a body {MAX_BATCH_BYTES // 1024} "
@@ -82,6 +85,7 @@ SECURITY_SCHEMES: Final[dict[str, Spec]] = {
     },
     "writeKeyBearer": {"type": "http", "scheme": "bearer", "description": "A source's write key."},
 }
+_PIXEL_DATA: Final[Spec] = {"pattern": "^[A-Za-z0-9_-]*=*$", "maxLength": LONGEST_PIXEL}
 _SECURITY: Final[list[Spec]] = [{"writeKeyBasic": []}, {"writeKeyBearer": []}, {}]
 
 _ERRORS: Final[dict[int, str]] = {
@@ -189,11 +193,12 @@ def _gets(ref: Callable[[Any], Spec]) -> dict[str, Spec]:
             "Takes one call from a mail or a page without scripts; always answers the image.",
             [
                 _parameter("method", "path", f"One of {', '.join(_SEGMENT)}, or its first letter.", {}),
-                _parameter(
-                    "data", "query", "The call as JSON in base64url.", {"maxLength": MAX_PIXEL_CHARS}, False
-                ),
+                _parameter("data", "query", "The call as JSON in base64url.", _PIXEL_DATA, False),
             ],
-            {"200": _binary("A transparent picture of one pixel.", "image/gif")},
+            {
+                "200": _binary("A transparent picture of one pixel.", "image/gif"),
+                "400": _binary("The URL is longer than any URL may be.", "text/plain"),
+            },
         ),
         "/v1/projects/{write_key}/settings": _get(
             "sdk_settings",

@@ -22,22 +22,15 @@ from sdk_bridge.server.calls import (
 )
 from sdk_bridge.server.ports import Source
 from sdk_bridge.server.proof import is_proven
-from sdk_bridge.server.times import occurred_ms, skew_ms, unix_ms
+from sdk_bridge.server.times import not_after, occurred_ms, skew_ms, unix_ms
 from sdk_bridge.wire.app_events import AppEvent, Kind, PushAddress, encode_events
 from sdk_bridge.wire.codec import WireError
+from sdk_bridge.wire.identifiers import usable
 
 MAX_ID_CHARS = 512
 MAX_ADDRESS_CHARS = 4096
 
 _RECEIPTS = {"push notification received": "received", "push notification tapped": "opened"}
-_NEEDED: dict[str, tuple[str, ...]] = {
-    "identify": (),
-    "track": ("event",),
-    "page": (),
-    "screen": (),
-    "group": ("group_id",),
-    "alias": ("user_id", "previous_id"),
-}
 _SPELLING = {"event": "event", "group_id": "groupId", "user_id": "userId", "previous_id": "previousId"}
 
 
@@ -52,10 +45,11 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """An event of a batch that could not be understood, and why."""
+    """An event of a batch that could not be understood, and why; `index` is its place in the batch."""
 
     reason: str
     raw: bytes
+    index: int
 
 
 def read_batch(opened: OpenBatch, arrival: Arrival) -> tuple[list[AppEvent], list[Reject]]:
@@ -69,13 +63,17 @@ def read_batch(opened: OpenBatch, arrival: Arrival) -> tuple[list[AppEvent], lis
             _inherit(call, opened)
             events.append(segment_event(call, call.type, arrival, index))
         except Rejected as error:
-            rejects.append(Reject(str(error), raw))
-    return storable(events), rejects
+            rejects.append(Reject(str(error), raw, index))
+    return finished(events, holds_nul=opened.holds_nul), rejects
 
 
-def storable(events: list[AppEvent]) -> list[AppEvent]:
-    """The events, changed where the journal could not encode them: JSON's integers have no bound."""
-    return events if _encodable(events) else [_mended_event(event) for event in events]
+def finished(events: list[AppEvent], *, holds_nul: bool) -> list[AppEvent]:
+    """The events of one request as they are kept: none in the future, none that a database cannot hold.
+
+    JSON's integers have no bound, and its texts may have the character U+0000 (`holds_nul`).
+    """
+    events = _none_in_the_future(events)
+    return [_mended_event(event) for event in events] if holds_nul or not _encodable(events) else events
 
 
 def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: int) -> AppEvent:
@@ -83,24 +81,24 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
     known = SEGMENT_KINDS.get(kind or "")
     if known is None:
         raise Rejected(f"`type` must be one of {', '.join(SEGMENT_KINDS)}")
-    for field in _NEEDED[known]:
-        if _text(getattr(call, field)) is None:
+    for field, read in _NEEDED[known]:
+        if read(getattr(call, field)) is None:
             raise Rejected(f"{known} needs `{_SPELLING[field]}`")
     properties = _object(call.properties, "properties")
     if call.category and "category" not in properties:
         properties = {**properties, "category": call.category}
-    context = _context_of(call)
+    context = context_of(call)
     device = _device_of(context)
     push_id, receipt = _receipt_of(call, properties)
-    event = _event(
+    event = event_of(
         call,
         known,
         arrival,
         context,
         index=index,
         device_id=device.device_id,
-        name=_text(call.group_id) if known == "group" else _clean(call.event) or _clean(call.name),
-        previous_id=_text(call.previous_id),
+        name=text_of(call.group_id) if known == "group" else _label(call.event) or _label(call.name),
+        previous_id=text_of(call.previous_id),
         properties=properties,
         traits=_object(call.traits, "traits"),
         push_address=device.address,
@@ -121,15 +119,15 @@ def device_event(call: DeviceCall, arrival: Arrival) -> AppEvent:
             raise Rejected("`beaconKey` is not the key of a beacon that a person can carry")
     if call.push_address is not None and "\0" in call.push_address.value:
         raise Rejected("`pushAddress` contains NUL")
-    context = _context_of(call)
-    return _event(
+    context = context_of(call)
+    return event_of(
         call,
         "device",
         arrival,
         context,
-        device_id=_device_id(call.device_id),
+        device_id=device_id_of(call.device_id),
         push_address=call.push_address,
-        platform=_clean(call.platform),
+        platform=_label(call.platform),
         beacon_key=beacon_key,
         consent=_preferences(context),
     )
@@ -137,7 +135,7 @@ def device_event(call: DeviceCall, arrival: Arrival) -> AppEvent:
 
 def logout_event(call: LogoutCall, arrival: Arrival) -> AppEvent:
     """The end of a session on a device. Raises Rejected."""
-    return _event(call, "logout", arrival, _context_of(call), device_id=_device_id(call.device_id))
+    return event_of(call, "logout", arrival, context_of(call), device_id=device_id_of(call.device_id))
 
 
 def receipt_event(call: ReceiptCall, receipt: Literal["received", "opened"], arrival: Arrival) -> AppEvent:
@@ -146,30 +144,32 @@ def receipt_event(call: ReceiptCall, receipt: Literal["received", "opened"], arr
     if push_id is None:
         raise Rejected("`pushId` is blank")
     told = {"device_id": _clean(call.device_id), "push_id": push_id, "receipt": receipt}
-    return _event(call, "push_receipt", arrival, _context_of(call), **told)
+    return event_of(call, "push_receipt", arrival, context_of(call), **told)
 
 
 def consent_event(call: ConsentCall, arrival: Arrival) -> AppEvent:
     """A statement of consent. Raises Rejected."""
+    if any("\0" in purpose for purpose in call.consent):
+        raise Rejected("a purpose contains NUL")
     said = {"device_id": _clean(call.device_id), "consent": call.consent}
-    return _of_somebody(_event(call, "consent", arrival, _context_of(call), **said))
+    return _of_somebody(event_of(call, "consent", arrival, context_of(call), **said))
 
 
-def _event(call: Call, kind: Kind, arrival: Arrival, context: dict[str, Any], **more: Any) -> AppEvent:
+def event_of(call: Call, kind: Kind, arrival: Arrival, context: dict[str, Any], **more: Any) -> AppEvent:
     """The event with what all kinds share, and what is `more` about this one. Raises Rejected."""
     source, received_at = arrival.source, arrival.received_at
     claimed_hash = call.user_hash or context.get("userHash")
-    user_id = _text(call.user_id)
+    user_id = text_of(call.user_id)
     original = unix_ms(call.original_timestamp or call.timestamp)
     skew = 0 if original is None else skew_ms(call.sent_at, received_at)
     return AppEvent(
         kind=kind,
-        message_id=_clean(call.message_id) or arrival.new_id(),
+        message_id=text_of(call.message_id) or arrival.new_id(),
         source=source.source_id,
         occurred_at=received_at if original is None else occurred_ms(original, skew, received_at),
         received_at=received_at,
-        original_at=received_at if original is None else original,
-        anonymous_id=_text(call.anonymous_id),
+        original_at=original or 0,
+        anonymous_id=text_of(call.anonymous_id),
         user_id=user_id,
         proven=is_proven(source, user_id, claimed_hash),
         # The hash stays valid for ever, so it is not kept where a reader of events could take it.
@@ -179,9 +179,12 @@ def _event(call: Call, kind: Kind, arrival: Arrival, context: dict[str, Any], **
 
 
 def _of_somebody(event: AppEvent) -> AppEvent:
+    """The event, if it names anybody. Raises Rejected."""
+    if usable(event.user_id) or usable(event.anonymous_id):
+        return event
     if event.user_id is None and event.anonymous_id is None:
         raise Rejected("neither `userId` nor `anonymousId` is given")
-    return event
+    raise Rejected("neither `userId` nor `anonymousId` names anybody: such values come from many people")
 
 
 def _inherit(call: SegmentCall, opened: OpenBatch) -> None:
@@ -235,7 +238,7 @@ def _preferences(context: dict[str, Any]) -> dict[str, bool]:
     return said
 
 
-def _context_of(call: Call) -> dict[str, Any]:
+def context_of(call: Call) -> dict[str, Any]:
     return _object(call.context, "context")
 
 
@@ -251,14 +254,18 @@ def _object(value: dict[str, Any] | list[Any] | None, name: str) -> dict[str, An
     return {}
 
 
-def _device_id(value: str) -> str:
+def device_id_of(value: str) -> str:
+    """The device's id. Raises Rejected for one that names no device."""
     cleaned = _clean(value)
     if cleaned is None:
         raise Rejected("`deviceId` is blank")
+    if usable(cleaned) is None:
+        raise Rejected("`deviceId` names no device: such values come from many")
     return cleaned
 
 
-def _text(value: str | int | None) -> str | None:
+def text_of(value: str | int | None) -> str | None:
+    """The identifier as text. Raises Rejected for NUL."""
     return None if value is None else _clean(value if isinstance(value, str) else str(value))
 
 
@@ -269,6 +276,15 @@ def _clean(value: str | None) -> str | None:
     if "\0" in value:
         raise Rejected("an identifier contains NUL, which databases refuse")
     return value.strip() or None
+
+
+def _label(value: str | None) -> str | None:
+    """A name of something that happened, without surrounding blanks; None for an empty one."""
+    return None if value is None else value.strip() or None
+
+
+def _someone(value: str | int | None) -> str | None:
+    return usable(text_of(value))
 
 
 def _short(value: object, limit: int) -> str | None:
@@ -283,10 +299,33 @@ def _encodable(events: list[AppEvent]) -> bool:
     return True
 
 
+def _none_in_the_future(events: list[AppEvent]) -> list[AppEvent]:
+    if all(event.occurred_at <= event.received_at for event in events):
+        return events
+    occurred = [(event.occurred_at, event.original_at, event.index) for event in events]
+    times = not_after(events[0].received_at, occurred)
+    return [
+        event if event.occurred_at == at else msgspec.structs.replace(event, occurred_at=at)
+        for event, at in zip(events, times, strict=True)
+    ]
+
+
 def _mended_event(event: AppEvent) -> AppEvent:
     return msgspec.structs.replace(
         event,
+        name=mended(event.name),
+        platform=mended(event.platform),
         properties=mended(event.properties),
         traits=mended(event.traits),
         context=mended(event.context),
     )
+
+
+_NEEDED: dict[str, tuple[tuple[str, Callable[[Any], str | None]], ...]] = {
+    "identify": (),
+    "track": (("event", _label),),
+    "page": (),
+    "screen": (),
+    "group": (("group_id", text_of),),
+    "alias": (("user_id", _someone), ("previous_id", _someone)),
+}

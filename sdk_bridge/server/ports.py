@@ -1,18 +1,35 @@
-"""What the bridge needs of the backend: somewhere to keep events, and who may send them."""
+"""What the bridge needs of the backend: somewhere to keep events, who may send them, which places are ours."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from sdk_bridge.server.rates import Rate
 from sdk_bridge.wire.app_events import AppEvent
+from sdk_bridge.wire.places import Region
 
 
 class JournalBusy(RuntimeError):
-    """The journal or the registry of sources cannot take more just now; the sender is told to come again."""
+    """The journal or the registry cannot take more just now; the sender is told to come again."""
 
     def __init__(self, reason: str, retry_after_s: int = 1) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Events of one request that could not be understood, all for the same reason.
+
+    `payload` is a batch of its own, which says what the request said for all of them, so that
+    `Bridge.read_again` can try once more; `received_at` is the request's arrival, unix milliseconds.
+    """
+
+    source_id: str
+    reason: str
+    payload: bytes
+    events: int
+    received_at: int
 
 
 class Journal(Protocol):
@@ -22,8 +39,8 @@ class Journal(Protocol):
         """Commits the events durably before it returns, once per message id; how many were new."""
         ...
 
-    async def bury(self, origin: str, reason: str, payload: bytes) -> None:
-        """Keeps what could not be understood as a dead letter."""
+    async def bury(self, letter: DeadLetter) -> None:
+        """Keeps what could not be understood, durably before it returns."""
         ...
 
 
@@ -33,12 +50,16 @@ class Source:
 
     `proof` is whether a user id must come with its HMAC, made with `proof_secret`. The keys of web and app
     sources are public, so theirs is `required` unless the retailer decided otherwise; servers are trusted.
+    `origins`: the only pages that may send by it, such as `https://shop.example`; empty for any. `rate` None:
+    what the bridge grants everybody.
     """
 
     source_id: str
     kind: Literal["web", "app", "server"]
     proof: Literal["required", "off"]
     proof_secret: str
+    origins: frozenset[str] = frozenset()
+    rate: Rate | None = None
 
 
 class Sources(Protocol):
@@ -49,3 +70,35 @@ class Sources(Protocol):
         drop for ever what is answered 401. May raise JournalBusy.
         """
         ...
+
+
+class OwnBeacons(Protocol):
+    """The registry of the shops' own beacons."""
+
+    async def ours(self, keys: Collection[str]) -> Collection[str]:
+        """Those of the keys, of beacons or of regions, that belong to a shop. A phone's word on any other is
+        never kept: it would tell where a stranger was. May raise JournalBusy.
+        """
+        ...
+
+
+class Places(Protocol):
+    """What phones should watch."""
+
+    async def nearest(self, latitude: float, longitude: float, limit: int) -> list[Region]:
+        """The fences and beacon regions nearest to a point (degrees, WGS 84), the nearest first. May raise
+        JournalBusy.
+        """
+        ...
+
+
+class NoPlaces:
+    """Stands in where there are no shops: no beacon is ours, there is nothing to watch."""
+
+    async def ours(self, keys: Collection[str]) -> Collection[str]:
+        del keys
+        return ()
+
+    async def nearest(self, latitude: float, longitude: float, limit: int) -> list[Region]:
+        del latitude, longitude, limit
+        return []

@@ -12,6 +12,9 @@ class Rate:
     burst: float = 50_000.0  # twenty full batches: what phones bring when a shop's network comes back
 
 
+LONGEST_WAIT_S = 300  # a source that is granted little must not silence its clients for a day
+
+
 class Buckets:
     """One bucket per source; asked only for sources that exist, so there are no more of them than sources.
 
@@ -19,19 +22,18 @@ class Buckets:
     longer.
     """
 
-    def __init__(self, rate: Rate) -> None:
-        self._rate = rate
+    def __init__(self) -> None:
         self._levels: dict[str, tuple[float, int]] = {}
 
-    def wait_s(self, source_id: str, now_ms: int) -> int:
+    def wait_s(self, source_id: str, rate: Rate, now_ms: int) -> int:
         """Whole seconds until the source may send again; 0 for now."""
-        level = self._level(source_id, now_ms)
-        return 0 if level > 0 else max(1, math.ceil((1 - level) / self._rate.per_second))
+        level = self._level(source_id, rate, now_ms)
+        return 0 if level > 0 else min(LONGEST_WAIT_S, max(1, math.ceil((1 - level) / rate.per_second)))
 
-    def take(self, source_id: str, events: int, now_ms: int) -> None:
+    def take(self, source_id: str, rate: Rate, events: int, now_ms: int) -> None:
         """Counts what was sent."""
-        self._levels[source_id] = (self._level(source_id, now_ms) - events, now_ms)
+        self._levels[source_id] = (self._level(source_id, rate, now_ms) - events, now_ms)
 
-    def _level(self, source_id: str, now_ms: int) -> float:
-        level, at = self._levels.get(source_id, (self._rate.burst, now_ms))
-        return min(self._rate.burst, level + max(0, now_ms - at) / 1000 * self._rate.per_second)
+    def _level(self, source_id: str, rate: Rate, now_ms: int) -> float:
+        level, at = self._levels.get(source_id, (rate.burst, now_ms))
+        return min(rate.burst, level + max(0, now_ms - at) / 1000 * rate.per_second)

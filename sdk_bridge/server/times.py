@@ -11,24 +11,29 @@ Timestamp: TypeAlias = str | int | float | None
 
 SKEW_STEP_MS = 5 * 60_000  # a slow network looks like skew too; below half a step it is taken for that
 LONGEST_TIMESTAMP = 64  # characters; longer ones would only fill the cache
+EARLIEST_MS = 946_684_800_000  # 1 January 2000: before it there are only clocks that were never set
 _SECONDS_BELOW = 1e11  # 1973 in milliseconds, 5138 in seconds
 _LATEST_MS = 253_402_300_799_999  # the last of the year 9999
 
 
 def unix_ms(stamp: Timestamp) -> int | None:
-    """The time in unix milliseconds, None for none. Raises Rejected for what is no time."""
+    """The time in unix milliseconds, None for none; 0 for before 1970. Raises Rejected for what is no time."""
     if stamp is None or stamp == "":
         return None
     if isinstance(stamp, str):
         return _from_iso(stamp)
     at = int(stamp * 1000) if abs(stamp) < _SECONDS_BELOW else int(stamp)
-    if not 0 <= at <= _LATEST_MS:
-        raise Rejected("the timestamp lies outside 1970 to 9999")
-    return at
+    if at > _LATEST_MS:
+        raise Rejected("the timestamp lies beyond the year 9999")
+    return max(0, at)
 
 
 def skew_ms(sent_at: Timestamp, received_at: int) -> int:
-    """How far the device's clock is behind ours, in whole steps; 0 when it does not say."""
+    """How far the device's clock is behind ours; 0 when it does not say.
+
+    In whole steps, for a slow network looks like a clock that is behind. None makes a clock look ahead,
+    though: so nothing is sent later than it is received.
+    """
     if sent_at is None or (isinstance(sent_at, str) and len(sent_at) > LONGEST_TIMESTAMP):
         return 0
     return _skew_ms(sent_at, received_at)
@@ -40,12 +45,35 @@ def _skew_ms(sent_at: Timestamp, received_at: int) -> int:
         sent = unix_ms(sent_at)
     except Rejected:
         return 0  # sentAt only corrects; an event with a good timestamp stands without it
-    return 0 if sent is None else round((received_at - sent) / SKEW_STEP_MS) * SKEW_STEP_MS
+    if sent is None:
+        return 0
+    behind = received_at - sent
+    in_steps = round(behind / SKEW_STEP_MS) * SKEW_STEP_MS
+    return min(in_steps, behind) if behind < 0 else in_steps
 
 
 def occurred_ms(original_at: int, skew: int, received_at: int) -> int:
-    """`receivedAt - (sentAt - originalTimestamp)`, never in the future and never before 1970."""
-    return max(0, min(original_at + skew, received_at))
+    """`receivedAt - (sentAt - originalTimestamp)`; the arrival for what a clock dates that was never set.
+
+    It may lie in the future still: what to do with that is told by the others of its request.
+    """
+    occurred_at = original_at + skew
+    return occurred_at if occurred_at >= EARLIEST_MS else received_at
+
+
+def not_after(received_at: int, occurred: list[tuple[int, int, int]]) -> list[int]:
+    """The times of events, none of them after `received_at`; of each is given when it occurred, the time by
+    the device's own clock, and its index.
+
+    What would lie in the future is put at the arrival, a millisecond apart, so that the order stays.
+    """
+    times = [at for at, _, _ in occurred]
+    latest = received_at
+    for number in sorted(range(len(times)), key=occurred.__getitem__, reverse=True):
+        if times[number] > latest:
+            times[number] = latest
+            latest -= 1
+    return times
 
 
 def _from_iso(text: str) -> int:

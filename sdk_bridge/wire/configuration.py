@@ -52,7 +52,7 @@ class PresenceLevels(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BluetoothSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds after which a silent radio is started anew."""
+    """Patience, in seconds, with a radio that stays silent after the first, quick remedies."""
 
     silence_s: Annotated[int, Meta(ge=10, le=3600)] | UnsetType = UNSET
 

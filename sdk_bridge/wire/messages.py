@@ -80,6 +80,7 @@ class Heartbeat(Struct, frozen=True, array_like=True, tag="heartbeat"):
 
     `config_state` is the gateway's last word about a remote configuration and `config_version` which one:
     `trial`, `applied`, or `rolled-back` and `refused`, each with `: ` and the reason; empty without any.
+    While `outbox_writable` is false the gateway's card takes nothing, and what is heard is kept in memory.
     """
 
     boot_id: BootId
@@ -95,6 +96,7 @@ class Heartbeat(Struct, frozen=True, array_like=True, tag="heartbeat"):
     version: Word
     config_version: Annotated[int, Meta(ge=0, le=2**53)] = 0
     config_state: Annotated[str, Meta(max_length=160, pattern=_ASCII)] = ""
+    outbox_writable: bool = True
 
 
 class SkipCounts(Struct, frozen=True, array_like=True):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from backend.storage.journal import Entry
+from backend.storage.entries import Entry
 from sdk_bridge.wire.codec import decode_up
 from sdk_bridge.wire.messages import Batch, Skip
 from simulators.broker import RunningBroker, start_broker

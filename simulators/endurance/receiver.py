@@ -14,7 +14,8 @@ from backend.custody import Custody
 from backend.ingest import Ingest
 from backend.listening import Gateway, Listening
 from backend.storage.database import SqliteFile
-from backend.storage.journal import Entry, Journal
+from backend.storage.entries import BEGINNING, Entry
+from backend.storage.journal import Journal
 from sdk_bridge.mqtt import Broker
 from simulators.broker import HOST
 from simulators.endurance.sender import KEYS, STORE
@@ -41,8 +42,10 @@ async def entries(path: Path) -> list[Entry]:
     found: list[Entry] = []
     async with SqliteFile(path, "journal") as file:
         journal = Journal(file, _unix_ms)
-        while page := await journal.after(found[-1].position if found else 0, PAGE):
+        cursor = BEGINNING
+        while page := await journal.after(cursor, PAGE):
             found += page
+            cursor = cursor.past(page[-1])
     return found
 
 

@@ -22,6 +22,7 @@ from backend.proximity.eid_shelf import STAYS_S, EidShelf, Want
 from backend.proximity.eid_table import EidBeacon, EidTable
 from backend.storage.database import StorageError
 from backend.storage.eid import EidRows, Registration, register, remove
+from backend.storage.entries import BEGINNING
 from sdk_bridge import mqtt
 from sdk_bridge.wire import codec
 from sdk_bridge.wire.envelope import Envelope
@@ -399,7 +400,7 @@ async def test_the_journal_holds_the_beacons_own_key_and_nothing_of_strangers(
             eventually,
         )
         await door.deliver(heard(NOON_S, (STRANGER, 2, 100)), 3, eventually)
-    [entry] = await journal.after(0, 10)
+    [entry] = await journal.after(BEGINNING, 10)
     assert codec.decode_up(entry.payload).keys == [anna_key]
     forgotten = await journal_file.read(
         lambda s: dict(s._connection.execute("select reason, adverts from forgotten").fetchall())
@@ -449,7 +450,7 @@ async def test_a_backlog_of_the_night_waits_for_its_tables_with_its_gateway(
     for seq, hours in enumerate((26, 25, 12, 1), start=1):
         at = NOON_S - hours * HOUR
         await door.deliver(heard(at, (key_of(one, at), 0, 5)), seq, eventually, "backlog")
-    entries = await journal.after(0, 10)
+    entries = await journal.after(BEGINNING, 10)
     assert [codec.decode_up(entry.payload).keys for entry in entries] == [[key]] * 4
     assert door.ingest.counts["waits for names"] >= 1
     assert door.ingest.counts[EID_UNRESOLVED] == 0
@@ -505,7 +506,7 @@ async def test_readings_without_time_name_nobody(door, journal, journal_file, st
         1,
         eventually,
     )
-    [entry] = await journal.after(0, 10)
+    [entry] = await journal.after(BEGINNING, 10)
     assert (entry.boot_offset, codec.decode_up(entry.payload).keys) == (None, ["altbeacon:01"])
     assert door.ingest.counts[EID_UNRESOLVED] == 5
 

@@ -17,6 +17,7 @@ import pytest
 from backend import fold as fold_module
 from backend.folding import people as people_part
 from backend.storage.database import SqliteFile, StorageError
+from backend.storage.entries import BEGINNING, Cursor
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire.messages import Batch, BeaconHealth, Readings, Skip, SkipCounts
 
@@ -55,7 +56,7 @@ async def test_everything_is_folded_in_order_and_leaves_the_journal(live_shop, e
     await ready(shop)
     await shop.hear(ANNA, seconds=3)
     await shop.folded()
-    assert await shop.column("select position from fold") == [shop.journal.head]
+    assert await shop.column("select position from fold") == [*shop.journal.head.positions.values()]
     assert await shop.column("select name from events where kind = 'track'") == []
     assert await shop.column("select count(*) from sightings") == [3]
     assert await shop.column("select sum(adverts) from sightings") == [3]
@@ -63,7 +64,7 @@ async def test_everything_is_folded_in_order_and_leaves_the_journal(live_shop, e
     assert (beacon, zone, left) == (ANNA, "a", None)
 
     async def left_over() -> int:
-        return len(await shop.journal.after(0, 100))
+        return len(await shop.journal.after(BEGINNING, 100))
 
     async with asyncio.timeout(5):
         while await left_over():  # swept once a second, after further entries
@@ -132,7 +133,7 @@ async def test_a_full_disk_makes_the_fold_wait_and_buries_nothing(shop, running,
     async with running(shop.fold.run()) as folding:
         await asyncio.sleep(0.2)
         assert not folding.done()
-        assert shop.fold.position == 0
+        assert shop.fold.position == Cursor({0: 0})
         await shop.state.write(limit(1_000_000))
         await shop.folded()
     assert await shop.column("select count(*) from events") == [20]
@@ -656,11 +657,11 @@ CHILD = textwrap.dedent("""
             fold = Fold(journal, state, lambda: now, on_listening=lambda _: None)
             await fold.load()
             writing, running = asyncio.create_task(journal.run()), asyncio.create_task(fold.run())
-            while fold.position < journal.head:
+            while not fold.position.covers(journal.head):
                 before = fold.position
                 while fold.position == before and not running.done():
                     await asyncio.sleep(0.001)
-                print(fold.position, flush=True)
+                print(fold.position.positions[0], flush=True)
             running.cancel()
             writing.cancel()
 

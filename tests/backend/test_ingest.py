@@ -11,6 +11,7 @@ from backend import ingest as ingest_module
 from backend.custody import Custody
 from backend.ingest import Ingest
 from backend.listening import Gateway, Listening, without_strangers
+from backend.storage.entries import BEGINNING
 from sdk_bridge import mqtt
 from sdk_bridge.wire import codec
 from sdk_bridge.wire.envelope import Envelope
@@ -92,7 +93,7 @@ async def settled(ingest) -> None:
 
 
 async def kept(journal) -> list:
-    return [codec.decode_up(entry.payload) for entry in await journal.after(0, 100)]
+    return [codec.decode_up(entry.payload) for entry in await journal.after(BEGINNING, 100)]
 
 
 async def rows(journal_file, sql: str) -> list[tuple]:
@@ -219,7 +220,7 @@ async def test_topics_of_others_are_refused_and_counted(ingest, sender, journal,
     sender.send(beat(), topic=topic)
     await settled(ingest)
     assert ingest.counts[reason] == 1, why
-    assert await journal.after(0, 10) == []
+    assert await journal.after(BEGINNING, 10) == []
     assert sender.connection.acks == []
 
 
@@ -242,7 +243,7 @@ async def test_a_bad_envelope_consumes_nothing(ingest, sender, journal, properti
     sender.connection.receive(UP, beat(), properties)
     await settled(ingest)
     assert ingest.counts["malformed"] == 1
-    assert await journal.after(0, 10) == []
+    assert await journal.after(BEGINNING, 10) == []
 
 
 @pytest.mark.parametrize(
@@ -412,7 +413,7 @@ def test_every_advert_is_either_kept_or_counted(keys, drawn, agreed):
 async def test_time_is_repaired(ingest, sender, journal, why, boot, envelope, offset):
     sender.send(codec.encode(batch(ANNA, boot=boot)), 1, **envelope)
     await settled(ingest)
-    assert [entry.boot_offset for entry in await journal.after(0, 10)] == [offset], why
+    assert [entry.boot_offset for entry in await journal.after(BEGINNING, 10)] == [offset], why
 
 
 async def test_a_batch_sent_again_later_means_the_same_time(ingest, sender, journal, clock):
@@ -420,7 +421,7 @@ async def test_a_batch_sent_again_later_means_the_same_time(ingest, sender, jour
     clock.forward(60_000)
     sender.send(codec.encode(batch(ANNA)), 2, boot_ms=65_000)
     await settled(ingest)
-    assert {entry.boot_offset for entry in await journal.after(0, 10)} == {NOON - 5000}
+    assert {entry.boot_offset for entry in await journal.after(BEGINNING, 10)} == {NOON - 5000}
 
 
 # Real brokers ---------------------------------------------------------------------------------------------
@@ -437,7 +438,7 @@ async def test_go_back_n_through_a_real_broker_that_dies(kind, journal, clock, t
         ingest = Ingest(mqtt.Broker(broker.host, broker.port, "backend"), journal, Custody({}), clock)
         ingest.listening = Listening({"s1/g1": Gateway("s1", "g1", "a")})
         async with running(ingest.run()), running(_send_all(broker, total, random.Random(seed))) as sending:
-            await eventually(lambda: journal.head > total // 4, 30)
+            await eventually(lambda: journal.head.positions[0] > total // 4, 30)
             await broker.kill()
             await broker.start()
             async with asyncio.timeout(60):
@@ -446,7 +447,7 @@ async def test_go_back_n_through_a_real_broker_that_dies(kind, journal, clock, t
 
 
 async def kept_all(journal) -> list:
-    return [codec.decode_up(entry.payload) for entry in await journal.after(0, 10_000)]
+    return [codec.decode_up(entry.payload) for entry in await journal.after(BEGINNING, 10_000)]
 
 
 async def _send_all(broker, total: int, chance: random.Random) -> None:

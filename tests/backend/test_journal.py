@@ -12,9 +12,9 @@ import pytest
 
 from backend.storage import journal as journal_module
 from backend.storage.database import SqliteFile
+from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, Cursor
 from backend.storage.journal import (
     DEAD_LETTERS_KEPT,
-    EVENTS_AN_ENTRY,
     HOUR_MS,
     LANES_A_GATEWAY,
     MAX_WAITING,
@@ -53,11 +53,13 @@ async def test_entries_come_out_in_the_order_they_went_in(journal):
     for seq in range(1, 4):
         assert await journal.append_gateway(append(seq)) == seq
     await journal.append_events([event("m1")])
-    entries = await journal.after(0, 10)
+    entries = await journal.after(BEGINNING, 10)
     assert [entry.kind for entry in entries] == ["gateway"] * 3 + ["app"]
     assert [entry.payload for entry in entries[:3]] == [b"s1/g1 1", b"s1/g1 2", b"s1/g1 3"]
-    assert journal.head == entries[-1].position
-    assert [entry.position for entry in await journal.after(entries[1].position, 1)] == [entries[2].position]
+    assert journal.head == Cursor({0: entries[-1].position})
+    assert [entry.position for entry in await journal.after(BEGINNING.past(entries[1]), 1)] == [
+        entries[2].position
+    ]
 
 
 @pytest.mark.parametrize(("first", "answer"), [(1, 2), (2, 2), (3, 3), (4, 2), (99, 2)])
@@ -65,14 +67,14 @@ async def test_only_the_next_in_line_is_kept_and_the_answer_is_how_far_the_lane_
     await journal.append_gateway(append(1))
     await journal.append_gateway(append(2))
     assert await journal.append_gateway(append(first)) == answer
-    assert len(await journal.after(0, 10)) == answer
+    assert len(await journal.after(BEGINNING, 10)) == answer
 
 
 async def test_what_was_sent_ahead_fails_with_what_it_follows(journal):
     """The first fails to commit, and its followers are in other groups: none of them may get past it."""
     followers = [asyncio.create_task(journal.append_gateway(append(seq))) for seq in (2, 3, 4)]
     assert await asyncio.gather(*followers) == [0, 0, 0]
-    assert await journal.after(0, 10) == []
+    assert await journal.after(BEGINNING, 10) == []
 
 
 async def test_a_skip_moves_the_lane_past_what_will_never_come(journal):
@@ -92,7 +94,7 @@ async def test_lanes_epochs_and_gateways_are_apart_and_survive_a_restart(journal
             await journal.append_gateway(append(seq, lane=lane))
     again = Journal(journal_file, clock)
     assert await again.load() == dict(zip(lanes, [1, 2, 3, 4], strict=True))
-    assert again.head == journal.head == 10
+    assert again.head == journal.head == Cursor({0: 10})
 
 
 async def test_what_may_not_be_kept_consumes_its_sequence_and_is_counted(journal, journal_file):
@@ -100,7 +102,7 @@ async def test_what_may_not_be_kept_consumes_its_sequence_and_is_counted(journal
     await journal.append_gateway(append(2, payload=None, forgotten={"no consent": 7}))
     await journal.append_gateway(append(3, payload=None, buried=("unreadable", b"??")))
     assert (await journal.load())[LANE] == 3
-    assert await journal.after(0, 10) == []
+    assert await journal.after(BEGINNING, 10) == []
     assert await column(journal_file, "select adverts from forgotten") == [12]
     assert await column(journal_file, "select payload from dead_letters") == [b"??"]
 
@@ -119,7 +121,7 @@ async def test_positions_are_never_given_twice(journal, journal_file, clock):
     await again.load()
     assert again.head == head
     await journal.append_gateway(append(2))
-    assert journal.head == head + 1
+    assert journal.head.behind(head) == 0 and head.behind(journal.head) == 1
 
 
 async def test_a_gateway_that_begins_epochs_for_ever_fills_no_disk(journal, journal_file):
@@ -136,7 +138,9 @@ async def test_a_gateway_that_begins_epochs_for_ever_fills_no_disk(journal, jour
 async def test_a_message_id_counts_once(journal):
     assert await journal.append_events([event("m1"), event("m2"), event("m1")]) == 2
     assert await journal.append_events([event("m2"), event("m3")]) == 1
-    stored = [one.message_id for entry in await journal.after(0, 10) for one in decode_events(entry.payload)]
+    stored = [
+        one.message_id for entry in await journal.after(BEGINNING, 10) for one in decode_events(entry.payload)
+    ]
     assert sorted(stored) == ["m1", "m2", "m3"]
 
 
@@ -154,13 +158,18 @@ async def test_nothing_new_leaves_no_entry(journal):
 
 async def test_people_keep_to_their_partitions(journal):
     await journal.append_events([event("m1"), event("m2", user_id=None, anonymous_id="a1"), event("m3")])
-    found = {entry.partition: len(decode_events(entry.payload)) for entry in await journal.after(0, 10)}
+    found = {
+        entry.partition: len(decode_events(entry.payload)) for entry in await journal.after(BEGINNING, 10)
+    }
     assert found == {partition_of("u1"): 2, partition_of("a1"): 1}
 
 
 async def test_more_events_than_an_entry_can_number_become_several(journal):
     await journal.append_events([event(f"m{number}") for number in range(EVENTS_AN_ENTRY + 1)])
-    assert [len(decode_events(entry.payload)) for entry in await journal.after(0, 10)] == [EVENTS_AN_ENTRY, 1]
+    assert [len(decode_events(entry.payload)) for entry in await journal.after(BEGINNING, 10)] == [
+        EVENTS_AN_ENTRY,
+        1,
+    ]
 
 
 DAYS = 24 * HOUR_MS
@@ -371,7 +380,7 @@ async def test_whatever_was_acknowledged_is_there_once_after_every_kill(tmp_path
     async with SqliteFile(path, "journal") as file:
         journal = Journal(file, clock)
         lanes = await journal.load()
-        entries = await journal.after(0, 1_000_000)
+        entries = await journal.after(BEGINNING, 1_000_000)
         forgotten = await column(file, "select sum(adverts) from forgotten")
         assert await column(file, "pragma integrity_check") == ["ok"]
     told = [entry.payload.decode() for entry in entries if entry.kind == "gateway"]

@@ -1,4 +1,4 @@
--- name: append_entry<!
+-- name: append_entry!
 -- One accepted batch, in the order of acceptance.
 insert into entries (partition, kind, source, lane, boot_offset, received_at, payload)
 values (:partition, :kind, :source, :lane, :boot_offset, :received_at, :payload);
@@ -49,16 +49,16 @@ delete from dead_letters where letter_id <= (select max(letter_id) from dead_let
 
 -- name: entries_after
 -- What the fold has to do next.
-select position, partition, kind, source, lane, boot_offset, received_at, payload
-from entries where position > :position order by position limit :limit;
+select position, partition, kind, source, lane, boot_offset, received_at, payload, 0 as line
+from entries where position > json_extract(:cursor, '$."0"') order by position limit :limit;
 
 -- name: delete_folded!
 -- Entries that the state holds by now; safe to repeat.
-delete from entries where position <= :position;
+delete from entries where position <= json_extract(:cursor, '$."0"');
 
--- name: head$
--- The last position ever given, also when its entry is folded and gone.
-select coalesce((select seq from sqlite_sequence where name = 'entries'), 0);
+-- name: heads
+-- The last position ever given in each line, also when its entry is folded and gone.
+select 0 as line, coalesce((select seq from sqlite_sequence where name = 'entries'), 0) as position;
 
 -- name: forgotten_by_gateway
 -- For accounts: adverts forgotten, by gateway.

@@ -1,10 +1,10 @@
--- name: fold_position$
--- The last journal entry that this state holds.
-select position from fold;
+-- name: fold_position
+-- The last journal entry that this state holds, of each line.
+select 0 as line, position from fold;
 
 -- name: move_fold!
--- In the transaction of what the entries caused.
-update fold set position = :position;
+-- In the transaction of what the entries caused; changes nothing where somebody else was here.
+update fold set position = :position where position = :before;
 
 -- name: number_key!
 -- Sightings name beacons by a small number.

@@ -1,0 +1,163 @@
+"""Delimited text of any size and any program: encoding and delimiter found out, rows within bounds."""
+
+import codecs
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, TextIO
+
+MAX_ROW = 64 * 1024  # characters; a quote that is never closed would else swallow the file
+MAX_COLUMNS = 500
+_CHUNK = 1 << 20
+_DELIMITERS = (",", ";", "\t", "|")
+_SAMPLE_ROWS = 20
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+class FileUnreadable(ValueError):
+    """The file as a whole cannot be read; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a file is written: a codec's name, the delimiter, and the columns by name."""
+
+    encoding: str
+    delimiter: str
+    header: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One row by column, without blanks around its cells; `line` is that on which it begins.
+
+    With `error` it could not be read, and the cells are those that could.
+    """
+
+    line: int
+    last_line: int
+    cells: dict[str, str]
+    error: str | None = None
+
+
+def detect_encoding(file: BinaryIO) -> str:
+    """By its mark, else UTF-8 if the whole file is that, else cp1252, in which everything means something."""
+    file.seek(0)
+    start = file.read(4)
+    for mark, encoding in _BOMS:
+        if start.startswith(mark):
+            return encoding
+    file.seek(0)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while chunk := file.read(_CHUNK):
+            decoder.decode(chunk)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return "cp1252"
+    return "utf-8"
+
+
+def detect_layout(text: TextIO, encoding: str, delimiter: str | None = None) -> Layout:
+    """The delimiter that cuts the first rows into the most columns of equal number. Raises FileUnreadable."""
+    lines = _Lines(text)
+    sample = []
+    for _ in range(_SAMPLE_ROWS):
+        try:
+            sample.append(next(lines))
+            lines.row_begins()
+        except StopIteration:
+            break
+        except _TooLong:
+            lines.row_begins()
+    if not sample or not sample[0].strip():
+        raise FileUnreadable("the file begins with an empty line; it must begin with the columns' names")
+    chosen = delimiter or max(_DELIMITERS, key=lambda candidate: _columns(sample, candidate))
+    header = tuple(name.strip() for name in next(csv.reader(sample[:1], delimiter=chosen)))
+    return Layout(encoding, chosen, _checked(header))
+
+
+def _columns(sample: list[str], delimiter: str) -> int:
+    """How many columns all rows have; less where they differ, for a comma in a text is no delimiter."""
+    counts = [len(row) for row in csv.reader(sample, delimiter=delimiter) if row]
+    return counts[0] if len(set(counts)) == 1 else min(counts[0], 1 + counts.count(counts[0]) // len(sample))
+
+
+def _checked(header: tuple[str, ...]) -> tuple[str, ...]:
+    while header and not header[-1]:
+        header = header[:-1]
+    if len(header) > MAX_COLUMNS:
+        raise FileUnreadable(f"the file has more than {MAX_COLUMNS} columns")
+    twice = {name for name in header if name and header.count(name) > 1}
+    if twice:
+        raise FileUnreadable(f"the column {min(twice)!r} is there twice; give it two names")
+    return header
+
+
+def records(text: TextIO, layout: Layout) -> Iterator[Record]:
+    """Every row behind the header, also those that cannot be read. The text is read from its start."""
+    lines = _Lines(text)
+    reader = csv.reader(lines, delimiter=layout.delimiter)
+    is_header = True
+    while True:
+        lines.row_begins()
+        line = lines.number + 1
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except (_TooLong, csv.Error) as error:
+            yield Record(line, lines.number, {}, str(error))
+            is_header = False
+            continue
+        if is_header:
+            is_header = False
+        elif any(cell.strip() for cell in row):
+            yield _record(row, line, lines.number, layout.header)
+
+
+def _record(row: list[str], line: int, last_line: int, header: tuple[str, ...]) -> Record:
+    extra = [cell for cell in row[len(header) :] if cell.strip()]
+    cells = {name: cell.strip() for name, cell in zip(header, row, strict=False) if name}
+    if extra or len(row) < len(header):
+        error = f"has {len(row)} cells where the header has {len(header)}: is a quote or a delimiter missing?"
+        return Record(line, last_line, cells, error)
+    if any("\0" in cell for cell in row):
+        return Record(line, last_line, cells, "holds the character NUL")
+    return Record(line, last_line, cells)
+
+
+class _TooLong(ValueError):
+    """A row is longer than rows are."""
+
+
+class _Lines:
+    """The lines of a text, none of them longer than a row may be, and together no longer within one row."""
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+        self._length = 0
+        self.number = 0
+
+    def row_begins(self) -> None:
+        self._length = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(MAX_ROW)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        self._length += len(line)
+        if len(line) == MAX_ROW and not line.endswith(("\n", "\r")):
+            self._skip_the_rest()
+            raise _TooLong(f"is longer than {MAX_ROW} characters")
+        if self._length > MAX_ROW:
+            raise _TooLong(f"is longer than {MAX_ROW} characters: is a quote not closed?")
+        return line
+
+    def _skip_the_rest(self) -> None:
+        while (rest := self._text.readline(MAX_ROW)) and not rest.endswith(("\n", "\r")):
+            continue
