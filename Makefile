@@ -46,6 +46,10 @@ test-outage: $(STAMP) ## 72 hours without a backend, compressed; what the outbox
 test-fuzz: $(STAMP) ## ten million hostile payloads at every door; ARGS="--seed 7"
 	@$(BIN)/python -m simulators.endurance fuzz $(ARGS)
 
+test-api: $(STAMP) ## requests generated from the OpenAPI document for ten minutes; SECONDS=60 SEED=7
+	@API_SECONDS=$(or $(SECONDS),600) API_SEED=$(or $(SEED),$$RANDOM) $(BIN)/pytest -q -s --show-capture=no \
+	  tests/backend/test_api_generated.py tests/backend/test_hostile_bodies.py $(ARGS)
+
 check: $(STAMP) ## formatting, lint, strict types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
@@ -55,4 +59,4 @@ format: $(STAMP) ## let ruff put the formatting right
 lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
 	@bash .ci/lock
 
-.PHONY: help setup demo test test-faults test-density test-outage test-fuzz bench-decode check format lock
+.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-api bench-decode check format lock

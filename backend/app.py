@@ -15,6 +15,7 @@ from typing import IO, Any
 import structlog
 from aiohttp import web
 
+from backend.api.dead_letters import LETTERS
 from backend.api.eid import EID, EidRegistrar
 from backend.api.fleet import FLEET, Fleet
 from backend.api.host import Host
@@ -23,6 +24,7 @@ from backend.api.server import build
 from backend.clock import unix_ms
 from backend.config import AUTHORITY_FOLDER, JOURNAL_FILE, STATE_FILE, Config
 from backend.custody import Custody
+from backend.dead_letters import DeadLetterDesk, Stores
 from backend.eid_desk import EidDesk
 from backend.fleet.authority import DAY_MS
 from backend.fleet.configurations import ConfigurationPublisher
@@ -34,13 +36,14 @@ from backend.listening import Listening
 from backend.proximity.eid_keys import open_eid_keys
 from backend.push.fcm import FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
-from backend.storage.campaigns import SendChecks
+from backend.storage.offers import SendChecks
 from backend.storage.database import SqliteFile, StorageError
 from backend.storage.eid import EidRows, any_registered
 from backend.storage.fleet import newest_configurations
 from backend.storage.journal import Journal
+from backend.storage.places import StoredPlaces
 from backend.storage.pushes import PushStore
-from backend.storage.registry import StoredSources
+from backend.storage.sources import StoredSources
 from sdk_bridge.server.app import Bridge
 
 log = structlog.get_logger()
@@ -118,9 +121,10 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
             changed=fold.refresh,
             health=lambda: _health(ingest, fold, journal),
         )
-        app = build(host, Bridge(journal, StoredSources(state), unix_ms).add_to)
+        app = build(host, _bridge(journal, state).add_to)
         fleet = app[FLEET] = await _fleet(config, state, ingest)
         app[EID] = eids
+        letters = app[LETTERS] = DeadLetterDesk(Stores(journal, journal_file, state), ingest, unix_ms)
         app[IMPORTS] = ImportDesk(state, journal, fold, unix_ms)
         parts = {
             asyncio.create_task(part, name=name)
@@ -130,12 +134,18 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
                 ("eid tables", eids.desk.run()),
                 ("ingest", ingest.run()),
                 ("housekeeping", _housekeeping(journal)),
+                ("dead letters", letters.run()),
                 ("configurations", fleet.publisher.run()),
                 *((("sender", sender.run()),) if sender else ()),
             )
         }
         stack.push_async_callback(_end, parts, ingest, sender)
         yield await _listen(stack, app, config), parts
+
+
+def _bridge(journal: Journal, state: SqliteFile) -> Bridge:
+    places = StoredPlaces(state, unix_ms)
+    return Bridge(journal, StoredSources(state, unix_ms), unix_ms, beacons=places, places=places)
 
 
 async def _sender(

@@ -16,6 +16,7 @@ from backend.proximity.zones import ZoneSettings
 from backend.storage import floor
 from backend.storage.entries import Cursor, Entry
 from backend.storage.journal import Journal
+from backend.storage.letters import of_entry
 from backend.storage.session import Database, StorageConflict, StorageError, StorageRetry
 from sdk_bridge.server.ports import JournalBusy
 
@@ -50,6 +51,7 @@ class Fold:
         self._live: LiveState | None = None
         self._moved = asyncio.Event()
         self._stale = False
+        self._more = False
         self._deleted, self._delete_at = Cursor(), 0.0
         self.position = Cursor()
 
@@ -100,7 +102,7 @@ class Fold:
         entries = await self._journal.after(self.position, ENTRIES_A_TRANSACTION)
         await self._fold_all(entries)
         await self._delete_folded()
-        if len(entries) < ENTRIES_A_TRANSACTION:
+        if len(entries) < ENTRIES_A_TRANSACTION and not self._more:
             await self._wait()
 
     async def _delete_folded(self) -> None:
@@ -145,7 +147,7 @@ class Fold:
 
     async def _bury(self, entry: Entry, error: Exception) -> None:
         log.error("entry_buried", position=entry.position, source=entry.source, exc_info=error)
-        await self._journal.bury(entry.source, f"could not be folded: {error!r}", entry.payload)
+        await self._journal.bury(of_entry(entry, f"could not be folded: {error!r}"))
         before = self.position
         await self._state.write(lambda session: floor.move_to(session, before, before.past(entry)))
         await self._reload()
@@ -171,6 +173,7 @@ class Fold:
         live, now = self._live, self._now_ms()
         if live is None:
             raise RuntimeError("Fold.load must come before Fold.run")
+        self._more = False
         position = self.position
         folded = await self._state.write(
             lambda session: Transaction(session, live, self._people, now).fold(entries, position),
@@ -179,6 +182,7 @@ class Fold:
         self._reached(folded.position)
         if folded.listening is not None:
             self._on_listening(folded.listening)
+        self._more = folded.more
         if folded.pushes:
             self.on_pushes()
 

@@ -5,26 +5,27 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 import structlog
 
 from backend.custody import Custody, Verdict
 from backend.listening import Listening, without_strangers
 from backend.rotating_ids import NoResolver, Resolver, has_rotating, named
 from backend.storage.journal import GatewayAppend, Journal, LaneKey
+from backend.storage.letters import Letter, NewLetter
 from sdk_bridge import mqtt
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire import codec, topics
 from sdk_bridge.wire.codec import WireError
 from sdk_bridge.wire.envelope import Envelope, boot_offset
-from sdk_bridge.wire.messages import Ack, Batch, Lane, Skip, UpMessage
+from sdk_bridge.wire.messages import MAX_PAYLOAD_BYTES, Ack, Batch, Lane, Skip, UpMessage
 
 log = structlog.get_logger()
 
 MAX_MESSAGES_TAKEN = 4_096  # on their way to the disk; a stranger's flood must not become our memory
-MAX_BURIED_BYTES = 64 * 1024  # of an unreadable message; enough to see what it was
 RECONNECT_CAP_S = 5.0  # gateways hold what they heard meanwhile, but offers wait
 OLDEST_MS = 42 * 86_400_000
 AHEAD_MS = 60_000  # a foreign gateway's clock may run a little ahead of ours
@@ -168,9 +169,8 @@ class Ingest:
             heard = _understood(payload, seq)
         except WireError as error:
             self._refuse("unreadable", f"{lane.gateway}: {error}")
-            return GatewayAppend(
-                lane, seq, seq, now, partition, buried=(str(error), payload[:MAX_BURIED_BYTES])
-            )
+            buried = _unreadable(lane, partition, envelope, payload, now, str(error))
+            return GatewayAppend(lane, seq, seq, now, partition, buried=buried)
         if isinstance(heard, Batch):
             return self._append_batch(lane, partition, envelope, heard, now)
         upto = heard.to if isinstance(heard, Skip) else seq
@@ -183,16 +183,18 @@ class Ingest:
         found = self._named(lane, batch, offset, now) if has_rotating(batch) else (batch, 0)
         if found is None:
             return None
-        known, unresolved = found
+        self.counts[EID_UNRESOLVED] += found[1]
+        append = GatewayAppend(lane, envelope.seq, envelope.seq, now, partition)
+        return self._kept(append, offset, *found)
+
+    def _kept(
+        self, append: GatewayAppend, offset: int | None, known: Batch, unresolved: int
+    ) -> GatewayAppend:
+        """The append with what may be kept of a batch, and the count of what may not."""
         kept, strangers = without_strangers(known, self.listening.may_keep)
-        self.counts[EID_UNRESOLVED] += unresolved
         forgotten = {NO_CONSENT: strangers, EID_UNRESOLVED: unresolved}
-        return GatewayAppend(
-            lane,
-            envelope.seq,
-            envelope.seq,
-            now,
-            partition,
+        return replace(
+            append,
             boot_offset=offset,
             payload=codec.encode(kept) if kept is not None and kept.keys else None,
             forgotten={reason: adverts for reason, adverts in forgotten.items() if adverts},
@@ -246,6 +248,23 @@ class Ingest:
         if count & (count - 1) == 0:
             log.warning("refused", reason=reason, detail=detail[:200], count=count)
 
+    def read_again(self, letter: Letter) -> GatewayAppend:
+        """What a message that could not be read turns out to hold, as history; its sequence is long consumed.
+
+        Raises WireError where it still cannot be read, or where the rotating ids in it cannot be named yet.
+        """
+        envelope = msgspec.convert(msgspec.json.decode(letter.envelope or "{}"), Envelope)
+        lane = LaneKey(letter.origin, envelope.epoch, "backlog")
+        append = GatewayAppend(lane, envelope.seq, envelope.seq, letter.received_at, letter.partition or 0)
+        heard = _understood(letter.payload, envelope.seq)
+        if not isinstance(heard, Batch):
+            return append  # a heartbeat or a skip: of no use to anybody by now
+        offset = time_offset(envelope, heard, letter.received_at)
+        found = named(heard, offset, self.resolver, lambda: None) if has_rotating(heard) else (heard, 0)
+        if found is None:
+            raise WireError("it can be read, but its rotating ids cannot be named yet; try again in a while")
+        return self._kept(append, offset, *found)
+
     async def drain(self) -> None:
         """Waits for what was taken to reach the disk; at shutdown."""
         with suppress(TimeoutError):
@@ -260,6 +279,21 @@ class _Unnamed:
 
     since: int
     asked_again: bool = False
+
+
+def _unreadable(
+    lane: LaneKey, partition: int, envelope: Envelope, payload: bytes, received_at: int, reason: str
+) -> NewLetter:
+    return NewLetter(
+        received_at=received_at,
+        origin=lane.gateway,
+        reason=reason,
+        payload=payload[:MAX_PAYLOAD_BYTES],  # a longer one is none of this wire, whoever reads it
+        form="message",
+        partition=partition,
+        lane=lane.lane,
+        envelope=msgspec.json.encode(envelope).decode(),
+    )
 
 
 def _understood(payload: bytes, seq: int) -> UpMessage:

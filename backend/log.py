@@ -7,11 +7,29 @@ import structlog
 
 from backend.config import Log
 
+_MALFORMED = "aiohttp.http_exceptions"  # by its name: commands that serve nothing do without aiohttp
+
+
+class MalformedRequests(logging.Filter):
+    """Requests that are no HTTP: the 1st, 2nd, 4th … in one line, for strangers must not fill the log."""
+
+    count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or type(error).__module__ != _MALFORMED:
+            return True
+        self.count += 1
+        record.msg, record.args = "malformed request, %d so far: %.200s", (self.count, error)
+        record.exc_info = record.exc_text = None
+        return self.count & (self.count - 1) == 0
+
 
 def set_up_logging(settings: Log) -> None:
     """Structured lines on standard error: for people, or as JSON for a collector."""
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     logging.basicConfig(level=max(level, logging.WARNING))
+    logging.getLogger("aiohttp.server").addFilter(MalformedRequests())
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer() if settings.json else structlog.dev.ConsoleRenderer(colors=False)
     )

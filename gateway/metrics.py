@@ -127,6 +127,12 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("outbox_bytes", "gauge", "what they take", _one(lambda s: s.outbox.bytes)),
     Metric("outbox_max_bytes", "gauge", "what they may take", _one(lambda s: s.outbox.max_bytes)),
     Metric(
+        "outbox_writable",
+        "gauge",
+        "0 while the card takes nothing and all of it is in memory",
+        _one(lambda s: s.outbox.writable),
+    ),
+    Metric(
         "outbox_oldest_age_seconds",
         "gauge",
         "age of the oldest record; absent when empty or not known",

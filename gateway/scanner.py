@@ -427,6 +427,7 @@ class Supervisor:
     def learned(self, condition: Condition) -> None:
         if condition is not self.ladder.condition:
             self._log.info("adapter", condition=condition.name.lower())
+        self.ladder.heard(self.last_heard_ms)  # up to now; a fault must not hide that the last one was cured
         self.ladder.learned(condition, self._boot_ms())
         self._changed.set()
 

@@ -1,4 +1,4 @@
-"""An outbox even while the card takes nothing: in memory, until it does again; and nothing doubled on the way.
+"""An outbox even while the card takes nothing: in memory until it does, and nothing doubled on the way back.
 
 A card that is full, read-only or failing must not silence the gateway. What is heard then goes into an outbox
 of another epoch, in memory, and on to the backend from there; heartbeats say so. When there is room again,
@@ -100,8 +100,8 @@ class Standby:
         except OutboxUnavailable as error:
             if not self._has_lost_patience(turn.now_ms):
                 raise
-            self._retreat(error)
-            return self._current.turn(turn)
+            self._retreat(error, turn.now_ms)
+            return self._current.turn(replace(turn, heartbeat=None))  # which says that all is well
         self._failing_since = None
         return stock
 
@@ -177,10 +177,11 @@ class Standby:
             self._failing_since = now_ms
         return now_ms - self._failing_since >= RETREAT_MS
 
-    def _retreat(self, error: OutboxUnavailable) -> None:
+    def _retreat(self, error: OutboxUnavailable, now_ms: int) -> None:
         if self._top is not None:
             self._shelves.append(self._top)
         self._failing_since = None
+        self._look_at = now_ms + LOOK_MS
         self._current = self._in_memory(error)
         self._top = None
 

@@ -48,13 +48,17 @@ class AdapterStatus(Struct, frozen=True):
 
 
 class OutboxStatus(Struct, frozen=True):
-    """What waits for the backend. `unstored` batches wait in memory because the disk does not take them."""
+    """What waits for the backend. `unstored` batches wait in memory because the disk does not take them.
+
+    Where it is not `writable`, all of it is in memory, and what lies on the disk is not counted.
+    """
 
     records: int
     bytes: int
     max_bytes: int
     oldest_age_ms: int | None
     unstored: int
+    writable: bool = True
 
 
 class UplinkStatus(Struct, frozen=True):
@@ -186,7 +190,10 @@ class StatusDesk:
 
     def _outbox(self, oldest_age_ms: int | None) -> OutboxStatus:
         stock = self._uplink.stock
-        return OutboxStatus(stock.records, stock.bytes, self._max_bytes, oldest_age_ms, self._uplink.unstored)
+        uplink = self._uplink
+        return OutboxStatus(
+            stock.records, stock.bytes, self._max_bytes, oldest_age_ms, uplink.unstored, uplink.writable
+        )
 
     def _connection(self, now: int) -> UplinkStatus:
         uplink = self._uplink
@@ -350,6 +357,8 @@ def _radio(adapter: AdapterStatus) -> str:
 
 
 def _outbox_line(outbox: OutboxStatus) -> str:
+    if not outbox.writable:
+        return f"IN MEMORY, FOR THE CARD TAKES NOTHING: {outbox.records} records, {_size(outbox.bytes)}"
     if not outbox.records:
         return "empty"
     oldest = "of unknown age" if outbox.oldest_age_ms is None else f"{_span(outbox.oldest_age_ms)} old"

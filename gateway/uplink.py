@@ -246,7 +246,8 @@ class Uplink:
                 self._unstored.put_back(parcels, lost)
                 raise
             self._ack_at = None if self._windows_are_stored(stock) else now
-            self._beat_at = now + HEARTBEAT_MS if beat else self._beat_at
+            if beat and stock.epoch == before.epoch:  # in a new life, say at once how things stand
+                self._beat_at = now + HEARTBEAT_MS
         if stock.lanes != before.lanes:
             self._wake.set()
 

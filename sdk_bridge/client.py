@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gzip
 import random
 import sqlite3
 import time
@@ -17,12 +18,17 @@ from uuid import uuid4
 import aiohttp
 import msgspec
 
-from sdk_bridge.wire.app_events import PushAddress
+from sdk_bridge.wire.app_events import Location, PushAddress
+from sdk_bridge.wire.places import Region
 
 BATCH_PATH = "/v1/batch"
+LOCATION_PATH = "/v1/location"
 MAX_EVENT_BYTES = 32 * 1024  # the bridge buries larger ones; better to hear of it where they are made
 MAX_BATCH_BYTES = 400 * 1024  # the bridge's limit is 500 KB
 MAX_BATCH_EVENTS = 100
+MAX_PARTS = 50  # sightings or crossings in one call: half of what the bridge takes, for they must fit 32 KB
+PACKED_BYTES = 1024  # below it gzip saves nothing worth a phone's battery
+MAX_ANSWER_BYTES = 64 * 1024
 MAX_RETRY_AFTER_S = 300.0  # a bridge that asks for a day must not silence a phone for a day
 _AGAIN = frozenset({408, 410, 429, 460})
 _NEVER_AGAIN = frozenset({501, 505})
@@ -47,10 +53,62 @@ class Who:
 
 
 @dataclass(frozen=True, slots=True)
+class Sighting:
+    """A beacon that a phone heard, or a region of beacons that it entered or left.
+
+    `key` as docs/bridge.md spells keys; `rssi` dBm; `accuracy_m` the phone's estimate of the distance; `at`
+    unix milliseconds by the phone's own clock, None for now.
+    """
+
+    key: str
+    event: Literal["enter", "leave", "range"] = "range"
+    rssi: int | None = None
+    proximity: Literal["immediate", "near", "far", "unknown"] | None = None
+    accuracy_m: float | None = None
+    at: int | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """As the API spells them."""
+        return {
+            "key": self.key,
+            "event": self.event,
+            "rssi": self.rssi,
+            "proximity": self.proximity,
+            "accuracy": self.accuracy_m,
+            "timestamp": self.at,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A fence that a phone entered, left, or stayed in; `at` as above."""
+
+    fence_id: str
+    event: Literal["enter", "dwell", "leave"]
+    location: Location | None = None
+    at: int | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """As the API spells them."""
+        where = None if self.location is None else _fix(self.location)
+        return {"fenceId": self.fence_id, "event": self.event, "location": where, "timestamp": self.at}
+
+
+def _fix(location: Location) -> dict[str, Any]:
+    return {
+        "latitude": location.latitude,
+        "longitude": location.longitude,
+        "accuracy": location.accuracy_m,
+        "speed": location.speed_mps,
+    }
+
+
+@dataclass(frozen=True, slots=True)
 class ClientSettings:
     """How a client keeps and repeats. Seconds; `jitter` gives numbers from 0 to 1."""
 
-    queue_limit: int = 10_000  # events; a phone offline for a month must not fill its disk
+    queue_limit: int = 10_000  # calls; a phone offline for a month must not fill its disk
+    queue_bytes: int = 20 * 1024 * 1024  # nor with few and large ones
     first_retry_s: float = 0.2
     longest_retry_s: float = 30.0
     request_s: float = 15.0
@@ -90,9 +148,11 @@ class BridgeClient:
         self.settings = settings or ClientSettings()
         self.tally = ClientTally()
         self.acknowledged: deque[str] = deque(maxlen=self.settings.acknowledged_limit)
+        self.regions: tuple[Region, ...] = ()
+        """What to watch, as the bridge answered the last location."""
         self._base = base_url.rstrip("/")
         self._auth = "Basic " + base64.b64encode(f"{write_key}:".encode()).decode()
-        self._queue = _Queue(queue_path, self.settings.queue_limit)
+        self._queue = _Queue(queue_path, self.settings.queue_limit, self.settings.queue_bytes)
         self._session = session
         self._own_session = session is None
         self._waiting = asyncio.Event()
@@ -140,6 +200,18 @@ class BridgeClient:
         """Says which page somebody looked at."""
         return self._segment("page", who, {"name": name, "properties": properties or {}})
 
+    def screen(self, who: Who, name: str, properties: Mapping[str, Any] | None = None) -> str:
+        """Says which screen of an app somebody looked at."""
+        return self._segment("screen", who, {"name": name, "properties": properties or {}})
+
+    def group(self, who: Who, group_id: str, traits: Mapping[str, Any] | None = None) -> str:
+        """Says which group somebody belongs to."""
+        return self._segment("group", who, {"groupId": group_id, "traits": traits or {}})
+
+    def alias(self, who: Who, previous_id: str) -> str:
+        """Says that somebody was known by another id before."""
+        return self._segment("alias", who, {"previousId": previous_id})
+
     def register_device(
         self,
         who: Who,
@@ -169,6 +241,28 @@ class BridgeClient:
         """Says what somebody agrees to, by purpose."""
         return self._call("/v1/consent", {**who.fields(), "consent": dict(consent)})
 
+    def sighted(self, who: Who, device_id: str, sightings: Sequence[Sighting]) -> list[str]:
+        """Says which beacons the device heard; a message id for each call of at most fifty."""
+        return self._parts(
+            "/v1/beacons",
+            {**who.fields(), "deviceId": device_id},
+            "sightings",
+            [s.fields() for s in sightings],
+        )
+
+    def crossed(self, who: Who, device_id: str, crossings: Sequence[Crossing]) -> list[str]:
+        """Says which fences the device crossed; a message id for each call of at most fifty."""
+        return self._parts(
+            "/v1/geofences",
+            {**who.fields(), "deviceId": device_id},
+            "transitions",
+            [crossing.fields() for crossing in crossings],
+        )
+
+    def located(self, who: Who, device_id: str, location: Location) -> str:
+        """Says where the device is; once that is answered, `regions` is what to watch there."""
+        return self._call(LOCATION_PATH, {**who.fields(), "deviceId": device_id, **_fix(location)})
+
     def push_received(self, push_id: str) -> str:
         """Says that a push was shown."""
         return self._receipt("received", push_id)
@@ -194,6 +288,12 @@ class BridgeClient:
 
     def _segment(self, kind: str, who: Who, fields: Mapping[str, Any]) -> str:
         return self._call(BATCH_PATH, {"type": kind, **who.fields(), **fields})
+
+    def _parts(
+        self, path: str, said: Mapping[str, Any], name: str, parts: Sequence[Mapping[str, Any]]
+    ) -> list[str]:
+        starts = range(0, len(parts), MAX_PARTS)
+        return [self._call(path, {**said, name: parts[start : start + MAX_PARTS]}) for start in starts]
 
     def _call(self, path: str, body: Mapping[str, Any]) -> str:
         """Queues a call under a new message id. Raises ValueError for one that the bridge would not take."""
@@ -234,32 +334,37 @@ class BridgeClient:
 
     async def _send(self, session: aiohttp.ClientSession, calls: Sequence["_Queued"]) -> float | None:
         """Sends calls of one path. None once they are dealt with, else the seconds the bridge asked for."""
-        url = self._base + calls[0].path
+        body, headers = _packed(self._body(calls))
         try:
             async with session.post(
-                url,
-                data=self._body(calls),
-                headers={"Authorization": self._auth, "Content-Type": "application/json"},
+                self._base + calls[0].path,
+                data=body,
+                headers={"Authorization": self._auth, "Content-Type": "application/json", **headers},
                 timeout=aiohttp.ClientTimeout(total=self.settings.request_s),
                 allow_redirects=False,
             ) as response:
                 status, asked = response.status, response.headers.get("Retry-After")
-                text = "" if status == 200 else (await response.text(errors="replace"))[:300]
+                text = await _text(response)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return 0.0
-        if status in _AGAIN or (status >= 500 and status not in _NEVER_AGAIN):
+        if _may_pass(status):
             return _seconds(asked)
-        self._settle(calls, status, text)
-        return None
+        return self._settle(calls, status, text)
 
-    def _settle(self, calls: Sequence["_Queued"], status: int, text: str) -> None:
+    def _settle(self, calls: Sequence["_Queued"], status: int, text: bytes) -> float | None:
         if status == 200:
+            answer = _understood(text)
+            if answer is None:
+                return 0.0  # a hotspot's own page, which answers everything
+            if calls[0].path == LOCATION_PATH:
+                self.regions = tuple(answer.regions)
             self.acknowledged.extend(call.message_id for call in calls)
         else:
             self.tally.refused += len(calls)
-            self.tally.refusals.append(f"{calls[0].path}: {status} {text}")
+            self.tally.refusals.append(f"{calls[0].path}: {status} {text[:300].decode(errors='replace')}")
         self._queue.delete(calls)
         self._note_level()
+        return None
 
     def _body(self, calls: Sequence["_Queued"]) -> bytes:
         sent_at = self._now_text()
@@ -283,11 +388,50 @@ class _Queued:
     body: bytes
 
 
+class _Answer(msgspec.Struct):
+    """What every path of the bridge answers, and the location's more."""
+
+    success: Literal[True]
+    regions: list[Region] = []
+
+
+_answer = msgspec.json.Decoder(_Answer)
+
+
+def _understood(text: bytes) -> _Answer | None:
+    try:
+        return _answer.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+async def _text(response: aiohttp.ClientResponse) -> bytes:
+    """The answer's body, no more of it than any bridge would send."""
+    text = bytearray()
+    async for chunk in response.content.iter_any():
+        text += chunk
+        if len(text) > MAX_ANSWER_BYTES:
+            break
+    return bytes(text)
+
+
+def _packed(body: bytes) -> tuple[bytes, dict[str, str]]:
+    if len(body) < PACKED_BYTES:
+        return body, {}
+    return gzip.compress(body, compresslevel=6, mtime=0), {"Content-Encoding": "gzip"}
+
+
+def _may_pass(status: int) -> bool:
+    """Whether the same calls may be taken another time; 3xx is a proxy or a hotspot in between."""
+    return status in _AGAIN or 300 <= status < 400 or (status >= 500 and status not in _NEVER_AGAIN)
+
+
 class _Queue:
     """Calls in order, in a SQLite file or in memory; bounded: the oldest make room."""
 
-    def __init__(self, path: Path | None, limit: int) -> None:
+    def __init__(self, path: Path | None, limit: int, most_bytes: int) -> None:
         self._limit = limit
+        self._most_bytes = most_bytes
         self._database = sqlite3.connect(path or ":memory:", isolation_level=None)
         # WAL without a sync each: the process may die at any time, a power cut may cost the last calls.
         self._database.executescript(
@@ -302,7 +446,9 @@ class _Queue:
             );
             """
         )
-        self.count: int = self._database.execute("select count(*) from calls").fetchone()[0]
+        held = self._database.execute("select count(*), coalesce(sum(length(body)), 0) from calls").fetchone()
+        self.count: int = held[0]
+        self._bytes: int = held[1]
 
     def put(self, call: _Queued) -> int:
         """Adds a call; how many had to make room."""
@@ -311,14 +457,17 @@ class _Queue:
             (call.message_id, call.path, call.body),
         )
         self.count += 1
-        dropped = max(0, self.count - self._limit)
-        if dropped:
-            self._database.execute(
-                "delete from calls where number in (select number from calls order by number limit ?)",
-                (dropped,),
-            )
-            self.count -= dropped
+        self._bytes += len(call.body)
+        dropped = 0
+        while self.count > 1 and (self.count > self._limit or self._bytes > self._most_bytes):
+            self._drop_oldest()
+            dropped += 1
         return dropped
+
+    def _drop_oldest(self) -> None:
+        oldest = "delete from calls where number = (select min(number) from calls) returning length(body)"
+        self._bytes -= self._database.execute(oldest).fetchone()[0]
+        self.count -= 1
 
     def head(self) -> list[_Queued]:
         """The first call; with it those that follow, if they can all go in one batch."""
@@ -336,11 +485,12 @@ class _Queue:
 
     def delete(self, calls: Sequence[_Queued]) -> None:
         """Removes calls that were dealt with, unless they had to make room meanwhile."""
-        with self._database:
-            done = self._database.executemany(
-                "delete from calls where number = ?", [(call.number,) for call in calls]
-            )
+        self._database.execute("begin")
+        for call in calls:
+            done = self._database.execute("delete from calls where number = ?", (call.number,))
             self.count -= done.rowcount
+            self._bytes -= done.rowcount * len(call.body)
+        self._database.execute("commit")
 
     def close(self) -> None:
         self._database.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from backend.app import running
 from backend.clock import unix_ms
 from backend.config import STATE_FILE, Config, Http, Mqtt
-from backend.storage import registry
+from backend.storage import registry, sources
 from backend.storage.database import Session, open_for_writing, transaction
 
 NO_BROKER = Mqtt(port=1)  # nothing listens there, and a broker of the machine's own shall not be found
@@ -45,5 +45,5 @@ def _set_up(session: Session) -> tuple[str, str]:
     session.run("save_zone", store_id="s1", zone_id="a", name="Coffee", categories='["coffee"]')
     session.run("save_gateway", store_id="s1", gateway_id="g1", zone_id="a", name="Coffee", x_m=1.0, y_m=2.0)
     token = registry.create_token(session, "tester", "admin", unix_ms())
-    source = registry.create_source(session, "tester", "Tester", "server", "off", unix_ms())
+    source = sources.create_source(session, "tester", "Tester", "server", "off", unix_ms())
     return token, source["write_key"]

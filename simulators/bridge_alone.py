@@ -2,16 +2,17 @@
 
 import base64
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
 from sdk_bridge.server.app import Bridge
-from sdk_bridge.server.ports import JournalBusy, Source
+from sdk_bridge.server.ports import DeadLetter, JournalBusy, Source
 from sdk_bridge.server.rates import Rate
 from sdk_bridge.wire.app_events import AppEvent, encode_events
+from sdk_bridge.wire.places import Region
 
 
 @dataclass(slots=True)
@@ -19,7 +20,7 @@ class MemoryJournal:
     """A journal that keeps everything, and refuses the next `busy` calls."""
 
     events: list[AppEvent] = field(default_factory=list)
-    buried: list[tuple[str, str, bytes]] = field(default_factory=list)
+    buried: list[DeadLetter] = field(default_factory=list)
     busy: int = 0
     appends: int = 0
     _known: set[tuple[str, str]] = field(default_factory=set)
@@ -34,9 +35,9 @@ class MemoryJournal:
         self.events += fresh.values()
         return len(fresh)
 
-    async def bury(self, origin: str, reason: str, payload: bytes) -> None:
+    async def bury(self, letter: DeadLetter) -> None:
         self._refuse_if_busy()
-        self.buried.append((origin, reason, payload))
+        self.buried.append(letter)
 
     def of(self, message_id: str) -> AppEvent | None:
         """The event with this message id."""
@@ -60,12 +61,29 @@ class ListedSources:
         return self.by_key.get(write_key)
 
 
+@dataclass(slots=True)
+class ListedPlaces:
+    """Beacons that are ours, and regions in the order of their distance from everywhere."""
+
+    keys: frozenset[str] = frozenset()
+    regions: list[Region] = field(default_factory=list)
+
+    async def ours(self, keys: Collection[str]) -> Collection[str]:
+        return self.keys & set(keys)
+
+    async def nearest(self, latitude: float, longitude: float, limit: int) -> list[Region]:
+        del latitude, longitude
+        return self.regions[:limit]
+
+
 SECRET = "proof-secret"  # noqa: S105 - of sources that exist in memory only
 SOURCES = {
     "web-key": Source("site", "web", "required", SECRET),
     "app-key": Source("app", "app", "required", SECRET),
     "open-key": Source("trusted-site", "web", "off", SECRET),
     "server-key": Source("server", "server", "required", SECRET),
+    "shop-key": Source("shop", "web", "required", SECRET, frozenset({"https://shop.example"})),
+    "slow-key": Source("slow", "server", "required", SECRET, rate=Rate(per_second=0.5, burst=2)),
 }
 
 
@@ -77,6 +95,7 @@ class RunningBridge:
     bridge: Bridge
     journal: MemoryJournal
     sources: ListedSources
+    places: ListedPlaces
 
     @staticmethod
     def basic(write_key: str) -> dict[str, str]:
@@ -92,7 +111,10 @@ async def running_bridge(
     """A bridge on 127.0.0.1, alive inside the context; port 0 takes a free one."""
     journal = journal or MemoryJournal()
     sources = ListedSources(SOURCES)
-    bridge = Bridge(journal, sources, lambda: time.time_ns() // 1_000_000, rate=rate)
+    places = ListedPlaces()
+    bridge = Bridge(
+        journal, sources, lambda: time.time_ns() // 1_000_000, beacons=places, places=places, rate=rate
+    )
     app = web.Application()
     bridge.add_to(app)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -101,6 +123,6 @@ async def running_bridge(
         site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         listening = runner.addresses[0]
-        yield RunningBridge(f"http://127.0.0.1:{listening[1]}", bridge, journal, sources)
+        yield RunningBridge(f"http://127.0.0.1:{listening[1]}", bridge, journal, sources, places)
     finally:
         await runner.cleanup()

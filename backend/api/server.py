@@ -5,14 +5,26 @@ from collections.abc import Callable
 import msgspec
 from aiohttp import web
 
-from backend.api import campaigns, catalog, eid, fleet, floor, imports, openapi, people, setup
+from backend.api import (
+    campaigns,
+    catalog,
+    dead_letters,
+    eid,
+    fleet,
+    floor,
+    imports,
+    openapi,
+    people,
+    setup,
+    sources,
+)
 from backend.api.auth import PUBLIC, STATE, check_every_route, default_deny
 from backend.api.errors import answer_errors
 from backend.api.host import HOST, Host
 from backend.api.operations import operation
 
 MAX_BODY_BYTES = 1024 * 1024  # of the API; the bridge has its own, smaller limits
-CHAPTERS = (floor, eid, setup, campaigns, people, fleet, catalog, imports)
+CHAPTERS = (floor, eid, setup, sources, campaigns, people, fleet, catalog, imports, dead_letters)
 """Modules with `ROUTES`."""
 DOCUMENT = web.AppKey("openapi", bytes)
 

@@ -1,4 +1,4 @@
-"""Operators set up shops, zones, gateways, beacons and the sources of events."""
+"""Operators set up shops, zones, gateways and beacons."""
 
 import json
 from typing import Annotated, Any, Literal, TypeAlias
@@ -8,11 +8,10 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from backend.api.errors import Problem
-from backend.api.host import HOST, change, read_rows, rows_as
+from backend.api.host import change, read_rows, rows_as
 from backend.api.operations import operation
-from backend.api.parameters import GATEWAY, LIMIT, STORE, ZONE, Identifier, Name, identifier
-from backend.storage import registry
-from backend.storage.database import Session, StorageConflict
+from backend.api.parameters import GATEWAY, LIMIT, STORE, ZONE, Identifier, Name
+from backend.storage.database import StorageConflict
 from sdk_bridge.server.beacon_keys import canonical_beacon_key
 
 Metres: TypeAlias = Annotated[float, Meta(ge=-10_000, le=10_000)]
@@ -52,14 +51,6 @@ class BeaconBody(Struct, forbid_unknown_fields=True):
     role: Literal["zone", "tag", "asset"]
     store_id: Identifier | None = None
     zone_id: Identifier | None = None
-
-
-class SourceBody(Struct, forbid_unknown_fields=True):
-    """An app, a site or a server. Proof of the user is on for web and app unless switched off knowingly."""
-
-    name: Name
-    kind: Literal["web", "app", "server"]
-    proof: Literal["required", "off"] | None = None
 
 
 class Stored(Struct):
@@ -123,37 +114,6 @@ class BeaconList(Struct):
     beacons: list[StoredBeacon]
 
 
-class NewSource(Struct):
-    """A source's secrets, shown this once."""
-
-    source_id: str
-    write_key: str
-    proof_secret: str
-
-
-class SourceView(Struct):
-    """A source, without its key and its secret. Times are unix milliseconds."""
-
-    source_id: str
-    name: str
-    kind: str
-    proof: str
-    created_at: int
-    revoked_at: int | None
-
-
-class SourceList(Struct):
-    """Every source, the revoked ones too."""
-
-    sources: list[SourceView]
-
-
-class Revoked(Struct):
-    """What is in use no more."""
-
-    revoked: str
-
-
 class AuditLine(Struct):
     """Who changed what, when (unix milliseconds); `detail` is JSON as text."""
 
@@ -168,25 +128,6 @@ class Audit(Struct):
     """The newest changes, the newest first."""
 
     audit: list[AuditLine]
-
-
-class DeadLetter(Struct):
-    """Something that could not be understood: where it came from, why, and its size in bytes."""
-
-    letter_id: int
-    received_at: int
-    origin: str
-    reason: str
-    bytes: int
-
-
-class DeadLetters(Struct):
-    """The newest dead letters, the newest first."""
-
-    dead_letters: list[DeadLetter]
-
-
-SOURCE = identifier("source", "The source's id.")
 
 
 @operation("operator", takes=(STORE,), body=StoreBody, answer=Stored)
@@ -257,38 +198,6 @@ async def post_beacon(request: web.Request, body: BeaconBody) -> StoredBeacon:
     return StoredBeacon(**values)
 
 
-@operation("admin", takes=(SOURCE,), body=SourceBody, answer=NewSource, status=201, errors=(409,))
-async def put_source(request: web.Request, body: SourceBody) -> NewSource:
-    """Makes a source; answers its write key and its proof secret, this once."""
-    source_id = SOURCE.of(request)
-    proof = body.proof or ("off" if body.kind == "server" else "required")
-    now = request.app[HOST].now_ms()
-    try:
-        made = await change(
-            request,
-            "source created",
-            source_id,
-            lambda s: registry.create_source(s, source_id, body.name, body.kind, proof, now),
-            {"kind": body.kind, "proof": proof},
-        )
-    except StorageConflict as error:
-        raise Problem(409, "source", f"the source {source_id} exists already; choose another id") from error
-    return NewSource(**made)
-
-
-@operation("admin", takes=(SOURCE,), answer=Revoked, errors=(404,))
-async def delete_source(request: web.Request) -> Revoked:
-    """Revokes a source: its write key is refused from now on."""
-    source_id, now = SOURCE.of(request), request.app[HOST].now_ms()
-
-    def revoke(session: Session) -> None:
-        if not session.run("revoke_source", source_id=source_id, at=now):
-            raise Problem(404, "source", f"there is no source {source_id} in use")
-
-    await change(request, "source revoked", source_id, revoke)
-    return Revoked(source_id)
-
-
 @operation("viewer", answer=StoreList)
 async def get_stores(request: web.Request) -> StoreList:
     """Lists the stores."""
@@ -314,24 +223,10 @@ async def get_beacons(request: web.Request) -> BeaconList:
     return BeaconList(await rows_as(request, StoredBeacon, "beacons"))
 
 
-@operation("operator", answer=SourceList)
-async def get_sources(request: web.Request) -> SourceList:
-    """Lists the sources of events."""
-    return SourceList(await rows_as(request, SourceView, "sources"))
-
-
 @operation("admin", takes=(LIMIT,), answer=Audit)
 async def get_audit(request: web.Request) -> Audit:
     """Lists the newest changes, and who made them."""
     return Audit(await rows_as(request, AuditLine, "newest_audit", limit=LIMIT.of(request)))
-
-
-@operation("operator", takes=(LIMIT,), answer=DeadLetters)
-async def get_dead_letters(request: web.Request) -> DeadLetters:
-    """Lists the newest of what could not be understood, without its content."""
-    limit = LIMIT.of(request)
-    rows = await request.app[HOST].journal.read(lambda s: s.rows("dead_letters_newest", limit=limit))
-    return DeadLetters([DeadLetter(**dict(row)) for row in rows])
 
 
 class _References:
@@ -353,13 +248,9 @@ ROUTES = [
     web.put("/api/stores/{store}/zones/{zone}", put_zone),
     web.put("/api/stores/{store}/gateways/{gateway}", put_gateway),
     web.post("/api/beacons", post_beacon),
-    web.put("/api/sources/{source}", put_source),
-    web.delete("/api/sources/{source}", delete_source),
     web.get("/api/stores", get_stores),
     web.get("/api/zones", get_zones),
     web.get("/api/gateways", get_gateways),
     web.get("/api/beacons", get_beacons),
-    web.get("/api/sources", get_sources),
     web.get("/api/audit", get_audit),
-    web.get("/api/dead-letters", get_dead_letters),
 ]

@@ -2,18 +2,22 @@
 
 from collections.abc import Iterable, Iterator
 
-from backend.folding.live import LiveState
+from backend.folding.live import PHONE_TRACK, LiveState
 from backend.listening import without_strangers
-from backend.occurrences import Occurrence, OccurrenceKind
+from backend.occurrences import Confidence, Occurrence, OccurrenceKind
+from backend.proximity.visits import StoreTransition
 from backend.proximity.zones import Heard, Transition
 from backend.storage import fleet, floor
 from backend.storage.database import Session
 from backend.storage.entries import Entry
 from backend.storage.floor import Sighting
 from sdk_bridge.wire import codec
+from sdk_bridge.wire.app_events import AppEvent
 from sdk_bridge.wire.messages import Batch, Heartbeat, Skip
 
 EXPIRE_EVERY_MS = 250  # looking at every track with every batch would cost more than the batches
+_REGION_DBM = -75.0  # a phone's system reports a region at some metres from its beacon
+_STORE_KINDS: dict[str, OccurrenceKind] = {"entered": "store_entered", "left": "store_left"}
 _KINDS: dict[str, OccurrenceKind] = {
     "entered": "zone_entered",
     "left": "zone_left",
@@ -34,6 +38,7 @@ class FloorPart:
         if tick > self._live.expired_at:
             self._live.expired_at = tick
             yield from self._moved(self._live.engine.expire(tick), now)
+            yield from self._in_store(self._live.visits.expire(tick), now)
 
     def fold(self, entry: Entry) -> Iterator[Occurrence]:
         """One message of a gateway."""
@@ -94,7 +99,7 @@ class FloorPart:
 
     def _moved(self, transitions: Iterable[Transition], received_at: int) -> Iterator[Occurrence]:
         for transition in transitions:
-            profile_id = self._live.people.get(transition.beacon_key)
+            profile_id = self._live.owner_of(transition.beacon_key)
             floor.apply_transition(self._session, transition, profile_id)
             yield Occurrence(
                 kind=_KINDS[transition.kind],
@@ -107,6 +112,27 @@ class FloorPart:
                 entered_at=transition.entered_at,
                 confidence=transition.confidence,
             )
+            yield from self._in_store(self._live.visits.moved(transition), received_at, transition.confidence)
+
+    def _in_store(
+        self, transitions: Iterable[StoreTransition], received_at: int, confidence: Confidence = "high"
+    ) -> Iterator[Occurrence]:
+        for transition in transitions:
+            visit = transition.visit
+            profile_id = self._live.owner_of(visit.subject)
+            floor.apply_store_transition(self._session, transition, profile_id)
+            kind = _STORE_KINDS.get(transition.kind)
+            if kind is not None:
+                yield Occurrence(
+                    kind=kind,
+                    profile_id=profile_id or "",
+                    subject=visit.subject,
+                    at=transition.at,
+                    received_at=received_at,
+                    store_id=visit.store_id,
+                    entered_at=visit.entered_at,
+                    confidence=confidence,
+                )
 
     def _stayed(self, beacon_key: str, received_at: int) -> Iterator[Occurrence]:
         """Fresh evidence of a stay that somebody waits for.
@@ -115,13 +141,13 @@ class FloorPart:
         """
         engine = self._live.engine
         track = engine.tracks.get(beacon_key)
-        if not self._live.timers.get(beacon_key) or track is None or track.place is None:
+        if not self._live.stays.get(beacon_key) or track is None or track.place is None:
             return
         if received_at - track.seen_at > engine.settings.absent_ms:
             return
         yield Occurrence(
             kind="zone_stayed",
-            profile_id=self._live.people[beacon_key],
+            profile_id=self._live.owner_of(beacon_key) or "",
             subject=beacon_key,
             at=track.seen_at,
             received_at=received_at,
@@ -134,13 +160,34 @@ class FloorPart:
     def save_tracks(self) -> None:
         """Stores the tracks that changed, each with its owner."""
         engine = self._live.engine
-        owners = ((key, self._live.people.get(key)) for key in engine.changed)
+        owners = ((key, self._live.owner_of(key)) for key in engine.changed)
         floor.save_tracks(self._session, engine, owners)
         engine.changed.clear()
 
-    def forget(self, beacon_key: str, at: int) -> Iterator[Occurrence]:
-        """Whoever carried the beacon withdrew or gave it away: they leave the floor at once."""
-        yield from self._moved(self._live.engine.forget(beacon_key, at), at)
+    def heard_by_phone(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:
+        """A phone measured the fixed beacon of a zone; `person_id` agreed to be seen.
+
+        What a phone's system tells of a region it entered is one advert of unknown strength. Leaving needs no
+        word: whoever is heard no more has left.
+        """
+        sighting, live = event.sighting, self._live
+        place = live.zone_beacons.get(sighting.key) if sighting is not None else None
+        if sighting is None or place is None or event.device_id is None or sighting.what == "leave":
+            return
+        dbm = sighting.rssi if sighting.rssi else _REGION_DBM if sighting.what == "enter" else None
+        if dbm is None or event.received_at - event.occurred_at > live.engine.settings.absent_ms:
+            return
+        track = PHONE_TRACK + event.device_id
+        live.phones[track] = person_id
+        at = min(event.occurred_at, event.received_at)
+        yield from self._moved(live.engine.hear_by_phone(track, place, at, dbm, 1), event.received_at)
+        yield from self._stayed(track, event.received_at)
+
+    def forget(self, subject: str, at: int) -> Iterator[Occurrence]:
+        """Whoever carried it withdrew or gave it away: they leave the floor at once."""
+        yield from self._moved(self._live.engine.forget(subject, at), at)
+        yield from self._in_store(self._live.visits.forget(subject, at), at)
+        self._live.phones.pop(subject, None)
 
 
 def _sightings(entry: Entry, batch: Batch, offset: int) -> Iterator[Sighting]:

@@ -3,13 +3,21 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from backend.campaigns.triggers import begins_with
+from backend.catalog.shelves import Shelves
+from backend.folding.audiences import Audiences
 from backend.listening import Gateway, Listening
+from backend.occurrences import OccurrenceKind
+from backend.proximity.visits import Visits
 from backend.proximity.zones import Place, ZoneEngine, ZoneSettings
 from backend.storage import campaigns as campaign_rows
-from backend.storage import floor, profiles, registry
-from backend.storage.campaigns import DwellTimer, VersionedCampaign
+from backend.storage import catalog, floor, profiles, registry
+from backend.storage.behaviour import zone_categories
+from backend.storage.campaigns import VersionedCampaign, Waiting
 from backend.storage.database import Session
 from backend.storage.floor import Numbers
+
+PHONE_TRACK = "phone:"  # before a device's id; no beacon's key begins like this
 
 
 @dataclass(slots=True)
@@ -21,10 +29,20 @@ class LiveState:
     places: frozenset[str]
     people: dict[str, str]
     campaigns: dict[str, VersionedCampaign]
-    timers: dict[str, dict[str, DwellTimer]]
-    """By subject, then by campaign: whose stay is waited for."""
+    campaigns_by_kind: dict[OccurrenceKind, list[str]]
+    """Which campaigns want to see an occurrence."""
+    stays: dict[str, list[Waiting]]
+    """By subject: whose stay is waited for."""
     stores: dict[str, dict[str, Any]]
     zone_names: dict[Place, str]
+    audiences: Audiences
+    zone_beacons: dict[str, Place] = field(default_factory=dict)
+    phones: dict[str, str] = field(default_factory=dict)
+    """Phones that heard a zone's beacon lately, by the name of their track; whose they are."""
+    visits: Visits = field(default_factory=Visits)
+    zone_categories: dict[Place, list[str]] = field(default_factory=dict)
+    shelves: Shelves = field(default_factory=Shelves)
+    waits_looked_at: int = 0
     numbers: Numbers = field(default_factory=Numbers)
     expired_at: int = 0
 
@@ -35,20 +53,35 @@ class LiveState:
         positions = {name: gateway.position for name, gateway in known.items() if gateway.position}
         gains = floor.gateway_gains(session, zone_of, positions)
         engine = ZoneEngine(zone_of, settings, positions=positions, gains=gains)
-        floor.restore_tracks(session, engine)
-        timers: dict[str, dict[str, DwellTimer]] = {}
-        for timer in campaign_rows.timers(session):
-            timers.setdefault(timer.beacon_key, {})[timer.campaign_id] = timer
+        owners = floor.restore_tracks(session, engine)
+        campaigns = campaign_rows.campaigns(session)
+        by_kind: dict[OccurrenceKind, list[str]] = {}
+        for campaign_id, chosen in campaigns.items():
+            by_kind.setdefault(begins_with(chosen.campaign.trigger), []).append(campaign_id)
+        stays: dict[str, list[Waiting]] = {}
+        for waiting in campaign_rows.stays(session):
+            stays.setdefault(waiting.subject, []).append(waiting)
         return cls(
             engine=engine,
             gateways=known,
             places=registry.place_beacons(session),
             people=profiles.consented_beacons(session),
-            campaigns=campaign_rows.campaigns(session),
-            timers=timers,
+            campaigns=campaigns,
+            campaigns_by_kind=by_kind,
+            stays=stays,
             stores={row["store_id"]: dict(row) for row in session.rows("stores")},
+            zone_beacons=registry.zone_beacons(session),
+            phones={track: owner for track, owner in owners.items() if track.startswith(PHONE_TRACK)},
+            visits=floor.open_visits(session),
+            zone_categories={Place(*zone): held for zone, held in zone_categories(session).items()},
+            shelves=catalog.load_shelves(session),
             zone_names={Place(row["store_id"], row["zone_id"]): row["name"] for row in session.rows("zones")},
+            audiences=Audiences.read(session),
         )
+
+    def owner_of(self, subject: str) -> str | None:
+        """The person behind a track, if they agreed to be seen."""
+        return self.people.get(subject) or self.phones.get(subject)
 
     def may_keep(self, beacon_key: str) -> bool:
         return beacon_key in self.people or beacon_key in self.places

@@ -1,18 +1,33 @@
-"""Campaigns: stays that are waited for, candidates, decisions, and the pushes they queue."""
+"""Campaigns in the fold: waits that begin and end, candidates, decisions, and the pushes they queue.
 
-from backend.campaigns.eligibility import Decision, decide
-from backend.campaigns.offers import OfferUnrenderable, render
+Candidates of one transaction are decided at its end, so that those who compete for the same moment of a
+person are seen together, whatever came first.
+"""
+
+from typing import Any
+
+import msgspec
+
+from backend.campaigns.eligibility import Decision, Moment, PersonFacts, decide, send_time
+from backend.campaigns.model import Offer
+from backend.campaigns.offers import OfferUnrenderable, Rendered, render
+from backend.campaigns.triggers import GONE, STAYED, wait_for
+from backend.catalog.shelves import ZoneRef
 from backend.folding.live import LiveState
 from backend.ids import uuid7
 from backend.occurrences import Occurrence
+from backend.profiles.behaviour import View
 from backend.proximity.zones import Place
 from backend.push.model import NewPush, PushContent
 from backend.storage import campaigns as campaign_rows
+from backend.storage import offers as offer_rows
 from backend.storage import profiles, pushes
-from backend.storage.campaigns import Candidate, DwellTimer, VersionedCampaign
-from backend.storage.database import Session
+from backend.storage.campaigns import Candidate, VersionedCampaign, Waiting
+from backend.storage.session import Session
 
-_GONE = frozenset({"zone_left", "zone_unknown"})
+SAME_MOMENT_MS = 2_000  # entering a zone makes several campaigns' candidates within a second or two
+WAITS_AT_ONCE = 200  # of those that the clock completes; gateways and phones must not wait behind them all
+WAITS_EVERY_MS = 250  # how late the clock may complete a wait
 
 
 class OfferPart:
@@ -22,98 +37,227 @@ class OfferPart:
         self._session = session
         self._live = live
         self._now = now
+        self._candidates: list[Candidate] = []
         self.pushes = 0
 
     def happened(self, occurrence: Occurrence) -> None:
-        """Starts and stops waiting; decides where a stay was long enough."""
-        if occurrence.kind == "zone_entered":
-            self._start_timers(occurrence)
-        elif occurrence.kind == "zone_stayed":
+        """Begins and ends waits; a stay that was long enough makes a candidate."""
+        if occurrence.kind in STAYED:
             self._complete(occurrence)
-        elif occurrence.kind in _GONE:
-            self._stop_timers(occurrence.subject)
+            return
+        if occurrence.kind in GONE:
+            self._end_stays(occurrence)
+        for campaign_id in self._live.campaigns_by_kind.get(occurrence.kind, ()):
+            self._begin(self._live.campaigns[campaign_id], occurrence)
 
-    def _start_timers(self, entered: Occurrence) -> None:
-        for campaign_id, chosen in self._live.campaigns.items():
-            trigger = chosen.campaign.trigger
-            there = (entered.store_id, entered.zone_id) == (trigger.store_id, trigger.zone_id)
-            if chosen.campaign.state != "live" or not there:
-                continue
-            due_at = entered.entered_at + int(trigger.dwell_s * 1000)
-            timer = DwellTimer(campaign_id, entered.subject, entered.entered_at, due_at)
-            self._live.timers.setdefault(entered.subject, {})[campaign_id] = timer
-            campaign_rows.start_timer(self._session, timer)
+    def _begin(self, chosen: VersionedCampaign, occurrence: Occurrence) -> None:
+        campaign = chosen.campaign
+        if not campaign.is_live(self._now):
+            return
+        place = Place(occurrence.store_id or "", occurrence.zone_id or "")
+        wait = wait_for(campaign, occurrence, self._live.zone_categories.get(place, ()))
+        if wait is None:
+            return
+        begun_at = occurrence.entered_at if wait.stays else occurrence.at
+        waiting = Waiting(
+            campaign_id=campaign.campaign_id,
+            subject=occurrence.subject,
+            begun_at=begun_at,
+            profile_id=occurrence.profile_id,
+            due_at=begun_at + wait.for_ms,
+            stays=wait.stays,
+            holds=wait.holds,
+            store_id=occurrence.store_id,
+            zone_id=occurrence.zone_id,
+            fence_id=occurrence.fence_id,
+            confidence=occurrence.confidence,
+        )
+        if not wait.stays and wait.for_ms == 0:
+            self._candidates.append(Candidate(waiting, occurrence.received_at))
+            return
+        campaign_rows.start_wait(self._session, waiting)
+        if wait.stays:
+            self._live.stays.setdefault(occurrence.subject, []).append(waiting)
 
-    def _stop_timers(self, subject: str) -> None:
-        for timer in self._live.timers.pop(subject, {}).values():
-            campaign_rows.stop_timer(self._session, timer)
+    def _end_stays(self, gone: Occurrence) -> None:
+        """Whoever left a zone may still be in its store."""
+        running = self._live.stays.pop(gone.subject, [])
+        for waiting in running:
+            if _is_over(waiting, gone):
+                campaign_rows.end_wait(self._session, waiting)
+            else:
+                self._live.stays.setdefault(gone.subject, []).append(waiting)
 
     def _complete(self, stayed: Occurrence) -> None:
-        """Only evidence from at or after the due time completes a dwell: no offer to someone who left."""
-        running = self._live.timers.get(stayed.subject, {})
-        due = [timer for timer in running.values() if timer.due_at <= stayed.at]
-        for timer in due:
-            del running[timer.campaign_id]
-            campaign_rows.stop_timer(self._session, timer)
-            self._decide(Candidate(stayed.profile_id, timer, stayed.received_at))
+        """Only evidence from at or after the due time completes a stay: no offer to someone who left."""
+        for waiting in list(self._live.stays.get(stayed.subject, ())):
+            if waiting.due_at <= stayed.at and _is_there(waiting, stayed):
+                self._live.stays[stayed.subject].remove(waiting)
+                campaign_rows.end_wait(self._session, waiting)
+                self._candidates.append(Candidate(waiting, stayed.received_at))
 
-    def _decide(self, candidate: Candidate) -> None:
-        chosen = self._live.campaigns.get(candidate.timer.campaign_id)
-        if chosen is None:
+    def tick(self, now: int) -> None:
+        """Waits that the clock has completed."""
+        if now < self._live.waits_looked_at + WAITS_EVERY_MS:
             return
-        store = self._live.stores.get(chosen.campaign.trigger.store_id, {})
-        facts = campaign_rows.person_facts(
-            self._session, candidate.profile_id, chosen.campaign, self._now, store.get("timezone")
-        )
-        decision = decide(chosen.campaign, facts, self._now, candidate.timer.due_at)
+        due = campaign_rows.waits_due(self._session, now, WAITS_AT_ONCE)
+        if len(due) < WAITS_AT_ONCE:
+            self._live.waits_looked_at = now
+        for waiting in due:
+            campaign_rows.end_wait(self._session, waiting)
+            self._candidates.append(Candidate(waiting, max(waiting.due_at, waiting.begun_at)))
+
+    # Deciding -----------------------------------------------------------------------------------------
+
+    def decide_all(self) -> None:
+        """The candidates of the transaction: of those who compete, the highest priority comes first."""
+        candidates, self._candidates = self._candidates, []
+        winners: dict[str, list[tuple[int, str]]] = {}
+        for candidate in sorted(candidates, key=self._rank):
+            chosen = self._live.campaigns.get(candidate.waiting.campaign_id)
+            if chosen is None:
+                continue
+            won = winners.setdefault(candidate.waiting.profile_id, [])
+            winner = next(
+                (name for at, name in won if abs(at - candidate.waiting.due_at) <= SAME_MOMENT_MS), None
+            )
+            if self._decide(chosen, candidate, winner):
+                won.append((candidate.waiting.due_at, candidate.waiting.campaign_id))
+
+    def _rank(self, candidate: Candidate) -> tuple[int, int, str]:
+        chosen = self._live.campaigns.get(candidate.waiting.campaign_id)
+        priority = chosen.campaign.guardrails.priority if chosen else 0
+        return -priority, candidate.waiting.due_at, candidate.waiting.campaign_id
+
+    def _decide(self, chosen: VersionedCampaign, candidate: Candidate, winner: str | None) -> bool:
+        """Records what becomes of a candidate; whether a push was queued."""
+        waiting, campaign = candidate.waiting, chosen.campaign
+        zone = offer_rows.zone_of_person(self._session, waiting.profile_id, waiting.store_id)
+        send_at = send_time(campaign, self._now, zone)
+        facts = offer_rows.person_facts(self._session, campaign, waiting, send_at, zone, self._now)
+        decision = self._verdict(chosen, candidate, facts, winner)
         content = None
         if decision.sends:
             try:
-                content = self._content(chosen, candidate)
+                content = self._content(chosen, candidate, decision)
             except OfferUnrenderable as error:
                 decision = Decision("suppressed", f"offer cannot be rendered: {error}"[:300])
+            else:
+                decision = decision if content else Decision("suppressed", "no viewed product")
         decision_id = campaign_rows.record_decision(self._session, candidate, chosen, decision, self._now)
-        if decision_id is not None and content is not None:
-            self._queue_pushes(decision_id, candidate, content)
+        if decision_id is None or content is None:
+            return False
+        pool = _offer_of(chosen, decision).code_pool
+        if pool is not None:
+            campaign_rows.give_code(self._session, pool, decision_id, self._now)
+        self._queue_pushes(decision_id, candidate, content, decision)
+        return True
 
-    def _queue_pushes(self, decision_id: int, candidate: Candidate, content: PushContent) -> None:
+    def _verdict(
+        self, chosen: VersionedCampaign, candidate: Candidate, facts: PersonFacts, winner: str | None
+    ) -> Decision:
+        moment = Moment(candidate.waiting.due_at, candidate.waiting.confidence)
+        decision = decide(chosen.campaign, facts, self._now, moment)
+        if decision.verdict != "suppressed" and winner is not None:
+            return Decision("suppressed", f"priority: {winner}")
+        return decision
+
+    def _queue_pushes(
+        self, decision_id: int, candidate: Candidate, content: PushContent, decision: Decision
+    ) -> None:
         """One push per address the person has now."""
+        waiting = candidate.waiting
         queued = [
             NewPush(
                 push_id=uuid7(self._now),
                 decision_id=decision_id,
-                profile_id=candidate.profile_id,
+                profile_id=waiting.profile_id,
                 address_kind=address.kind,
                 address_value=address.value,
                 platform=address.platform,
                 content=content,
                 created_at=self._now,
-                due_at=candidate.timer.due_at,
+                due_at=waiting.due_at,
                 completed_at=candidate.completed_at,
-                not_before=self._now,
+                not_before=max(decision.send_at, self._now),
             )
-            for address in profiles.push_addresses_of(self._session, candidate.profile_id)
+            for address in profiles.push_addresses_of(self._session, waiting.profile_id)
         ]
         self.pushes += pushes.insert_pushes(self._session, queued)
 
-    def _content(self, chosen: VersionedCampaign, candidate: Candidate) -> PushContent:
-        campaign = chosen.campaign
-        place = Place(campaign.trigger.store_id, campaign.trigger.zone_id)
-        title, body = render(
-            campaign.offer,
-            {
-                "profile": profiles.traits_of(self._session, candidate.profile_id),
-                "zone": {"id": place.zone_id, "name": self._live.zone_names.get(place, place.zone_id)},
-                "store": self._live.stores.get(place.store_id, {}),
-                "campaign": {"id": campaign.campaign_id, "name": campaign.name},
-            },
-        )
+    def _content(
+        self, chosen: VersionedCampaign, candidate: Candidate, decision: Decision
+    ) -> PushContent | None:
+        """The message; None where it is about products and the person has looked at none."""
+        offer, campaign, waiting = _offer_of(chosen, decision), chosen.campaign, candidate.waiting
+        rendered = self._rendered(chosen, waiting, offer)
+        if rendered is None:
+            return None
         return PushContent(
-            title=title,
-            body=body,
-            image=campaign.offer.image,
-            deeplink=campaign.offer.deeplink,
+            title=rendered.title,
+            body=rendered.body,
+            image=rendered.image,
+            deeplink=rendered.deeplink,
             campaign_id=campaign.campaign_id,
-            expires_at=candidate.timer.due_at + campaign.offer.life_s * 1000,
+            expires_at=waiting.due_at + offer.life_s * 1000,
             resend_allowed=campaign.guardrails.resend_when_unknown,
         )
+
+    def _rendered(self, chosen: VersionedCampaign, waiting: Waiting, offer: Offer) -> Rendered | None:
+        place = Place(waiting.store_id or "", waiting.zone_id or "")
+        person = profiles.resolve(self._session, "profile_id", waiting.profile_id) or waiting.profile_id
+        zone = ZoneRef(place.store_id, place.zone_id) if waiting.zone_id else None
+        products = offer_rows.offer_products(
+            self._session, person, offer, zone, self._live.shelves, self._now
+        )
+        if offer.products != "none" and not products:
+            return None
+        told = [_told(view) for view in products]
+        code = None if offer.code_pool is None else campaign_rows.next_code(self._session, offer.code_pool)
+        if offer.code_pool is not None and code is None:
+            raise OfferUnrenderable(f"no code is left in the pool {offer.code_pool}")
+        return render(
+            offer,
+            {
+                "profile": profiles.traits_of(self._session, waiting.profile_id),
+                "zone": {"id": place.zone_id, "name": self._live.zone_names.get(place, place.zone_id)},
+                "store": self._live.stores.get(place.store_id, {}),
+                "fence": {"id": waiting.fence_id},
+                "campaign": {"id": chosen.campaign.campaign_id, "name": chosen.campaign.name},
+                "products": told,
+                "product": told[0] if told else None,
+                "code": code,
+            },
+        )
+
+
+def _told(view: View) -> dict[str, Any]:
+    """A product as templates see it; its price in the currency's unit."""
+    price = None if view.price is None else f"{view.price / 100:.2f}"
+    return {**msgspec.to_builtins(view), "price": price}
+
+
+def _offer_of(chosen: VersionedCampaign, decision: Decision) -> Offer:
+    return chosen.campaign.offers.get(decision.variant, chosen.campaign.offer)
+
+
+def _is_over(waiting: Waiting, gone: Occurrence) -> bool:
+    """Whether leaving this place ends the wait."""
+    if waiting.holds != GONE[gone.kind]:
+        return False
+    return _same_place(waiting, gone)
+
+
+def _is_there(waiting: Waiting, stayed: Occurrence) -> bool:
+    """Whether evidence of this place is evidence of the stay: who is in a zone is in its store."""
+    if waiting.holds == "store":
+        return stayed.kind == "zone_stayed" and waiting.store_id == stayed.store_id
+    return waiting.holds == STAYED[stayed.kind] and _same_place(waiting, stayed)
+
+
+def _same_place(waiting: Waiting, seen: Occurrence) -> bool:
+    if waiting.holds == "fence":
+        return waiting.fence_id == seen.fence_id
+    if waiting.holds == "store":
+        return waiting.store_id == seen.store_id
+    return (waiting.store_id, waiting.zone_id) == (seen.store_id, seen.zone_id)

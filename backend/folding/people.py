@@ -1,6 +1,7 @@
 """Apps' and sites' events: identities, consent, receipts, and who carries which beacon."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -8,18 +9,22 @@ from backend.folding.floor import FloorPart
 from backend.folding.live import LiveState
 from backend.ids import uuid7
 from backend.occurrences import Occurrence
-from backend.profiles.service import ProfileService
-from backend.storage import profiles, pushes
+from backend.profiles.model import Applied
+from backend.profiles.placing import person_of
+from backend.profiles.service import Numbered, ProfileService, whose
+from backend.storage import profiles, pushes, segments
 from backend.storage.database import Session
 from backend.storage.entries import Entry, event_id
 from backend.storage.journal import message_hash
+from backend.storage.profile_rows import ProfileRows
 from sdk_bridge.wire.app_events import AppEvent, decode_events
 
 
 class PeoplePart:
     """What the app events of one transaction cause.
 
-    `bearers_changed`: who is listened for is no longer as it was.
+    `bearers_changed`: who is listened for is no longer as it was. `disturbed` are profiles that are new, of
+    another person than before, or may say something else about themselves than events do.
     """
 
     def __init__(
@@ -29,54 +34,70 @@ class PeoplePart:
         self._live = live
         self._service = service
         self._floor = floor
-        self._rows = profiles.ProfileRows(session)
+        self._rows = ProfileRows(session)
         self._now = now
         self.bearers_changed = False
+        self.disturbed: set[str] = set()
 
-    def fold(self, entry: Entry) -> Iterator[Occurrence]:
-        """One entry's events in their order."""
-        for index, event in enumerate(decode_events(entry.payload)):
-            yield from self._event(event_id(entry, index), event)
+    def fold(self, entries: Sequence[Entry]) -> Iterator[Occurrence]:
+        """Entries' events in their order: who they are of first, for all of them, then what comes of each."""
+        batch = [
+            Numbered(event, event_id(entry, index), message_hash(event.source, event.message_id))
+            for entry in entries
+            for index, event in enumerate(decode_events(entry.payload))
+        ]
+        applied = self._service.apply_all(self._rows, batch, self._new_profile)
+        kept = [(one, did) for one, did in zip(batch, applied, strict=True) if not did.refused]
+        self._session.many("add_event", [_event_row(one, did.profile_id) for one, did in kept])
+        self._rows.flush()
+        asked: set[str] = set()
+        for one, did in kept:
+            yield from self._consequences(one, did, asked)
 
-    def _event(self, event_id: int, event: AppEvent) -> Iterator[Occurrence]:
-        event_hash = message_hash(event.source, event.message_id)
-        applied = self._service.apply(self._rows, event, event_id, event_hash, lambda: uuid7(self._now))
-        carried = {key for person in applied.bearers for key in profiles.beacons_of(self._session, person)}
-        if applied.beacons_changed and event.beacon_key is not None:
-            carried.add(event.beacon_key)
-        for beacon_key in sorted(carried):
+    def _new_profile(self) -> str:
+        profile_id = uuid7(self._now)
+        self.disturbed.add(profile_id)
+        return profile_id
+
+    def _consequences(self, one: Numbered, did: Applied, asked: set[str]) -> Iterator[Occurrence]:
+        event = one.event
+        self.disturbed |= did.moved
+        if did.beacons_changed and event.beacon_key is not None:
+            self.disturbed.update(segments.profiles_behind(self._session, "beacon", [event.beacon_key]))
+        for beacon_key in sorted(self._perhaps_another_bearer(event, did, asked)):
             yield from self._ask_for_bearer(beacon_key, event.received_at)
+        person_id = None
+        if did.profile_id is not None:
+            person_id = whose(self._rows, did.profile_id, event.occurred_at)
+            yield from self._seen_by_phone(person_id, event)
         if event.receipt is not None and event.push_id is not None:
             pushes.record_receipt(self._session, event.push_id, event.receipt, event.occurred_at)
-        self._keep(event_id, event_hash, applied.profile_id, event)
-        if applied.person_id is not None:
+        if person_id is not None:
             yield Occurrence(
                 kind="event",
-                profile_id=applied.person_id,
+                profile_id=person_id,
                 subject=event.message_id,
                 at=event.occurred_at,
                 received_at=event.received_at,
                 event=event,
-                event_id=event_id,
+                event_id=one.event_id,
             )
 
-    def _keep(self, event_id: int, event_hash: int, profile_id: str | None, event: AppEvent) -> None:
-        """The properties as JSON, for audiences to ask for; the rest as it came."""
-        body = msgspec.structs.replace(event, properties={})
-        self._session.run(
-            "add_event",
-            event_id=event_id,
-            event_hash=event_hash,
-            profile_id=profile_id,
-            kind=event.kind,
-            name=event.name,
-            source=event.source,
-            message_id=event.message_id,
-            occurred_at=event.occurred_at,
-            received_at=event.received_at,
-            body=msgspec.msgpack.encode(body),
-            properties=msgspec.json.encode(event.properties).decode() if event.properties else None,
-        )
+    def _perhaps_another_bearer(self, event: AppEvent, did: Applied, asked: set[str]) -> set[str]:
+        """Beacons of people who may agree no longer, or anew, or be another person now."""
+        moved = {person_of(self._rows, profile_id) for profile_id in did.moved} - asked
+        asked |= moved
+        carried = {key for person_id in moved for key in profiles.beacons_of(self._session, person_id)}
+        return carried | ({event.beacon_key} if did.beacons_changed and event.beacon_key else set())
+
+    def _seen_by_phone(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:
+        """Only of someone who agreed; whoever withdraws is forgotten on every phone of theirs."""
+        if event.consent.get(profiles.PROXIMITY) is False:
+            theirs = [track for track, owner in self._live.phones.items() if owner == person_id]
+            for track in theirs:
+                yield from self._floor.forget(track, event.received_at)
+        elif event.sighting is not None and profiles.consent_of(self._session, person_id, profiles.PROXIMITY):
+            yield from self._floor.heard_by_phone(person_id, event)
 
     def _ask_for_bearer(self, beacon_key: str, at: int) -> Iterator[Occurrence]:
         """Who agreed may have changed; whoever withdrew leaves the floor at once."""
@@ -87,6 +108,7 @@ class PeoplePart:
         if bearer == before:
             return
         self.bearers_changed = True
+        self.disturbed |= {person for person in (before, bearer) if person is not None}
         if bearer is None:
             del live.people[beacon_key]
         else:
@@ -95,3 +117,22 @@ class PeoplePart:
             yield from self._floor.forget(beacon_key, at)
         elif beacon_key in live.engine.tracks:
             live.engine.changed.add(beacon_key)  # merged: the presence is stored again, under the person
+
+
+def _event_row(one: Numbered, profile_id: str | None) -> dict[str, Any]:
+    """The properties as JSON, for audiences to ask for; the rest as it came."""
+    event = one.event
+    body = msgspec.structs.replace(event, properties={}) if event.properties else event
+    return {
+        "event_id": one.event_id,
+        "event_hash": one.event_hash,
+        "profile_id": profile_id,
+        "kind": event.kind,
+        "name": event.name,
+        "source": event.source,
+        "message_id": event.message_id,
+        "occurred_at": event.occurred_at,
+        "received_at": event.received_at,
+        "body": msgspec.msgpack.encode(body),
+        "properties": msgspec.json.encode(event.properties).decode() if event.properties else None,
+    }

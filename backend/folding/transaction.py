@@ -1,11 +1,13 @@
-"""One run over some journal entries, inside one transaction: floor, people and offers, in that order.
+"""One run over some journal entries, inside one transaction: floor and people, audiences, offers.
 
 Runs on the state's writer thread. Each part returns what happened; nothing reaches upwards by itself.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
+from backend.folding.audiences import AudiencePart
 from backend.folding.floor import FloorPart
 from backend.folding.live import LiveState
 from backend.folding.offers import OfferPart
@@ -26,6 +28,8 @@ class Folded:
     pushes: int = 0
     entered: int = 0
     listening: Listening | None = None
+    more: bool = False
+    """There is work left that waits for nothing: begin the next one at once."""
 
 
 class Transaction:
@@ -37,28 +41,40 @@ class Transaction:
         self._now = now
         self._floor = FloorPart(session, live)
         self._people = PeoplePart(session, live, people, self._floor, now)
+        self._audiences = AudiencePart(session, live.audiences)
         self._offers = OfferPart(session, live, now)
         self._entered = 0
 
     def fold(self, entries: Sequence[Entry], position: Cursor) -> Folded:
         """Everything the entries cause, and the position behind the last."""
         reached = position
-        for entry in entries:
-            self._happened(self._floor.expire(entry.received_at))
-            if entry.kind == "app":
-                self._happened(self._people.fold(entry))
-            else:
-                self._happened(self._floor.fold(entry))
-            reached = reached.past(entry)
+        for kind, run in groupby(entries, key=lambda entry: entry.kind):
+            together = list(run)
+            for entry in together:
+                self._happened(self._floor.expire(entry.received_at))
+                if kind != "app":
+                    self._happened(self._floor.fold(entry))
+                reached = reached.past(entry)
+            if kind == "app":
+                self._happened(self._people.fold(together))
         if not entries:
             self._happened(self._floor.expire(self._now))
         self._floor.save_tracks()
+        self._audiences.disturbed(self._people.disturbed)
+        self._happened(self._audiences.settle(self._known_until(entries)))
+        self._offers.tick(self._now)
+        self._offers.decide_all()
         if entries:
             floor.move_to(self._session, position, reached)
         listening = self._live.listening if self._people.bearers_changed else None
-        return Folded(reached, self._offers.pushes, self._entered, listening)
+        return Folded(reached, self._offers.pushes, self._entered, listening, self._audiences.more)
+
+    def _known_until(self, entries: Sequence[Entry]) -> int:
+        """Behind an outage nobody leaves an audience for want of what still waits in the journal."""
+        return min(self._now, max((entry.received_at for entry in entries), default=self._now))
 
     def _happened(self, occurrences: Iterable[Occurrence]) -> None:
         for occurrence in occurrences:
             self._entered += occurrence.kind == "zone_entered"
+            self._audiences.happened(occurrence)
             self._offers.happened(occurrence)

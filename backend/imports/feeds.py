@@ -114,8 +114,7 @@ class _Reading:
             self._keep(self._field, "".join(self._pieces).strip())
             self._field = None
         if self._item_depth and self._depth == self._item_depth:
-            last = self._parser.CurrentLineNumber
-            self._done.append(Record(self._line, last, self._cells, self._error))
+            self._done.append(Record(self._line, self._cells, self._error))
             self._item_depth = 0
         self._depth -= 1
 

@@ -33,8 +33,8 @@ FIELDS: Mapping[Kind, Mapping[str, tuple[str, str]]] = {
             "invoice receipt receiptid bestellnr bestellnummer bestellung auftrag auftragsnr auftragsnummer "
             "belegnr belegnummer bonnr bonnummer"),
         **_WHO,
-        "ordered_at": ("when it was ordered", "orderedat orderdate ordertime date datetime timestamp createdat "
-            "purchasedat bestelldatum datum auftragsdatum belegdatum kaufdatum zeitpunkt"),
+        "ordered_at": ("when it was ordered", "orderedat orderdate ordertime date datetime timestamp "
+            "createdat purchasedat bestelldatum datum auftragsdatum belegdatum kaufdatum zeitpunkt"),
         "total": ("the whole order's amount, on each of its rows", "total ordertotal grandtotal gesamt "
             "gesamtbetrag gesamtsumme summe bestellwert rechnungsbetrag"),
         "amount": ("this row's amount; an order's rows are added up", "amount lineamount linetotal rowtotal "
@@ -42,7 +42,8 @@ FIELDS: Mapping[Kind, Mapping[str, tuple[str, str]]] = {
         "currency": ("its currency, as EUR", "currency currencycode waehrung"),
         "refund": ("yes, or the amount that went back", "refund refunded return returned retoure erstattung "
             "storno gutschrift"),
-        "coupon": ("the code that was used", "coupon couponcode voucher discountcode gutscheincode aktionscode"),
+        "coupon": ("the code that was used", "coupon couponcode voucher discountcode gutscheincode "
+            "aktionscode"),
         "product_id": ("the product", "productid itemid product artikelnr artikelnummer artikel produktid"),
         "sku": ("its stock-keeping unit", "sku variantsku"),
         "product_name": ("its name", "productname itemname title artikelname artikelbezeichnung bezeichnung "
@@ -125,9 +126,13 @@ class ColumnMapping:
         }
 
     def as_toml(self, header: Sequence[str] = ()) -> str:
-        """The mapping as a file that --mapping takes; columns of the header that it leaves out as comments."""
-        told = [f"{_quoted(field)} = {_quoted(column)}" for field, column in self.columns.items()]
-        left = [f"# left out: {_quoted(name)}" for name in header if name and name not in self.columns.values()]
+        """As a file that --mapping takes; columns of the header that it leaves out as comments."""
+        told = [
+            f"{field if field.isidentifier() else _quoted(field)} = {_quoted(column)}"
+            for field, column in self.columns.items()
+        ]
+        used = set(self.columns.values())
+        left = [f"# left out: {_quoted(name)}" for name in header if name and name not in used]
         return "\n".join(["[columns]", *told, *left]) + "\n"
 
 
@@ -171,7 +176,10 @@ def guess(kind: Kind, header: Sequence[str]) -> ColumnMapping:
 
 
 def check(mapping: ColumnMapping, header: Sequence[str], given: Iterable[str] = ()) -> None:
-    """That every column exists and no needed field is missing; `given` come from options. Raises MappingInvalid."""
+    """That every column exists, and no needed field is missing; `given` are told by options.
+
+    Raises MappingInvalid.
+    """
     for field, column in mapping.columns.items():
         if column not in header:
             close = difflib.get_close_matches(column, header, 1)
@@ -183,7 +191,7 @@ def check(mapping: ColumnMapping, header: Sequence[str], given: Iterable[str] = 
             raise MappingInvalid(f"no column is {' or '.join(options)}; say --map {options[0]}=Column")
     if mapping.kind == "orders" and "order_id" not in have:
         raise MappingInvalid(
-            "no column is order_id; say --map order_id=Column, or --order-id-from-line where each row is an order"
+            "no column is order_id; say --map order_id=Column, or --order-id-from-line for an order a row"
         )
 
 
@@ -211,5 +219,5 @@ def _plain(name: str) -> str:
 
 def _quoted(text: str) -> str:
     """A TOML basic string."""
-    escaped = text.replace("\", "\\\").replace('"', '\"')
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\u{ord(found[0]):04x}", escaped) + '"'

@@ -1,13 +1,14 @@
 """Records to rows: a contact, an order of several lines, or a product; or why a record is none."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
+from backend.imports.identifiers import one_email, one_phone
 from backend.imports.mapping import ColumnMapping
 from backend.imports.rows import ContactRow, OrderRow, ProductRow, RowError
 from backend.imports.tables import Record
@@ -25,8 +26,8 @@ from backend.imports.values import (
 Row: TypeAlias = ContactRow | OrderRow | ProductRow
 R = TypeVar("R", ContactRow, OrderRow, ProductRow)
 
+MAX_RECORDS = 1_000  # of one order; a file in which all have one id must not be read into memory
 MAX_ORDERS = 5_000_000  # of one file; each is remembered with some 100 bytes, to find rows that stand apart
-_WHO = ("user_id", "loyalty_id", "email", "phone")
 _LINE = ("product_id", "sku", "brand", "category")
 _AVAILABILITY = {
     "in_stock": "in_stock", "instock": "in_stock", "available": "in_stock", "available_for_order": "in_stock",
@@ -49,6 +50,7 @@ class Options:
     now: int
     decimal: DecimalMark = "auto"
     currency: str | None = None
+    country: str | None = None
     yes: frozenset[str] = YES
     no: frozenset[str] = NO
     numbered: str | None = None
@@ -59,7 +61,6 @@ class Read:
     """What became of one record, or of the records of one order. `present` is a product's id, where the id
     could be read though the row could not."""
 
-    last_line: int
     rows: tuple[Row, ...] = ()
     errors: tuple[RowError, ...] = ()
     present: str | None = None
@@ -75,39 +76,40 @@ def products(found: Iterable[Record], mapping: ColumnMapping, options: Options) 
     for record in found:
         read = _one(record, lambda r: _product(r, mapping, options))
         known = mapping.cell(record.cells, "product_id")[:100]
-        yield msgspec_replace(read, known) if read.errors and known.isprintable() else read
+        yield _with_present(read, known) if read.errors and known.isprintable() else read
 
 
 def orders(found: Iterable[Record], mapping: ColumnMapping, options: Options) -> Iterator[Read]:
-    """An order for all records that follow each other with the same order id."""
+    """An order for all records that follow each other with the same order id; refunds may come later."""
     seen: set[int] = set()
     for order_id, group in groupby(found, lambda record: _order_id(record, mapping, options)):
-        records = list(_bounded(group))
+        records = list(islice(group, MAX_RECORDS + 1))
         read = _order(order_id, records, mapping, options)
-        if order_id and hash(order_id) in seen:
+        bought = not all(isinstance(row, OrderRow) and row.refund for row in read.rows)
+        if bought and hash(order_id) in seen:
             yield _refused(records, f"the order {order_id} began further up: sort the file by its order ids")
             continue
-        if len(seen) < MAX_ORDERS:
+        if bought and len(seen) < MAX_ORDERS:
             seen.add(hash(order_id))
         yield read
 
 
-def msgspec_replace(read: Read, present: str) -> Read:
-    return Read(read.last_line, read.rows, read.errors, present or None)
+def _with_present(read: Read, product_id: str) -> Read:
+    """A row that could not be read, though its product is in the feed."""
+    return replace(read, present=product_id or None)
 
 
 def _one(record: Record, make: Any) -> Read:
     if record.error is not None:
         return _refused([record], record.error)
     try:
-        return Read(record.last_line, (make(record),))
+        return Read((make(record),))
     except (ValueUnreadable, msgspec.ValidationError) as error:
         return _refused([record], _reason(error))
 
 
 def _refused(records: Iterable[Record], reason: str) -> Read:
-    every = list(records)
-    return Read(every[-1].last_line, errors=tuple(RowError(record.line, reason) for record in every))
+    return Read(errors=tuple(RowError(record.line, reason) for record in records))
 
 
 def _reason(error: Exception) -> str:
@@ -120,6 +122,22 @@ def _made(kind: type[R], values: Mapping[str, Any]) -> R:
     return msgspec.convert({name: value for name, value in values.items() if value not in (None, "")}, kind)
 
 
+def _who(cells: Mapping[str, str], mapping: ColumnMapping, options: Options) -> dict[str, Any]:
+    """Every identifier in its one spelling. Raises ValueUnreadable for what cannot be one."""
+    email, phone = mapping.cell(cells, "email"), mapping.cell(cells, "phone")
+    found = {
+        "user_id": mapping.cell(cells, "user_id"),
+        "loyalty_id": mapping.cell(cells, "loyalty_id"),
+        "email": one_email(email),
+        "phone": one_phone(phone, options.country) if phone else None,
+    }
+    if email and found["email"] is None:
+        raise ValueUnreadable(f"email: {email[:60]!r} is no address")
+    if phone and found["phone"] is None and not any(found.values()):
+        raise ValueUnreadable(f"phone: {phone[:40]!r} is no number that we can read; say --country")
+    return found
+
+
 # Contacts -----------------------------------------------------------------------------------------------
 
 
@@ -128,6 +146,8 @@ def _contact(record: Record, mapping: ColumnMapping, options: Options) -> Contac
     traits: dict[str, Any] = {
         name: cells[column] for name, column in mapping.free("trait.").items() if cells[column]
     }
+    if phone := mapping.cell(cells, "phone"):
+        traits["phone"] = phone  # as it was typed, where it cannot be read as a number
     created = _date(cells, mapping, "created_at", options)
     if created is not None:
         traits["createdAt"] = datetime.fromtimestamp(created / 1000, UTC).isoformat().replace("+00:00", "Z")
@@ -140,7 +160,7 @@ def _contact(record: Record, mapping: ColumnMapping, options: Options) -> Contac
         ContactRow,
         {
             "line": record.line,
-            **{field: mapping.cell(cells, field) for field in _WHO},
+            **_who(cells, mapping, options),
             "as_of": options.as_of,
             "traits": traits,
             "consent": {purpose: granted for purpose, granted in said.items() if granted is not None},
@@ -174,25 +194,20 @@ def _order_id(record: Record, mapping: ColumnMapping, options: Options) -> str:
     return mapping.cell(record.cells, "order_id") or f"\0{record.line}"
 
 
-def _bounded(group: Iterable[Record]) -> Iterator[Record]:
-    """An order's records; a file in which all have one id must not be read into memory."""
-    for number, record in enumerate(group):
-        if number < 10_000:
-            yield record
-
-
 def _order(order_id: str, records: list[Record], mapping: ColumnMapping, options: Options) -> Read:
     broken = next((record for record in records if record.error is not None), None)
     if broken is not None:
         others = "" if len(records) == 1 else f"; it belongs to the order {order_id}, which is left out whole"
         return _refused(records, f"{broken.error}{others}")
+    if len(records) > MAX_RECORDS:
+        return _refused(records, f"the order {order_id} has more than {MAX_RECORDS} rows")
     if order_id.startswith("\0"):
         return _refused(records, "order_id: is empty")
     try:
         rows = tuple(_order_rows(order_id, records, mapping, options))
     except (ValueUnreadable, msgspec.ValidationError) as error:
         return _refused(records, _reason(error))
-    return Read(records[-1].last_line, rows)
+    return Read(rows)
 
 
 def _order_rows(
@@ -284,7 +299,7 @@ def _order_row(
         OrderRow,
         {
             "line": first.record.line,
-            **{field: mapping.cell(first.record.cells, field) for field in _WHO},
+            **_who(first.record.cells, mapping, options),
             "order_id": order_id,
             "ordered_at": at,
             "total": _total(lines),
@@ -301,9 +316,7 @@ def _total(lines: list[_Line]) -> int:
     """The order's own total, which its rows repeat; else the sum of the rows."""
     totals = {line.total for line in lines} - {None}
     if len(totals) > 1:
-        raise ValueUnreadable(
-            "total: the rows of the order differ; map the column as amount if each row has its own"
-        )
+        raise ValueUnreadable("total: the rows of the order differ; map it as amount if each row has its own")
     if totals:
         return int(totals.pop() or 0)
     amounts = [line.amount for line in lines if line.amount is not None]

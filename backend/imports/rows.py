@@ -13,8 +13,12 @@ MAX_TRAITS = 100
 MAX_PURPOSES = 32  # a consent form has a handful
 
 Identity: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
-Email: TypeAlias = Annotated[str, Meta(pattern=r"^[^@\s\x00-\x1f\x7f]{1,100}@[^@\s\x00-\x1f\x7f]{1,200}$")]
-Phone: TypeAlias = Annotated[str, Meta(pattern=r"^\+?[0-9][0-9 ()/.\-]{3,40}$")]
+Email: TypeAlias = Annotated[
+    str, Meta(pattern=r"^[^@\s\x00-\x1f\x7fA-Z]{1,100}@[^@\s\x00-\x1f\x7fA-Z]{1,200}$")
+]
+"""In lower case: the spelling by which everybody compares them."""
+Phone: TypeAlias = Annotated[str, Meta(pattern=r"^\+[1-9][0-9]{5,14}$")]
+"""As E.164."""
 OrderId: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
 TraitName: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
 TraitText: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00]{0,2000}$")]
@@ -28,7 +32,7 @@ ImportId: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
 
 
 class Identified(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Whose row it is: the shop's own number of the customer, else the card, the address or the telephone.
+    """Whose row it is: by the shop's own number of the customer, a card, an address or a telephone.
 
     `line` is where it stands in its file.
     """

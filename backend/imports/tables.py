@@ -35,7 +35,6 @@ class Record:
     """
 
     line: int
-    last_line: int
     cells: dict[str, str]
     error: str | None = None
 
@@ -107,24 +106,24 @@ def records(text: TextIO, layout: Layout) -> Iterator[Record]:
         except StopIteration:
             return
         except (_TooLong, csv.Error) as error:
-            yield Record(line, lines.number, {}, str(error))
+            yield Record(line, {}, str(error))
             is_header = False
             continue
         if is_header:
             is_header = False
         elif any(cell.strip() for cell in row):
-            yield _record(row, line, lines.number, layout.header)
+            yield _record(row, line, layout.header)
 
 
-def _record(row: list[str], line: int, last_line: int, header: tuple[str, ...]) -> Record:
+def _record(row: list[str], line: int, header: tuple[str, ...]) -> Record:
     extra = [cell for cell in row[len(header) :] if cell.strip()]
     cells = {name: cell.strip() for name, cell in zip(header, row, strict=False) if name}
     if extra or len(row) < len(header):
         error = f"has {len(row)} cells where the header has {len(header)}: is a quote or a delimiter missing?"
-        return Record(line, last_line, cells, error)
+        return Record(line, cells, error)
     if any("\0" in cell for cell in row):
-        return Record(line, last_line, cells, "holds the character NUL")
-    return Record(line, last_line, cells)
+        return Record(line, cells, "holds the character NUL")
+    return Record(line, cells)
 
 
 class _TooLong(ValueError):

@@ -19,14 +19,14 @@ _CODE = re.compile("[A-Z]{3}")
 _GROUPED = re.compile(r"\d{1,3}(?:[.,'’ ]\d{3})+")
 _LONGEST = 60  # characters of an amount or a date; anything longer is a text in the wrong column
 
-YES = frozenset(
-    ("1", "true", "t", "yes", "y", "ja", "j", "x", "wahr", "oui", "si", "sí", "tak", "ano", "on", "ok")
-    + ("optin", "opt-in", "subscribed", "granted")
-)
-NO = frozenset(
-    ("0", "false", "f", "no", "n", "nein", "falsch", "non", "nie", "off", "none", "-")
-    + ("optout", "opt-out", "unsubscribed", "denied")
-)
+YES = frozenset({
+    "1", "true", "t", "yes", "y", "ja", "j", "x", "wahr", "oui", "si", "sí", "tak", "ano", "on", "ok",
+    "optin", "opt-in", "subscribed", "granted",
+})  # fmt: skip
+NO = frozenset({
+    "0", "false", "f", "no", "n", "nein", "falsch", "non", "nie", "off", "none", "-",
+    "optout", "opt-out", "unsubscribed", "denied",
+})  # fmt: skip
 
 
 class ValueUnreadable(ValueError):
@@ -34,7 +34,7 @@ class ValueUnreadable(ValueError):
 
 
 class Money(NamedTuple):
-    """Hundredths of the currency's unit, below zero for what went back; the currency, where the cell names it."""
+    """Hundredths of the currency's unit, below zero for what went back; and the currency, if named."""
 
     hundredths: int
     currency: str | None

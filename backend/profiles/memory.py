@@ -1,101 +1,144 @@
-"""A profile store in memory, for tests and replays; held to the same tests as the database's."""
+"""A profile store in memory: for tests and replays, and what the database's store keeps of a transaction."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from backend.profiles.model import Claim, Device, Edge, IdType, Stamp, Statement
-from sdk_bridge.wire.app_events import PushAddress
+from msgspec.structs import replace
+
+from backend.profiles.model import (
+    IDENTIFIED,
+    NOBODY,
+    Claim,
+    Device,
+    Edge,
+    Identifier,
+    Profile,
+    Redemption,
+    Stamp,
+    Statement,
+)
+from sdk_bridge.wire.app_events import AppEvent, PushAddress
 
 
 @dataclass(slots=True)
-class _Profile:
-    id_type: IdType
-    parent: str | None = None
-    merged_at: int | None = None
+class Address:
+    """A push address: which device reported it last, and whose it is."""
 
-
-@dataclass(slots=True)
-class _Address:
     device_id: str
     bound: Stamp
     seen_at: int
     profile_id: str | None = None
     proven: bool = False
+    platform: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Review:
+    """Two profiles that may be one person; the identifier that raised the question."""
+
+    at: int
+    identifier: Identifier
+    cause: str
+
+
 class MemoryProfiles:
     """Satisfies ProfileStore."""
 
-    profiles: dict[str, _Profile] = field(default_factory=dict)
-    edges: dict[tuple[IdType, str], Edge] = field(default_factory=dict)
-    closed: list[tuple[Edge, int]] = field(default_factory=list)
-    reviews: dict[tuple[str, str], str] = field(default_factory=dict)
-    traits: dict[tuple[str, str], tuple[Stamp, str]] = field(default_factory=dict)
-    consents: dict[tuple[str, str], tuple[Stamp, bool]] = field(default_factory=dict)
-    devices: dict[str, tuple[Device, str | None]] = field(default_factory=dict)
-    addresses: dict[PushAddress, _Address] = field(default_factory=dict)
-    _claims: dict[tuple[IdType, str], dict[tuple[str, str], Claim]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.profiles: dict[str, Profile] = {}
+        self.edges: dict[Identifier, Edge] = {}
+        self.closed: list[tuple[Edge, int]] = []
+        self.claims_on: dict[Identifier, dict[tuple[str, str], Claim]] = {}
+        self.claimed: dict[str, dict[Identifier, None]] = {}
+        self.reviews: dict[tuple[str, str], Review] = {}
+        self.redemptions: dict[str, Redemption] = {}
+        self.traits: dict[tuple[str, str], tuple[Stamp, str]] = {}
+        self.consents: dict[str, dict[str, tuple[Stamp, bool]]] = {}
+        self.devices: dict[str, tuple[Device, str | None]] = {}
+        self.addresses: dict[PushAddress, Address] = {}
+        self.reported: dict[str, dict[PushAddress, None]] = {}
 
-    def profile_of(self, id_type: IdType, identifier: str) -> str | None:
-        edge = self.edges.get((id_type, identifier))
-        return edge.profile_id if edge else None
+    def foresee(self, events: Iterable[AppEvent]) -> None:
+        """Everything is here already."""
 
-    def identifier_of(self, profile_id: str) -> tuple[IdType, str] | None:
-        kind = self.profiles[profile_id].id_type if profile_id in self.profiles else None
-        found = (key for key, edge in self.edges.items() if key[0] == kind and edge.profile_id == profile_id)
-        return next(found, None)
+    # Profiles and edges -----------------------------------------------------------------------------------
 
-    def add_profile(self, profile_id: str, id_type: IdType, created_at: int) -> None:
-        self.profiles[profile_id] = _Profile(id_type)
+    def profile_of(self, identifier: Identifier) -> str | None:
+        edge = self.edges.get(identifier)
+        return edge.profile_id if edge is not None else None
 
-    def parent_of(self, profile_id: str) -> str | None:
-        return self.profiles[profile_id].parent
+    def profile(self, profile_id: str) -> Profile | None:
+        return self.profiles.get(profile_id)
 
-    def set_parent(self, profile_id: str, parent: str | None, merged_at: int | None) -> None:
-        profile = self.profiles[profile_id]
-        profile.parent, profile.merged_at = parent, merged_at
+    def add_profile(self, profile: Profile) -> None:
+        self.profiles[profile.profile_id] = profile
 
-    def children(self, profile_id: str, id_type: IdType) -> int:
-        return sum(
-            profile.parent == profile_id and profile.id_type == id_type for profile in self.profiles.values()
-        )
+    def put_profile(self, profile: Profile) -> None:
+        self.profiles[profile.profile_id] = profile
 
     def open_edge(self, edge: Edge) -> None:
-        if (edge.id_type, edge.id) in self.edges:
+        if edge.identifier in self.edges:
             raise ValueError(f"{edge.id_type} {edge.id} has an open edge")
-        self.edges[edge.id_type, edge.id] = edge
+        self.edges[edge.identifier] = edge
 
-    def close_edge(self, id_type: IdType, identifier: str, at: int) -> None:
-        edge = self.edges.pop((id_type, identifier), None)
+    def open_edge_of(self, identifier: Identifier) -> Edge | None:
+        return self.edges.get(identifier)
+
+    def redate_edge(self, edge: Edge) -> None:
+        self.edges[edge.identifier] = edge
+
+    def close_edge(self, identifier: Identifier, at: int) -> None:
+        edge = self.edges.pop(identifier, None)
         if edge is not None:
             self.closed.append((edge, at))
 
-    def claims(self, id_type: IdType, identifier: str) -> Sequence[Claim]:
-        return list(self._claims.get((id_type, identifier), {}).values())
+    # Claims -----------------------------------------------------------------------------------------------
 
-    def add_claim(self, id_type: IdType, identifier: str, profile_id: str, via: str, stamp: Stamp) -> None:
-        claims = self._claims.setdefault((id_type, identifier), {})
-        claim = claims.get((profile_id, via), Claim(profile_id, via, stamp.occurred_at, stamp))
-        claims[profile_id, via] = replace(
-            claim, first_at=min(claim.first_at, stamp.occurred_at), last=max(claim.last, stamp)
-        )
+    def claims(self, identifier: Identifier) -> Sequence[Claim]:
+        return list(self.claims_on.get(identifier, {}).values())
 
-    def drop_claims(self, id_type: IdType, identifier: str, via: str) -> None:
-        claims = self._claims.get((id_type, identifier), {})
+    def add_claim(self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp) -> bool:
+        claims = self.claims_on.setdefault(identifier, {})
+        known = claims.get((profile_id, via))
+        if known is None:
+            claims[profile_id, via] = Claim(profile_id, via, stamp.occurred_at, stamp)
+            if profile_id != NOBODY:
+                self.claimed.setdefault(profile_id, {})[identifier] = None
+            return True
+        first_at, last = min(known.first_at, stamp.occurred_at), max(known.last, stamp)
+        if first_at == known.first_at and last == known.last:
+            return False
+        claims[profile_id, via] = Claim(profile_id, via, first_at, last, known.undone)
+        return True
+
+    def drop_claims(self, identifier: Identifier, via: str) -> None:
+        claims = self.claims_on.get(identifier, {})
         for key in [key for key in claims if key[1] == via]:
             del claims[key]
+            if not any(profile_id == key[0] for profile_id, _ in claims):
+                self.claimed.get(key[0], {}).pop(identifier, None)
 
-    def undo_claims(self, id_type: IdType, identifier: str, profile_id: str, at: int) -> None:
-        claims = self._claims.get((id_type, identifier), {})
+    def undo_claims(self, identifier: Identifier, at: int) -> None:
+        claims = self.claims_on.get(identifier, {})
         for key, claim in claims.items():
-            if claim.profile_id == profile_id:
-                claims[key] = replace(claim, undone=True)
+            claims[key] = replace(claim, undone=True)
 
-    def add_review(
-        self, at: int, id_type: IdType, identifier: str, pair: tuple[str, str], cause: str
-    ) -> None:
-        self.reviews.setdefault(pair, cause)
+    def claimed_by(self, profile_id: str) -> Sequence[Identifier]:
+        return list(self.claimed.get(profile_id, ()))
+
+    # Reviews and link tokens ------------------------------------------------------------------------------
+
+    def add_review(self, at: int, identifier: Identifier, pair: tuple[str, str], cause: str) -> None:
+        one, other = sorted(pair)
+        self.reviews.setdefault((one, other), Review(at, identifier, cause))
+
+    def redemption(self, nonce: str) -> Redemption | None:
+        return self.redemptions.get(nonce)
+
+    def redeem(self, redemption: Redemption) -> None:
+        self.redemptions[redemption.nonce] = redemption
+
+    # Traits and consent -----------------------------------------------------------------------------------
 
     def put_traits(self, profile_id: str, traits: Mapping[str, str], stamp: Stamp) -> None:
         for name, value in traits.items():
@@ -104,18 +147,17 @@ class MemoryProfiles:
                 self.traits[profile_id, name] = (stamp, value)
 
     def put_consent(self, profile_id: str, purpose: str, granted: bool, stamp: Stamp) -> bool:
-        known = self.consents.get((profile_id, purpose))
+        said = self.consents.setdefault(profile_id, {})
+        known = said.get(purpose)
         if known is not None and stamp <= known[0]:
             return False
-        self.consents[profile_id, purpose] = (stamp, granted)
+        said[purpose] = (stamp, granted)
         return known is None or known[1] != granted
 
     def has_consents(self, profile_id: str) -> bool:
-        return any(owner == profile_id for owner, _ in self.consents)
+        return bool(self.consents.get(profile_id))
 
-    def carries_beacon(self, person_id: str) -> bool:
-        tree = set(self.tree(person_id))
-        return any(key[0] == "beacon" and edge.profile_id in tree for key, edge in self.edges.items())
+    # Devices ----------------------------------------------------------------------------------------------
 
     def device(self, device_id: str) -> Device | None:
         known = self.devices.get(device_id)
@@ -125,19 +167,24 @@ class MemoryProfiles:
         self.devices[device.device_id] = (device, holder)
 
     def see_address(self, address: PushAddress, device_id: str, stamp: Stamp, seen_at: int) -> None:
-        known = self.addresses.setdefault(address, _Address(device_id, stamp, seen_at))
+        known = self.addresses.get(address)
+        if known is None:
+            known = self.addresses[address] = Address(device_id, stamp, seen_at)
+            self.reported.setdefault(device_id, {})[address] = None
         if stamp > known.bound:
+            self.reported[known.device_id].pop(address, None)
+            self.reported.setdefault(device_id, {})[address] = None
             known.device_id, known.bound = device_id, stamp
         known.seen_at = max(known.seen_at, seen_at)
 
     def addresses_on(self, device_id: str) -> Sequence[PushAddress]:
-        return [address for address, known in self.addresses.items() if known.device_id == device_id]
+        return list(self.reported.get(device_id, ()))
 
     def own_address(
         self, address: PushAddress, profile_id: str | None, proven: bool, platform: str | None
     ) -> None:
         known = self.addresses[address]
-        known.profile_id, known.proven = profile_id, proven
+        known.profile_id, known.proven, known.platform = profile_id, proven, platform
 
     # What tests ask ---------------------------------------------------------------------------------------
 
@@ -150,13 +197,10 @@ class MemoryProfiles:
 
     def statements(self, person_id: str, purpose: str) -> list[Statement]:
         """What each of the person's profiles said of a purpose."""
-        return [
-            Statement(
-                self.consents[profile_id, purpose][1],
-                self.consents[profile_id, purpose][0].occurred_at,
-                self.profiles[profile_id].id_type == "user_id",
-                self.profiles[profile_id].merged_at,
-            )
-            for profile_id in self.tree(person_id)
-            if (profile_id, purpose) in self.consents
-        ]
+        said: list[Statement] = []
+        for profile in (self.profiles[profile_id] for profile_id in self.tree(person_id)):
+            known = self.consents.get(profile.profile_id, {}).get(purpose)
+            if known is not None:
+                identified = profile.id_type in IDENTIFIED
+                said.append(Statement(known[1], known[0].occurred_at, identified, profile.merged_at))
+        return said

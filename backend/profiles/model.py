@@ -1,13 +1,46 @@
-"""The nouns of identity: edges, claims, devices with their registers, and what applying an event did."""
+"""The nouns of identity: profiles, edges, claims, devices, and what applying an event did."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
 from sdk_bridge.wire.app_events import PushAddress
 
-IdType: TypeAlias = Literal["user_id", "anonymous_id", "device_id", "claimed_user_id", "beacon", "profile"]
+IdType: TypeAlias = Literal[
+    "user_id",
+    "email",
+    "loyalty_id",
+    "phone",
+    "device_id",
+    "anonymous_id",
+    "claimed_user_id",
+    "beacon",
+    "profile",
+]
+Identifier: TypeAlias = tuple[IdType, str]
+
+TRUST: Final[dict[IdType, int]] = {
+    "user_id": 0,
+    "email": 1,
+    "loyalty_id": 2,
+    "phone": 3,
+    "device_id": 4,
+    "anonymous_id": 5,
+    "claimed_user_id": 6,
+}
+"""What is trusted more comes first; an identifier merges only into one that is trusted more."""
+IDENTIFIED: Final = frozenset[IdType]({"user_id", "email", "loyalty_id", "phone"})
+"""These name a person, always with proof; the others name a browser or a phone."""
+BROWSERS: Final = frozenset[IdType]({"device_id", "anonymous_id"})
+"""These can pass from hand to hand, so what happened with them counts for a while only."""
+
+NOBODY: Final = ""
+"""The claimant of a logout: from then on the identifier goes with nobody."""
+OPERATOR: Final = " operator"
+"""Via whom an operator claims. No device id begins with a blank: the bridge strips them."""
+EVER: Final = 2**53 - 1
+"""Unix milliseconds that never come, and that JavaScript can hold."""
 
 
 class Stamp(NamedTuple):
@@ -17,12 +50,36 @@ class Stamp(NamedTuple):
     event_hash: int
 
 
-NEVER = Stamp(-1, 0)
+NEVER: Final = Stamp(-1, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """An identifier belongs to a profile, since when and why; an edge is closed, never changed."""
+class Profile(Struct, frozen=True):
+    """An identifier's own profile, for good; a person is the tree that parents make of them.
+
+    Of what happened under a profile with a parent, its person has what lies between `attach_from` and
+    `attach_until` (both included, unix milliseconds). `shared`: it was seen with several people, so it is
+    nobody's. `crowd`: it was seen with more than one person can have, so what it says of others counts no
+    more.
+    """
+
+    profile_id: str
+    id_type: IdType
+    id: str
+    created_at: int
+    parent: str | None = None
+    merged_at: int | None = None
+    attach_from: int = 0
+    attach_until: int = EVER
+    shared: bool = False
+    crowd: bool = False
+
+    @property
+    def identifier(self) -> Identifier:
+        return self.id_type, self.id
+
+
+class Edge(Struct, frozen=True):
+    """An identifier belongs to a profile, since when and why; an edge is closed, never moved."""
 
     id_type: IdType
     id: str
@@ -31,10 +88,17 @@ class Edge:
     cause: str
     event_id: int | None
 
+    @property
+    def identifier(self) -> Identifier:
+        return self.id_type, self.id
 
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """An identifier was proven to go with an identified profile; times are of the events that said so."""
+
+class Claim(Struct, frozen=True):
+    """An identifier was proven to go with the profile of a more trusted one.
+
+    `via` is how: seen, alias, link, an operator; for a beacon the device that claimed it. `first_at` and
+    `last` are times of the events that said so. `undone`: an operator said that it is not so.
+    """
 
     profile_id: str
     via: str
@@ -78,7 +142,7 @@ class Addressing(Struct, frozen=True, array_like=True):
 
 
 class Device(Struct, frozen=True):
-    """One app on one phone, or one browser: four last-writer-wins registers, so arrival order is nothing."""
+    """One app on one phone, or one browser: last-writer-wins registers, so arrival order is nothing."""
 
     device_id: str
     last_seen_at: int = 0
@@ -98,6 +162,17 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True)
+class Redemption:
+    """Who redeemed a link token; a second one loses."""
+
+    nonce: str
+    event_hash: int
+    device_id: str
+    anonymous_id: str | None
+    redeemed_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """A phone's report on a push; `at` in unix milliseconds."""
 
@@ -111,16 +186,18 @@ class Applied:
     """What an event did.
 
     `profile_id` is the profile of the event's own identifier, to be stored with the event: it never changes,
-    so a merge moves no event and its undo finds all as before. `person_id` is who that is for now.
-    `beacons_changed`: the event's beacon has another owner. `consent_changed`: someone with a beacon may
-    agree no longer, or anew; `bearers` are these people. `merged` are profiles that became part of a person
-    or ceased to be.
+    so a merge moves no event and its undo finds all as before. `person_id` is who that is for now: the
+    profile itself where the event lies outside of what its person has of it. `beacons_changed`: the event's
+    beacon has another owner. `moved` are profiles that became part of a person, ceased to be, or said
+    something else about consent, with whoever they belonged to before and after: if any of these people
+    carries a beacon, who is listened for may have changed. `refused`: the event changes nothing, and is not
+    to be kept.
     """
 
     profile_id: str | None
     person_id: str | None
     beacons_changed: bool
-    consent_changed: bool
     receipt: Receipt | None
     merged: tuple[str, ...] = ()
-    bearers: frozenset[str] = frozenset()
+    moved: frozenset[str] = frozenset()
+    refused: bool = False

@@ -1,32 +1,154 @@
 """The rules of identity, pure: which identifiers count, who merges, who holds what, what consent stands."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
 
-from backend.profiles.model import Addressing, Claim, Device, Holder, Holding, Naming, Stamp, Statement
-from sdk_bridge.wire.identifiers import usable
+from backend.profiles.model import (
+    BROWSERS,
+    EVER,
+    NOBODY,
+    OPERATOR,
+    TRUST,
+    Addressing,
+    Claim,
+    Device,
+    Holder,
+    Holding,
+    IdType,
+    Naming,
+    Profile,
+    Stamp,
+    Statement,
+)
 
-__all__ = ["beacon_owner", "holder_of", "later", "parent_of", "standing", "usable"]
+ATTACH_MS: Final = 30 * 86_400_000
+"""How long before the first proof of who it was a browser's doings still count as that person's."""
+
+# One such value on many phones once merged everybody into one person.
+_NOBODY = re.compile(
+    r"""
+    | null | nil | none | undefined | nan | [+-]?inf(inity)? | nsnull | \(null\) | <null>
+    | true | false | yes | no | not[ _]set | \(not\ set\) | n/a | na | empty
+    | anonymous | anon | guest | visitor | unknown | nobody | test | user | customer | default
+    | object | \[object\ object\] | \[\] | \{\} | distinct_?id
+    | (user|anonymous|device|customer)?_?id
+    | [0\-\s:.{}+]+ | -1     # all zeroes or dashes, also in the form of a UUID
+    """,
+    re.VERBOSE,
+)
+# Addresses that are put where a form wants one and nobody gave theirs.
+_NOBODYS_MAIL = re.compile(r"(no|do-?not)[-._]?reply|no-?e?-?mail")
 
 
-def parent_of(claims: Sequence[Claim]) -> Claim | None:
-    """Into whom an anonymous id or a device merges: the one user it was seen with.
-
-    Seen with two it is shared, and belongs to none of them. The claim returned carries the earliest time.
-    """
-    if len({claim.profile_id for claim in claims}) != 1 or any(claim.undone for claim in claims):
+def usable(identifier: str | None) -> str | None:
+    """The identifier, or None for one that cannot stand for one person."""
+    if identifier is None or "\ufffd" in identifier:  # what was broken on its way may have been two
         return None
-    return min(claims, key=lambda claim: (claim.first_at, claim.via))
+    return None if _NOBODY.fullmatch(identifier.strip().lower()) else identifier
 
 
-def beacon_owner(claims: Sequence[Claim]) -> str | None:
-    """Whose beacon it is: of those who claimed it through one device the last; of several devices, nobody's.
+def usable_as(id_type: IdType, identifier: str | None) -> str | None:
+    """The same; of an e-mail address the part before the `@` must stand for somebody, too."""
+    if id_type != "email" or identifier is None:
+        return usable(identifier)
+    local = identifier.partition("@")[0].partition("+")[0]
+    return identifier if usable(local) and not _NOBODYS_MAIL.fullmatch(local) else None
 
-    So a phone or a tag can change hands, and a stranger who heard a tag can at worst make it nobody's.
+
+# Who merges into whom ------------------------------------------------------------------------------------
+
+
+class Claimant(NamedTuple):
+    """Who claims an identifier, and the person it belongs to as things stand."""
+
+    profile: Profile
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an identifier belongs: into which profile, since when and why; or to nobody, or to several."""
+
+    parent: str | None = None
+    since: int | None = None
+    via: str = ""
+    shared: bool = False
+    attach_from: int = 0
+    attach_until: int = EVER
+
+
+ALONE: Final = Placement()
+SHARED: Final = Placement(shared=True)
+
+
+def placement(id_type: IdType, claims: Sequence[Claim], claimants: Mapping[str, Claimant]) -> Placement:
+    """Where the claims put an identifier: an operator's word first, else into the one person it goes with.
+
+    Only `claimants` count; whoever is shared or a crowd is none. Whatever goes with two people is shared and
+    belongs to neither. With one it goes into the most trusted of those that say so. A claim that an operator
+    undid ends all of it: what is apart stays apart.
     """
-    live = [claim for claim in claims if not claim.undone]
+    decided = [claim for claim in claims if claim.via == OPERATOR]
+    if decided:
+        last = max(decided, key=lambda claim: claim.last)
+        return Placement(last.profile_id, last.first_at, OPERATOR.strip())
+    said = [claim for claim in claims if claim.profile_id in claimants]
+    if len({claimants[claim.profile_id].root for claim in said}) > 1:
+        return SHARED
+    if not said or any(claim.undone for claim in claims):
+        return ALONE
+    strongest = min(said, key=lambda claim: _strength(claim, claimants[claim.profile_id].profile))
+    since = min(claim.first_at for claim in said)
+    if id_type not in BROWSERS:
+        return Placement(strongest.profile_id, since, strongest.via)
+    start, end = _interval(claims, said, since)
+    above = claimants[strongest.profile_id].profile
+    return Placement(
+        parent=strongest.profile_id,
+        since=since,
+        via=strongest.via,
+        attach_from=max(start, above.attach_from),
+        attach_until=min(end, above.attach_until),
+    )
+
+
+def _strength(claim: Claim, claimant: Profile) -> tuple[int, int, str, str]:
+    return TRUST[claimant.id_type], claim.first_at, claimant.id, claim.via
+
+
+def _interval(claims: Sequence[Claim], said: Sequence[Claim], since: int) -> tuple[int, int]:
+    """From 30 days before the first proof to the first logout behind the last."""
+    last = max(claim.last for claim in said)
+    logouts = [claim.last for claim in claims if claim.profile_id == NOBODY and claim.last > last]
+    return max(0, since - ATTACH_MS), min(logouts).occurred_at if logouts else EVER
+
+
+def logout_via(stamp: Stamp) -> str:
+    """What tells one logout of an identifier from another."""
+    return f"logout {stamp.occurred_at}.{stamp.event_hash}"
+
+
+def attached(profile: Profile, occurred_at: int) -> bool:
+    """Whether what happened then under a profile is its person's."""
+    return profile.attach_from <= occurred_at <= profile.attach_until
+
+
+def beacon_owner(claims: Sequence[Claim]) -> Claim | None:
+    """Whose beacon it is: as an operator said; else of those who claimed it through one device the last.
+
+    Claimed through several devices it is nobody's. So a phone or a tag can change hands, and a stranger who
+    heard a tag can at worst make it nobody's.
+    """
+    decided = [claim for claim in claims if claim.via == OPERATOR]
+    live = decided or [claim for claim in claims if not claim.undone]
     if len({claim.profile_id for claim in live}) > 1 and len({claim.via for claim in live}) > 1:
         return None
-    return max(live, key=lambda claim: claim.last).profile_id if live else None
+    return max(live, key=lambda claim: claim.last) if live else None
+
+
+# Devices -------------------------------------------------------------------------------------------------
 
 
 def holder_of(device: Device) -> Holder | None:
@@ -36,6 +158,14 @@ def holder_of(device: Device) -> Holder | None:
     if device.unproven is not None and device.unproven.at > device.logged_out:
         return Holder(device.unproven.profile_id, proven=False)
     return None
+
+
+def later(stamp: Stamp, known: Naming | Addressing | Holding | None) -> bool:
+    """Whether a writer with this stamp wins over what the register holds."""
+    return known is None or stamp > known.at
+
+
+# Consent -------------------------------------------------------------------------------------------------
 
 
 def standing(statements: Iterable[Statement]) -> bool:
@@ -56,8 +186,3 @@ def _effect(statement: Statement) -> tuple[int, bool, bool]:
     if merged_at is None or (statement.identified and statement.occurred_at >= merged_at):
         return statement.occurred_at, False, statement.granted
     return max(statement.occurred_at, merged_at), True, statement.granted
-
-
-def later(stamp: Stamp, known: Naming | Addressing | Holding | None) -> bool:
-    """Whether a writer with this stamp wins over what the register holds."""
-    return known is None or stamp > known.at

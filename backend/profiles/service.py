@@ -1,33 +1,55 @@
-"""Applies one app event to identities, traits, consent and devices, inside the fold's transaction."""
+"""Applies app events and operators' decisions to identities, traits, consent and devices.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+Whatever comes of it is a function of the *set* of events: claims are collected, and where an identifier
+belongs is worked out afresh from all of them whenever one of them changes (`placing.py`, `rules.py`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from backend.profiles.model import (
+    OPERATOR,
+    TRUST,
     Addressing,
     Applied,
     Device,
     Edge,
     Holding,
+    Identifier,
     IdType,
     Naming,
     Receipt,
+    Redemption,
     Stamp,
 )
-from backend.profiles.rules import beacon_owner, holder_of, later, parent_of, usable
+from backend.profiles.placing import Placing, person_of
+from backend.profiles.rules import attached, beacon_owner, holder_of, later, usable, usable_as
 from backend.profiles.store import ProfileStore
-from sdk_bridge.wire.app_events import AppEvent
+from sdk_bridge.wire.app_events import AppEvent, Link
 
-MAX_CHAIN = 64  # merges of merges; more would be a ring, and the fold would never end
 MAX_TRAIT_NAME = 512
-SINCE_EVER = 0
+SINCE_EVER = Stamp(0, 0)
 
-# Beyond these a profile is a robot's or a mistake's; what is one too many goes to the review queue.
-DEFAULT_LIMITS: Mapping[IdType, int] = {"anonymous_id": 1_000, "device_id": 100}
-_SPEAK_OF_DEVICES = frozenset({"identify", "device", "logout"})
-_MAKE_NOBODY = frozenset({"logout", "push_receipt"})  # they say nothing of a person
+# Beyond these a profile is a robot's or a mistake's: all that gathered under it stands alone again.
+DEFAULT_LIMITS: Mapping[IdType, int] = {
+    "anonymous_id": 1_000,
+    "device_id": 100,
+    "email": 20,
+    "phone": 20,
+    "loyalty_id": 20,
+}
+_SPEAK_OF_DEVICES = frozenset({"identify", "device", "logout", "link"})
+
+
+class Numbered(NamedTuple):
+    """An event with what the journal knows of it: its place there, and the hash of its message id."""
+
+    event: AppEvent
+    event_id: int
+    event_hash: int
 
 
 class ProfileService:
@@ -45,283 +67,344 @@ class ProfileService:
         new_id: Callable[[], str],
     ) -> Applied:
         """Applies an event, in whatever order events come; `new_id` makes profile ids."""
-        return _Application(store, event, event_id, event_hash, new_id, self._limits).run()
+        placing = Placing(store, self._limits, event.received_at, event_id, new_id)
+        return _Application(placing, event, Stamp(event.occurred_at, event_hash)).run()
 
-    def merge(self, store: ProfileStore, profile_id: str, into: str, at: int) -> bool:
-        """Makes one person of two, as an operator decided; False if they are one already.
+    def apply_all(
+        self, store: ProfileStore, batch: Sequence[Numbered], new_id: Callable[[], str]
+    ) -> list[Applied]:
+        """Applies events one after the other; the store hears beforehand what they will ask."""
+        store.foresee(numbered.event for numbered in batch)
+        return [self.apply(store, *numbered, new_id) for numbered in batch]
 
-        `at` is now, in unix milliseconds.
+    # What operators decide --------------------------------------------------------------------------------
+
+    def merge(
+        self, store: ProfileStore, profile_id: str, into: str, at: int, new_id: Callable[[], str]
+    ) -> str | None:
+        """Makes one person of two, as an operator decided; the profile that was merged into the other.
+
+        The more trusted of the two persons stays the root. None if they are one already. `at` is now, in
+        unix milliseconds.
         """
-        ours, theirs = person_of(store, into), person_of(store, profile_id)
-        if ours == theirs:
+        child, root = store.profile(person_of(store, profile_id)), store.profile(person_of(store, into))
+        if child is None or root is None or child.profile_id == root.profile_id:
+            return None
+        if TRUST[child.id_type] < TRUST[root.id_type]:
+            child, root = root, child
+        placing = Placing(store, self._limits, at, None, new_id)
+        placing.claim(child.identifier, root.profile_id, OPERATOR, Stamp(at, 0))
+        return child.profile_id
+
+    def undo_merge(self, store: ProfileStore, profile_id: str, at: int, new_id: Callable[[], str]) -> bool:
+        """Takes a profile out of what it was merged into, as if it never had been; False if it was not.
+
+        What an operator merged comes to where it would be without. What merged by itself stays apart for
+        good.
+        """
+        profile = store.profile(profile_id)
+        if profile is None or profile.parent is None:
             return False
-        store.open_edge(Edge("profile", theirs, ours, at, "review", None))
-        store.set_parent(theirs, ours, at)
+        if any(claim.via == OPERATOR for claim in store.claims(profile.identifier)):
+            store.drop_claims(profile.identifier, OPERATOR)
+        else:
+            store.undo_claims(profile.identifier, at)
+        Placing(store, self._limits, at, None, new_id).settle(profile.identifier)
         return True
 
-    def undo_merge(self, store: ProfileStore, profile_id: str, at: int) -> bool:
-        """Takes a profile out of the person it was merged into, as if it never had been; False if it was not.
+    def assign_beacon(self, store: ProfileStore, beacon_key: str, profile_id: str, at: int) -> None:
+        """A tag, or the beacon that an app sends, is this profile's, whoever claims it."""
+        store.drop_claims(("beacon", beacon_key), OPERATOR)
+        store.add_claim(("beacon", beacon_key), profile_id, OPERATOR, Stamp(at, 0))
+        _settle_beacon(store, beacon_key, at, None)
 
-        The two never merge by themselves again.
-        """
-        parent = store.parent_of(profile_id)
-        if parent is None:
-            return False
-        identifier = store.identifier_of(profile_id)
-        if identifier is not None:
-            store.undo_claims(*identifier, parent, at)
-        store.close_edge("profile", profile_id, at)
-        store.set_parent(profile_id, None, None)
-        return True
-
-
-def person_of(store: ProfileStore, profile_id: str) -> str:
-    """The profile at the top of its merges."""
-    for _ in range(MAX_CHAIN):
-        parent = store.parent_of(profile_id)
-        if parent is None:
-            return profile_id
-        profile_id = parent
-    raise RuntimeError(f"profile {profile_id} is merged in a ring")
+    def take_beacon(self, store: ProfileStore, beacon_key: str, at: int) -> str | None:
+        """It is nobody's, until somebody else claims it or an operator assigns it; whose it was."""
+        before = store.profile_of(("beacon", beacon_key))
+        store.drop_claims(("beacon", beacon_key), OPERATOR)
+        store.undo_claims(("beacon", beacon_key), at)
+        _settle_beacon(store, beacon_key, at, None)
+        return before
 
 
-@dataclass(slots=True)
+def whose(store: ProfileStore, profile_id: str, occurred_at: int) -> str:
+    """The person whose doing it is when something happened then under a profile."""
+    profile = store.profile(profile_id)
+    if profile is None or not attached(profile, occurred_at):
+        return profile_id
+    return person_of(store, profile_id)
+
+
+def _settle_beacon(store: ProfileStore, beacon_key: str, at: int, event_id: int | None) -> bool:
+    """Opens and closes the beacon's edge as its claims say; whether its owner changed."""
+    identifier: Identifier = ("beacon", beacon_key)
+    wanted, known = beacon_owner(store.claims(identifier)), store.open_edge_of(identifier)
+    if wanted is not None and known is not None and wanted.profile_id == known.profile_id:
+        if wanted.first_at < known.valid_from:
+            store.redate_edge(replace(known, valid_from=wanted.first_at))
+        return False
+    if known is not None:
+        store.close_edge(identifier, at)
+    if wanted is not None:
+        cause = "operator" if wanted.via == OPERATOR else "device"
+        store.open_edge(Edge(*identifier, wanted.profile_id, wanted.first_at, cause, event_id))
+    return wanted is not None or known is not None
+
+
 class _Application:
     """One event on its way through the rules."""
 
-    store: ProfileStore
-    event: AppEvent
-    event_id: int
-    event_hash: int
-    new_id: Callable[[], str]
-    limits: Mapping[IdType, int]
-    applied: Applied = field(init=False)
+    __slots__ = ("_beacons_changed", "_event", "_placing", "_stamp", "_store")
 
-    def __post_init__(self) -> None:
-        self.applied = Applied(None, None, False, False, self._receipt())
+    def __init__(self, placing: Placing, event: AppEvent, stamp: Stamp) -> None:
+        self._placing = placing
+        self._store = placing.store
+        self._event = event
+        self._stamp = stamp
+        self._beacons_changed = False
 
     def run(self) -> Applied:
-        user = self._user()
-        profile_id = user or self._unproven()
-        if self.event.kind not in _MAKE_NOBODY:
-            self._learn(user, profile_id)
-        self._hold_device(user, profile_id)
-        person = person_of(self.store, profile_id) if profile_id is not None else None
-        return replace(self.applied, profile_id=profile_id, person_id=person)
-
-    @property
-    def _stamp(self) -> Stamp:
-        return Stamp(self.event.occurred_at, self.event_hash)
+        event = self._event
+        if event.kind == "link" and not self._redeem():
+            return Applied(None, None, False, None, refused=True)
+        if event.kind == "push_receipt":  # it is the push that says whose it was
+            return Applied(None, None, False, self._receipt())
+        known = list(self._proven())
+        proven = self._profile(known[0]) if known else None
+        profile_id = proven or self._unproven()
+        if event.kind == "logout":
+            self._log_out()
+        else:
+            self._learn(proven, profile_id, known[1:])
+        self._hold_device(proven, profile_id)
+        return Applied(
+            profile_id=profile_id,
+            person_id=None if profile_id is None else whose(self._store, profile_id, event.occurred_at),
+            beacons_changed=self._beacons_changed,
+            receipt=self._receipt(),
+            merged=tuple(self._placing.merged),
+            moved=frozenset(self._placing.moved),
+        )
 
     def _receipt(self) -> Receipt | None:
-        event = self.event
+        event = self._event
         if event.push_id is None or event.receipt is None:
             return None
         return Receipt(event.push_id, event.receipt, event.occurred_at)
 
     # Whose event it is ------------------------------------------------------------------------------------
 
-    def _user(self) -> str | None:
-        """The profile of the user, where the source vouches for it."""
-        user_id = usable(self.event.user_id) if self.event.proven else None
-        return self._profile("user_id", user_id) if user_id is not None else None
+    def _proven(self) -> Iterator[Identifier]:
+        """What the source vouches for, the most trusted first."""
+        event = self._event
+        user_id = usable(event.user_id) if event.proven else None
+        if user_id is None and event.kind == "link" and event.link is not None:
+            user_id = usable(event.link.user_id)
+        if user_id is not None:
+            yield "user_id", user_id
+        if event.external_ids:
+            others: set[Identifier] = {(one.type, one.id) for one in event.external_ids}
+            for id_type, known in sorted(others, key=lambda one: (TRUST[one[0]], one[1])):
+                if usable_as(id_type, known):
+                    yield id_type, known
 
     def _unproven(self) -> str | None:
         """Else the profile of the anonymous id, else the device's; a user id without proof is only noted."""
-        anonymous, device = usable(self.event.anonymous_id), usable(self.event.device_id)
-        if anonymous is not None:
-            return self._profile("anonymous_id", anonymous)
-        return self._profile("device_id", device) if device is not None else None
+        anonymous, device = usable(self._event.anonymous_id), usable(self._event.device_id)
+        if anonymous is not None and (self._event.kind != "link" or device is None):
+            return self._profile(("anonymous_id", anonymous))
+        return self._profile(("device_id", device)) if device is not None else None
 
-    def _profile(self, id_type: IdType, identifier: str) -> str | None:
-        """The identifier's own profile, made if this event may make one."""
-        found = self.store.profile_of(id_type, identifier)
-        if found is not None or self.event.kind in _MAKE_NOBODY:
-            return found
-        profile_id = self.new_id()
-        at = self.event.occurred_at
-        self.store.add_profile(profile_id, id_type, at)
-        self.store.open_edge(Edge(id_type, identifier, profile_id, at, self.event.kind, self.event_id))
-        if id_type == "user_id":
-            self._user_appeared(identifier, profile_id)
-        else:
-            self._reconcile(id_type, identifier)
+    def _profile(self, identifier: Identifier) -> str:
+        """The identifier's own profile."""
+        event, store = self._event, self._store
+        profile_id = store.profile_of(identifier)
+        if profile_id is not None:
+            profile = store.profile(profile_id)
+            if profile is not None and event.occurred_at <= profile.created_at:
+                self._placing.began(profile, event.occurred_at, event.kind)
+            return profile_id
+        profile_id = self._placing.begin(identifier, event.occurred_at, event.kind).profile_id
+        if identifier[0] == "user_id":
+            self._user_appeared(identifier[1], profile_id)
+        elif store.claims(identifier):
+            self._placing.settle(identifier)
         return profile_id
 
     def _user_appeared(self, user_id: str, profile_id: str) -> None:
         """What was said of this user id before anybody knew that it is one."""
-        store = self.store
-        for claim in store.claims("anonymous_id", user_id):
+        store = self._store
+        alias: Identifier = ("anonymous_id", user_id)
+        claims = store.claims(alias)
+        for claim in claims:
             if claim.via == "alias":
-                self._review("user_id", user_id, (claim.profile_id, profile_id), "alias")
-        store.drop_claims("anonymous_id", user_id, "alias")
-        self._reconcile("anonymous_id", user_id)
-        claimed = store.profile_of("claimed_user_id", user_id)
-        if claimed is not None:
-            self._merge(claimed, profile_id, SINCE_EVER)
+                self._review(("user_id", user_id), (claim.profile_id, profile_id), "alias")
+        if claims:
+            store.drop_claims(alias, "alias")
+            self._placing.settle(alias)
+        if store.profile_of(("claimed_user_id", user_id)) is not None:
+            self._placing.claim(("claimed_user_id", user_id), profile_id, "named", SINCE_EVER)
 
-    # What is proven of the user ---------------------------------------------------------------------------
+    # What is proven of somebody ---------------------------------------------------------------------------
 
-    def _claim_for(self, user: str) -> None:
-        event = self.event
-        self._claim("anonymous_id", usable(event.anonymous_id), user, "seen")
-        self._claim("device_id", usable(event.device_id), user, "seen")
-        if event.kind == "alias":
-            self._alias(user)
-        if event.beacon_key is not None:
-            self._claim_beacon(event.beacon_key, user)
-
-    def _claim(self, id_type: IdType, identifier: str | None, user: str, via: str) -> None:
-        if identifier is not None:
-            self.store.add_claim(id_type, identifier, user, via, self._stamp)
-            self._reconcile(id_type, identifier)
-
-    def _alias(self, user: str) -> None:
-        """`previousId` is an anonymous id, or a user: then a person decides, for both are identified."""
-        previous = usable(self.event.previous_id)
-        if previous is None or previous == self.event.user_id:
-            return
-        other = self.store.profile_of("user_id", previous)
-        if other is None:
-            self._claim("anonymous_id", previous, user, "alias")
-        else:
-            self._review("user_id", previous, (user, other), "alias")
-
-    def _reconcile(self, id_type: IdType, identifier: str) -> None:
-        """Merges the identifier's profile into the one user it goes with, or takes it out again."""
-        profile_id = self.store.profile_of(id_type, identifier)
-        if profile_id is None:
-            return
-        wanted = parent_of(self.store.claims(id_type, identifier))
-        parent = self.store.parent_of(profile_id)
-        if wanted is not None and parent == wanted.profile_id:
-            self.store.set_parent(profile_id, parent, wanted.first_at)
-            return
-        if parent is not None:
-            self._merges_change(profile_id)
-            self.store.close_edge("profile", profile_id, self.event.received_at)
-            self.store.set_parent(profile_id, None, None)
-        if wanted is not None and self._has_room(wanted.profile_id, id_type, identifier, profile_id):
-            self._merge(profile_id, wanted.profile_id, wanted.first_at)
-
-    def _merge(self, profile_id: str, into: str, since: int) -> None:
-        edge = Edge("profile", profile_id, into, since, self.event.kind, self.event_id)
-        self.store.open_edge(edge)
-        self.store.set_parent(profile_id, into, since)
-        self._merges_change(profile_id)
-
-    def _has_room(self, user: str, id_type: IdType, identifier: str, profile_id: str) -> bool:
-        if self.store.children(user, id_type) < self.limits.get(id_type, 1):
-            return True
-        self._review(id_type, identifier, (user, profile_id), "limit")
-        return False
-
-    def _merges_change(self, profile_id: str) -> None:
-        """Called while the profile is part of the person."""
-        self.applied = replace(self.applied, merged=(*self.applied.merged, profile_id))
-        if self.store.has_consents(profile_id):
-            self._consent_moves(profile_id)
-
-    def _claim_beacon(self, beacon_key: str, user: str) -> None:
-        """A beacon goes with the last claim through its device; claimed through two it is nobody's."""
-        store, event = self.store, self.event
-        store.add_claim("beacon", beacon_key, user, event.device_id or "", self._stamp)
-        claims = store.claims("beacon", beacon_key)
-        owner, before = beacon_owner(claims), store.profile_of("beacon", beacon_key)
-        if owner is None:
-            for other in {claim.profile_id for claim in claims} - {user}:
-                self._review("beacon", beacon_key, (other, user), "beacon claimed twice")
-        if owner == before:
-            return
-        store.close_edge("beacon", beacon_key, event.received_at)
-        if owner is not None:
-            edge = Edge("beacon", beacon_key, owner, event.occurred_at, event.kind, self.event_id)
-            store.open_edge(edge)
-        self.applied = replace(self.applied, beacons_changed=True)
-
-    def _review(self, id_type: IdType, identifier: str, pair: tuple[str, str], cause: str) -> None:
-        self.store.add_review(self.event.received_at, id_type, identifier, pair, cause)
-
-    # Devices and their push addresses ---------------------------------------------------------------------
-
-    def _hold_device(self, user: str | None, profile_id: str | None) -> None:
-        event = self.event
-        device_id = usable(event.device_id)
-        if device_id is None or event.kind == "push_receipt":
-            return
-        if event.kind not in _SPEAK_OF_DEVICES and event.push_address is None:
-            return
-        known = self.store.device(device_id) or Device(device_id)
-        device = self._told(known, user, profile_id)
-        holder = holder_of(device)
-        self.store.put_device(device, holder.profile_id if holder else None)
-        if event.push_address is not None:
-            self.store.see_address(event.push_address, device_id, self._stamp, event.received_at)
-        platform = device.platform.platform if device.platform else None
-        for address in self.store.addresses_on(device_id):
-            current = device.address is not None and device.address.address == address
-            owner = holder if current else None
-            self.store.own_address(
-                address, owner.profile_id if owner else None, bool(owner and owner.proven), platform
-            )
-
-    def _told(self, device: Device, user: str | None, profile_id: str | None) -> Device:
-        """The device's registers after this event."""
-        event, stamp = self.event, self._stamp
-        changes: dict[str, object] = {"last_seen_at": max(device.last_seen_at, event.received_at)}
-        if event.kind == "logout":
-            changes["logged_out"] = max(device.logged_out, stamp)
-            return msgspec.structs.replace(device, **changes)
-        if event.platform and later(stamp, device.platform):
-            changes["platform"] = Naming(event.platform, stamp)
-        if event.push_address and later(stamp, device.address):
-            changes["address"] = Addressing(event.push_address, stamp)
-        if user is not None and later(stamp, device.proven):
-            changes["proven"] = Holding(user, stamp)
-        elif user is None and profile_id and later(stamp, device.unproven):
-            changes["unproven"] = Holding(profile_id, stamp)
-        return msgspec.structs.replace(device, **changes)
-
-    # Traits and consent -----------------------------------------------------------------------------------
-
-    def _learn(self, user: str | None, profile_id: str | None) -> None:
-        if user is not None:
-            self._claim_for(user)
+    def _learn(self, proven: str | None, profile_id: str | None, others: Sequence[Identifier]) -> None:
+        event = self._event
+        if event.kind == "link" and event.link is not None and profile_id is not None:
+            self._join(event.link, profile_id, proven)
+        elif proven is not None:
+            self._claim_for(proven, others)
         if profile_id is not None:
             self._hear(profile_id)
         self._refuse_for_claimed_user()
 
+    def _claim_for(self, proven: str, others: Sequence[Identifier]) -> None:
+        event = self._event
+        for identifier in others:
+            self._claim(identifier[0], identifier[1], proven, "seen")
+        self._claim("anonymous_id", usable(event.anonymous_id), proven, "seen")
+        self._claim("device_id", usable(event.device_id), proven, "seen")
+        if event.kind == "alias":
+            self._alias(proven)
+        if event.beacon_key is not None:
+            self._claim_beacon(event.beacon_key, proven)
+
+    def _claim(self, id_type: IdType, identifier: str | None, claimant_id: str, via: str) -> None:
+        """Only what is trusted less than the claimant: of two addresses neither is the other's."""
+        if identifier is None:
+            return
+        claimant = self._store.profile(claimant_id)
+        if claimant is not None and TRUST[claimant.id_type] < TRUST[id_type]:
+            self._placing.claim((id_type, identifier), claimant_id, via, self._stamp)
+
+    def _alias(self, proven: str) -> None:
+        """`previousId` is an anonymous id, or a user: then a person decides, for both are identified."""
+        previous = usable(self._event.previous_id)
+        if previous is None or previous == self._event.user_id:
+            return
+        other = self._store.profile_of(("user_id", previous))
+        if other is None:
+            self._claim("anonymous_id", previous, proven, "alias")
+        else:
+            self._review(("user_id", previous), (proven, other), "alias")
+
+    def _claim_beacon(self, beacon_key: str, proven: str) -> None:
+        store, event = self._store, self._event
+        identifier: Identifier = ("beacon", beacon_key)
+        if not store.add_claim(identifier, proven, event.device_id or "", self._stamp):
+            return
+        claims = store.claims(identifier)
+        if beacon_owner(claims) is None:
+            for other in {claim.profile_id for claim in claims} - {proven}:
+                self._review(identifier, (other, proven), "beacon claimed twice")
+        if _settle_beacon(store, beacon_key, event.received_at, self._placing.event_id):
+            self._beacons_changed = True
+
+    def _review(self, identifier: Identifier, pair: tuple[str, str], cause: str) -> None:
+        self._store.add_review(self._event.received_at, identifier, pair, cause)
+
+    # Link tokens ------------------------------------------------------------------------------------------
+
+    def _redeem(self) -> bool:
+        """Spends the token; False if somebody else did."""
+        event, link = self._event, self._event.link
+        if link is None:
+            return False
+        known = self._store.redemption(link.nonce)
+        if known is None:
+            device, anonymous = event.device_id or "", event.anonymous_id
+            spent = Redemption(link.nonce, self._stamp.event_hash, device, anonymous, event.received_at)
+            self._store.redeem(spent)
+        return known is None or known.event_hash == self._stamp.event_hash
+
+    def _join(self, link: Link, profile_id: str, proven: str | None) -> None:
+        """The visitor, the account and the app become one; without an account, the visitor and the phone."""
+        event = self._event
+        visitor_of = proven or profile_id
+        if proven is not None and event.proven and usable(link.user_id) not in (None, event.user_id):
+            other = self._profile(("user_id", link.user_id or ""))
+            visitor_of = other
+            self._review(("user_id", link.user_id or ""), (proven, other), "link")
+        self._claim("anonymous_id", usable(link.anonymous_id), visitor_of, "link")
+        self._claim("anonymous_id", usable(event.anonymous_id), profile_id, "link")
+        if proven is not None:
+            self._claim("device_id", usable(event.device_id), proven, "link")
+
+    # Devices and their push addresses ---------------------------------------------------------------------
+
+    def _log_out(self) -> None:
+        anonymous, device = usable(self._event.anonymous_id), usable(self._event.device_id)
+        if anonymous is not None:
+            self._placing.log_out(("anonymous_id", anonymous), self._stamp)
+        if device is not None:
+            self._placing.log_out(("device_id", device), self._stamp)
+
+    def _hold_device(self, proven: str | None, profile_id: str | None) -> None:
+        event = self._event
+        device_id = usable(event.device_id)
+        if device_id is None or (event.kind not in _SPEAK_OF_DEVICES and event.push_address is None):
+            return
+        known = self._store.device(device_id) or Device(device_id)
+        device = self._told(known, proven, profile_id)
+        holder = holder_of(device)
+        if device != known:
+            self._store.put_device(device, holder.profile_id if holder else None)
+        if event.push_address is not None:
+            self._store.see_address(event.push_address, device_id, self._stamp, event.received_at)
+        platform = device.platform.platform if device.platform else None
+        for address in self._store.addresses_on(device_id):
+            current = device.address is not None and device.address.address == address
+            owner = holder if current else None
+            self._store.own_address(
+                address, owner.profile_id if owner else None, bool(owner and owner.proven), platform
+            )
+
+    def _told(self, device: Device, proven: str | None, profile_id: str | None) -> Device:
+        """The device's registers after this event."""
+        event, stamp = self._event, self._stamp
+        changes: dict[str, object] = {"last_seen_at": max(device.last_seen_at, event.received_at)}
+        if event.kind == "logout":
+            changes["logged_out"] = max(device.logged_out, stamp)
+            return replace(device, **changes)
+        if event.platform and later(stamp, device.platform):
+            changes["platform"] = Naming(event.platform, stamp)
+        if event.push_address and later(stamp, device.address):
+            changes["address"] = Addressing(event.push_address, stamp)
+        if proven is not None and later(stamp, device.proven):
+            changes["proven"] = Holding(proven, stamp)
+        elif proven is None and profile_id and later(stamp, device.unproven):
+            changes["unproven"] = Holding(profile_id, stamp)
+        return replace(device, **changes)
+
+    # Traits and consent -----------------------------------------------------------------------------------
+
     def _hear(self, profile_id: str) -> None:
-        event = self.event
-        if event.kind == "identify" and event.traits:
-            traits = {name: msgspec.json.encode(value).decode() for name, value in event.traits.items()}
-            named = {name: value for name, value in traits.items() if 0 < len(name) <= MAX_TRAIT_NAME}
-            self.store.put_traits(profile_id, named, self._stamp)
+        event = self._event
+        if event.traits and event.kind == "identify":
+            traits = {
+                name: msgspec.json.encode(value).decode()
+                for name, value in event.traits.items()
+                if 0 < len(name) <= MAX_TRAIT_NAME
+            }
+            self._store.put_traits(profile_id, traits, self._stamp)
         for purpose, granted in event.consent.items():
             self._state(profile_id, purpose, granted)
 
     def _state(self, profile_id: str, purpose: str, granted: bool) -> None:
-        if self.store.put_consent(profile_id, purpose, granted, self._stamp):
-            self._consent_moves(profile_id)
-
-    def _consent_moves(self, profile_id: str) -> None:
-        """Only who carries a beacon matters: a browser's banner must not make the floor read all anew."""
-        person = person_of(self.store, profile_id)
-        if self.store.carries_beacon(person):
-            bearers = self.applied.bearers | {person}
-            self.applied = replace(self.applied, consent_changed=True, bearers=bearers)
+        if self._store.put_consent(profile_id, purpose, granted, self._stamp):
+            self._placing.moved |= {profile_id, person_of(self._store, profile_id)}
 
     def _refuse_for_claimed_user(self) -> None:
         """A refusal counts for the user it names also without proof: a stranger can only cause silence."""
-        refused = [purpose for purpose, granted in self.event.consent.items() if not granted]
-        user_id = usable(self.event.user_id)
-        if self.event.proven or user_id is None or not refused:
+        event = self._event
+        if event.proven or event.user_id is None or not event.consent:
             return
-        claimed = self._profile("claimed_user_id", user_id)
-        if claimed is None:
+        refused = [purpose for purpose, granted in event.consent.items() if not granted]
+        user_id = usable(event.user_id)
+        if user_id is None or not refused:
             return
-        user = self.store.profile_of("user_id", user_id)
-        if user is not None and self.store.parent_of(claimed) is None:
-            self._merge(claimed, user, SINCE_EVER)
+        claimed = self._profile(("claimed_user_id", user_id))
+        user = self._store.profile_of(("user_id", user_id))
+        if user is not None:
+            self._placing.claim(("claimed_user_id", user_id), user, "named", SINCE_EVER)
         for purpose in refused:
             self._state(claimed, purpose, granted=False)

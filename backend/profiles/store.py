@@ -1,67 +1,89 @@
 """What the identity rules need of a store, inside one transaction."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from backend.profiles.model import Claim, Device, Edge, IdType, Stamp
-from sdk_bridge.wire.app_events import PushAddress
+from backend.profiles.model import (
+    Claim,
+    Device,
+    Edge,
+    Identifier,
+    Profile,
+    Redemption,
+    Stamp,
+)
+from sdk_bridge.wire.app_events import AppEvent, PushAddress
 
 
 class ProfileStore(Protocol):
     """Profiles, edges, claims and registers. Every method is cheap: each event asks several."""
 
-    def profile_of(self, id_type: IdType, identifier: str) -> str | None:
+    def foresee(self, events: Iterable[AppEvent]) -> None:
+        """These events come next: a store that reads from afar may read what they name at once."""
+        ...
+
+    def profile_of(self, identifier: Identifier) -> str | None:
         """The profile at the identifier's open edge, merges not followed."""
         ...
 
-    def identifier_of(self, profile_id: str) -> tuple[IdType, str] | None:
-        """The identifier that a profile began with."""
+    def profile(self, profile_id: str) -> Profile | None:
+        """A profile as it is."""
         ...
 
-    def add_profile(self, profile_id: str, id_type: IdType, created_at: int) -> None:
-        """A new profile, its own person."""
+    def add_profile(self, profile: Profile) -> None:
+        """A new profile."""
         ...
 
-    def parent_of(self, profile_id: str) -> str | None:
-        """The profile that it is merged into."""
-        ...
-
-    def set_parent(self, profile_id: str, parent: str | None, merged_at: int | None) -> None:
-        """Merges it into another, or takes it out."""
-        ...
-
-    def children(self, profile_id: str, id_type: IdType) -> int:
-        """How many profiles of a type are merged into it directly."""
+    def put_profile(self, profile: Profile) -> None:
+        """A known profile has changed."""
         ...
 
     def open_edge(self, edge: Edge) -> None:
         """An identifier belongs to a profile from now on; it must not have an open edge."""
         ...
 
-    def close_edge(self, id_type: IdType, identifier: str, at: int) -> None:
+    def open_edge_of(self, identifier: Identifier) -> Edge | None:
+        """The identifier's open edge."""
+        ...
+
+    def redate_edge(self, edge: Edge) -> None:
+        """The open edge of this identifier began earlier than was known, for another cause."""
+        ...
+
+    def close_edge(self, identifier: Identifier, at: int) -> None:
         """Ends the identifier's open edge, if it has one."""
         ...
 
-    def claims(self, id_type: IdType, identifier: str) -> Sequence[Claim]:
+    def claims(self, identifier: Identifier) -> Sequence[Claim]:
         """Every claim on the identifier."""
         ...
 
-    def add_claim(self, id_type: IdType, identifier: str, profile_id: str, via: str, stamp: Stamp) -> None:
-        """Keeps a claim, or widens its times."""
+    def add_claim(self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp) -> bool:
+        """Keeps a claim, or widens its times; whether anything changed by it."""
         ...
 
-    def drop_claims(self, id_type: IdType, identifier: str, via: str) -> None:
+    def drop_claims(self, identifier: Identifier, via: str) -> None:
         """Forgets the claims made in one way."""
         ...
 
-    def undo_claims(self, id_type: IdType, identifier: str, profile_id: str, at: int) -> None:
-        """Marks the claims of one profile as refused by an operator."""
+    def undo_claims(self, identifier: Identifier, at: int) -> None:
+        """Marks every claim on the identifier as refused by an operator."""
         ...
 
-    def add_review(
-        self, at: int, id_type: IdType, identifier: str, pair: tuple[str, str], cause: str
-    ) -> None:
-        """Asks an operator whether two profiles are one person; once per pair."""
+    def claimed_by(self, profile_id: str) -> Sequence[Identifier]:
+        """Every identifier that the profile has a claim on."""
+        ...
+
+    def add_review(self, at: int, identifier: Identifier, pair: tuple[str, str], cause: str) -> None:
+        """Asks an operator whether two profiles are one person; once per pair, whichever comes first."""
+        ...
+
+    def redemption(self, nonce: str) -> Redemption | None:
+        """Who redeemed a link token."""
+        ...
+
+    def redeem(self, redemption: Redemption) -> None:
+        """A link token is spent."""
         ...
 
     def put_traits(self, profile_id: str, traits: Mapping[str, str], stamp: Stamp) -> None:
@@ -74,10 +96,6 @@ class ProfileStore(Protocol):
 
     def has_consents(self, profile_id: str) -> bool:
         """Whether this profile said anything about consent."""
-        ...
-
-    def carries_beacon(self, person_id: str) -> bool:
-        """Whether a beacon belongs to the person, through any of the profiles merged into it."""
         ...
 
     def device(self, device_id: str) -> Device | None:

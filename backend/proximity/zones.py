@@ -7,16 +7,15 @@ in a second is weighed when the second is over: when a later one is heard, or in
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 import msgspec
 
+from backend.occurrences import Confidence
 from backend.proximity.filter import PHONE, Advanced, Belief, Gain, Reading, Second
 from backend.proximity.floors import Corner
 from backend.proximity.listeners import Listener, Listeners
 from backend.proximity.radio import FilterSettings
-
-Confidence: TypeAlias = Literal["none", "low", "medium", "high"]
 
 _CONFIDENT: Final[tuple[tuple[float, Confidence], ...]] = ((0.85, "high"), (0.65, "medium"), (0.0, "low"))
 _BLIND_CHANCE: Final = 0.84  # the most that counts while a gateway around is silent: never "high"

@@ -76,8 +76,8 @@ class PushQueue(Protocol):
 class MaySend(Protocol):
     """Asked right before `sending`: consent, purchase, quiet hours, caps."""
 
-    async def may_send(self, claimed: Claimed, now: int) -> str | None:
-        """None to go, else the reason of the suppression."""
+    async def may_send(self, claimed: Claimed, now: int) -> str | int | None:
+        """None to go, the reason of the suppression, or until when (unix ms) it has to wait."""
 
 
 class CaughtUp(Protocol):
@@ -228,9 +228,11 @@ class PushSender:
             return give_up(push, PushState.EXPIRED, "expired before it was sent")
         if self._stopping:
             return postpone(push, now, "the sender stopped")
-        reason = await self._guards.may_send.may_send(push, now)
-        if reason is not None:
-            return give_up(push, PushState.SUPPRESSED, reason)
+        objection = await self._guards.may_send.may_send(push, now)
+        if isinstance(objection, int):
+            return postpone(push, objection, "held back")
+        if objection is not None:
+            return give_up(push, PushState.SUPPRESSED, objection)
         return self._held_by_circuit(push, now)
 
     def _held_by_circuit(self, push: Claimed, now: int) -> Settlement | None:

@@ -1,14 +1,16 @@
-"""Campaigns, their dwell timers and decisions in the database."""
+"""Campaigns in the database: definitions with their versions, waits, decisions, codes."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import msgspec
 
-from backend.campaigns.eligibility import Decision, PersonFacts, SendFacts, day_bounds, recheck, time_zone
+from backend.campaigns.eligibility import Decision
 from backend.campaigns.model import Campaign
-from backend.push.model import Claimed
-from backend.storage import profiles
-from backend.storage.database import Database, Row, Session
+from backend.campaigns.triggers import Holds
+from backend.occurrences import Confidence
+from backend.storage.session import Row, Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,35 +22,53 @@ class VersionedCampaign:
 
 
 @dataclass(frozen=True, slots=True)
-class DwellTimer:
-    """Someone is in a campaign's zone; the dwell is complete at `due_at`. Unix milliseconds."""
+class Waiting:
+    """A candidate in the making: a person's moment for one campaign. Unix milliseconds.
+
+    `begun_at` is when the moment began (the entering, the leaving, the event); `due_at` when the candidate is
+    complete: with `stays` by evidence that the person is still there, else by the clock.
+    """
 
     campaign_id: str
-    beacon_key: str
-    entered_at: int
+    subject: str
+    begun_at: int
+    profile_id: str
     due_at: int
+    stays: bool
+    holds: Holds
+    store_id: str | None = None
+    zone_id: str | None = None
+    fence_id: str | None = None
+    confidence: Confidence = "high"
+    partition: int = 0
+
+    @property
+    def place(self) -> tuple[str | None, str | None, str | None]:
+        """Where it happened: store, zone, fence."""
+        return self.store_id, self.zone_id, self.fence_id
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A completed dwell of a person; `completed_at` is the arrival of the batch that completed it."""
+    """A completed moment; `completed_at` is the arrival of what completed it."""
 
-    profile_id: str
-    timer: DwellTimer
+    waiting: Waiting
     completed_at: int
 
 
-def save_campaign(session: Session, campaign: Campaign, now: int) -> int:
-    """Stores a definition; its version."""
-    session.run(
-        "save_campaign",
-        campaign_id=campaign.campaign_id,
-        state=campaign.state,
-        definition=msgspec.json.encode(campaign),
-        changed_at=now,
-    )
+def save_campaign(session: Session, campaign: Campaign, now: int, by: str = "") -> int:
+    """Stores a definition, and keeps it as a version of its own; the version."""
+    written = {
+        "campaign_id": campaign.campaign_id,
+        "state": campaign.state,
+        "definition": msgspec.json.encode(campaign),
+        "changed_at": now,
+    }
+    session.run("save_campaign", **written)
     row = session.row("campaign", campaign_id=campaign.campaign_id)
-    return int(row["version"]) if row else 0
+    version = int(row["version"]) if row else 0
+    session.run("keep_campaign_version", **written, version=version, changed_by=by)
+    return version
 
 
 def campaigns(session: Session) -> dict[str, VersionedCampaign]:
@@ -62,104 +82,96 @@ def campaign(session: Session, campaign_id: str) -> VersionedCampaign | None:
     return None if row is None else _versioned(row)
 
 
+def versions(session: Session, campaign_id: str, limit: int) -> list[dict[str, Any]]:
+    """What a campaign was, the newest first, with who changed it."""
+    return [
+        {**dict(row), "definition": msgspec.json.decode(row["definition"])}
+        for row in session.rows("campaign_versions", campaign_id=campaign_id, limit=limit)
+    ]
+
+
 def _versioned(row: Row) -> VersionedCampaign:
     return VersionedCampaign(msgspec.json.decode(row["definition"], type=Campaign), row["version"])
 
 
-def start_timer(session: Session, timer: DwellTimer) -> None:
-    """Makes the timer a row, so that it outlives the process."""
-    session.run("start_dwell", **_row(timer))
+# Waits ----------------------------------------------------------------------------------------------------
 
 
-def stop_timer(session: Session, timer: DwellTimer) -> None:
+def start_wait(session: Session, waiting: Waiting) -> None:
+    """Makes the wait a row, so that it outlives the process."""
+    session.run("start_wait", **{**asdict(waiting), "stays": int(waiting.stays)})
+
+
+def end_wait(session: Session, waiting: Waiting) -> None:
     """Decided, or the person has left."""
-    session.run("stop_dwell", campaign_id=timer.campaign_id, beacon_key=timer.beacon_key)
-
-
-def timers(session: Session) -> list[DwellTimer]:
-    """Every running timer; read at start."""
-    return [DwellTimer(**dict(row)) for row in session.rows("dwell_timers")]
-
-
-def person_facts(
-    session: Session, profile_id: str, campaign: Campaign, now: int, store_zone: str | None
-) -> PersonFacts:
-    """What the eligibility rules ask about a person at `now`; the day is that of their time zone."""
-    theirs = profiles.traits_of(session, profile_id).get("timezone")
-    start, end = day_bounds(now, time_zone(theirs, store_zone))
-    sent = session.rows("sent_by_campaign", profile_id=profile_id, campaign_id=campaign.campaign_id)
-    today = session.row("sent_between", profile_id=profile_id, start=start, end=end)
-    return PersonFacts(
-        consents={
-            purpose: profiles.consent_of(session, profile_id, purpose)
-            for purpose in campaign.guardrails.purposes
-        },
-        addresses=len(profiles.push_addresses_of(session, profile_id)),
-        sent_by_campaign=[row["at"] for row in sent],
-        sent_today=int(today[0]) if today else 0,
+    session.run(
+        "end_wait", campaign_id=waiting.campaign_id, subject=waiting.subject, begun_at=waiting.begun_at
     )
+
+
+def stays(session: Session) -> list[Waiting]:
+    """Every stay that somebody waits for; read at start."""
+    return [_waiting(row) for row in session.rows("stays_waited_for")]
+
+
+def waits_due(session: Session, now: int, limit: int) -> list[Waiting]:
+    """What the clock has completed, the longest due first."""
+    return [_waiting(row) for row in session.rows("waits_due", now=now, limit=limit)]
+
+
+def _waiting(row: Row) -> Waiting:
+    return Waiting(**{**dict(row), "stays": bool(row["stays"])})
+
+
+# Decisions ------------------------------------------------------------------------------------------------
 
 
 def record_decision(
     session: Session, candidate: Candidate, chosen: VersionedCampaign, decision: Decision, now: int
 ) -> int | None:
-    """Stores how a candidate ended; its id, or None where this entering was decided before."""
-    trigger, timer = chosen.campaign.trigger, candidate.timer
-    values = {
-        "campaign_id": chosen.campaign.campaign_id,
-        "campaign_version": chosen.version,
-        "profile_id": candidate.profile_id,
-        "store_id": trigger.store_id,
-        "zone_id": trigger.zone_id,
-        "entered_at": timer.entered_at,
-        "due_at": timer.due_at,
-        "completed_at": candidate.completed_at,
-        "decided_at": now,
-        "verdict": decision.verdict,
-        "reason": decision.reason,
-    }
-    row = session.row("record_decision", **values)
-    return None if row is None else int(row["decision_id"])
-
-
-def _row(timer: DwellTimer) -> dict[str, str | int]:
-    return {
-        "campaign_id": timer.campaign_id,
-        "beacon_key": timer.beacon_key,
-        "entered_at": timer.entered_at,
-        "due_at": timer.due_at,
-    }
-
-
-class SendChecks:
-    """Asks the database, right before a push leaves, whether it still may."""
-
-    def __init__(self, state: Database) -> None:
-        self._state = state
-
-    async def may_send(self, claimed: Claimed, now: int) -> str | None:
-        """The reason to suppress, or None to go. Sees the last commit of the fold."""
-        del now  # expiry is the sender's own check
-        return await self._state.read(lambda session: _objection(session, claimed))
-
-
-def _objection(session: Session, claimed: Claimed) -> str | None:
-    chosen = campaign(session, claimed.campaign_id)
-    if chosen is None:
-        return recheck(None, SendFacts({}, False, False))
-    trigger = chosen.campaign.trigger
-    present = session.row(
-        "is_in_zone", profile_id=claimed.profile_id, store_id=trigger.store_id, zone_id=trigger.zone_id
+    """Stores how a candidate ended; its id, or None where this moment was decided before."""
+    waiting = candidate.waiting
+    row = session.row(
+        "record_decision",
+        campaign_id=chosen.campaign.campaign_id,
+        campaign_version=chosen.version,
+        profile_id=waiting.profile_id,
+        store_id=waiting.store_id or "",
+        zone_id=waiting.zone_id or "",
+        fence_id=waiting.fence_id,
+        entered_at=waiting.begun_at,
+        due_at=waiting.due_at,
+        completed_at=candidate.completed_at,
+        decided_at=now,
+        verdict=decision.verdict,
+        reason=decision.reason,
+        subject=waiting.subject,
+        holds=waiting.holds,
+        confidence=waiting.confidence,
+        variant=decision.variant,
+        send_at=decision.send_at if decision.verdict != "suppressed" else None,
+        active=int(decision.sends),
     )
-    facts = SendFacts(
-        consents={
-            purpose: profiles.consent_of(session, claimed.profile_id, purpose)
-            for purpose in chosen.campaign.guardrails.purposes
-        },
-        owns_address=any(
-            (address.kind, address.value) == (claimed.address_kind, claimed.address_value)
-            for address in profiles.push_addresses_of(session, claimed.profile_id)
-        ),
-        in_zone=bool(present and present[0]),
+    return None if row is None else int(row[0])
+
+
+# Codes ----------------------------------------------------------------------------------------------------
+
+
+def add_codes(session: Session, pool_id: str, codes: Iterable[str], now: int) -> int:
+    """Adds codes to a pool; how many were new."""
+    return sum(
+        session.run("add_code", pool_id=pool_id, code=code, added_at=now) for code in dict.fromkeys(codes)
     )
-    return recheck(chosen.campaign, facts)
+
+
+def next_code(session: Session, pool_id: str) -> str | None:
+    """The code that the next offer of a pool gets; None where none is left."""
+    row = session.row("next_code", pool_id=pool_id)
+    return None if row is None else row["code"]
+
+
+def give_code(session: Session, pool_id: str, decision_id: int, now: int) -> str | None:
+    """Gives the next code away."""
+    row = session.row("give_code", pool_id=pool_id, decision_id=decision_id, given_at=now)
+    return None if row is None else row["code"]

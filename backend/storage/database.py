@@ -64,6 +64,9 @@ class SqliteSession:
         row: sqlite3.Row | None = self._connection.execute(self._queries[query], values).fetchone()
         return row
 
+    def found(self, sql: str, values: Mapping[str, Any]) -> list[Row]:
+        return self._connection.execute(sql, values).fetchall()
+
 
 class SqliteFile:
     """A database file with a thread that writes and one that reads; use as `async with`.

@@ -153,7 +153,12 @@ def configurations_of(session: Session, gateway: str) -> list[dict[str, Any]]:
 
 
 def note_report(session: Session, gateway: str, at: int, heartbeat: Heartbeat) -> None:
-    """Keeps what a heartbeat says about a configuration, where it is news; a bad end raises an alert."""
+    """Keeps what a heartbeat says about a configuration, where it is news; a bad end raises an alert.
+
+    So does a card that takes nothing.
+    """
+    if not heartbeat.outbox_writable:
+        _alert(session, at, "outbox not writable", gateway, "its card takes nothing; it keeps all in memory")
     version, state = heartbeat.config_version, heartbeat.config_state
     before = session.row("configuration_report", gateway=gateway)
     if before is None and not state:

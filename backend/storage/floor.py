@@ -8,6 +8,7 @@ import msgspec
 
 from backend.proximity.calibration import Level, calibrate
 from backend.proximity.filter import Gain
+from backend.proximity.visits import StoreTransition, Visit, Visits
 from backend.proximity.zones import Place, Track, Transition, ZoneEngine
 from backend.storage.entries import Cursor
 from backend.storage.session import Session, StorageError
@@ -88,9 +89,31 @@ def apply_transition(session: Session, transition: Transition, profile_id: str |
         "entered_at": transition.entered_at,
     }
     if transition.kind == "entered":
-        session.run("begin_visit", profile_id=profile_id, **place)
+        session.run("begin_zone_visit", profile_id=profile_id, confidence=transition.confidence, **place)
     else:
-        session.run("end_visit", left_at=transition.at, **place)
+        session.run("end_zone_visit", left_at=transition.at, **place)
+
+
+def apply_store_transition(session: Session, transition: StoreTransition, profile_id: str | None) -> None:
+    """Opens, interrupts or closes a visit to a store."""
+    visit = transition.visit
+    if transition.kind == "entered":
+        session.run(
+            "begin_visit",
+            subject=visit.subject,
+            profile_id=profile_id,
+            store_id=visit.store_id,
+            entered_at=visit.entered_at,
+        )
+    elif transition.kind == "left":
+        session.run("end_visit", subject=visit.subject, left_at=transition.at)
+    else:
+        session.run("pause_visit", subject=visit.subject, idle_since=visit.idle_since)
+
+
+def open_visits(session: Session) -> Visits:
+    """Everybody who is in a store."""
+    return Visits({row["subject"]: Visit(**dict(row)) for row in session.rows("open_visits")})
 
 
 def save_tracks(session: Session, engine: ZoneEngine, people: Iterable[tuple[str, str | None]]) -> None:
@@ -103,10 +126,14 @@ def save_tracks(session: Session, engine: ZoneEngine, people: Iterable[tuple[str
             session.run("save_presence", **_presence(engine, beacon_key, track, profile_id))
 
 
-def restore_tracks(session: Session, engine: ZoneEngine) -> None:
-    """Puts every stored track back into the engine."""
+def restore_tracks(session: Session, engine: ZoneEngine) -> dict[str, str]:
+    """Puts every stored track back into the engine; whose they were."""
+    owners = {}
     for row in session.rows("presences"):
         engine.restore(row["beacon_key"], row["engine"])
+        if row["profile_id"] is not None:
+            owners[row["beacon_key"]] = row["profile_id"]
+    return owners
 
 
 def gateway_gains(
@@ -183,6 +210,7 @@ def _presence(engine: ZoneEngine, beacon_key: str, track: Track, profile_id: str
         "entered_at": track.entered_at,
         "seen_at": track.seen_at,
         "engine": engine.state_of(beacon_key),
+        "confidence": track.confidence,
     }
 
 

@@ -27,7 +27,7 @@ class ImportSource:
 
 def source(session: Session, source_id: str) -> ImportSource | None:
     """The source; None before the first import."""
-    row = session.row("import_source", source_id=source_id)
+    row = session.row("source_by_id", source_id=source_id)
     if row is None:
         return None
     is_ours = row["kind"] == "server" and row["proof"] == "off"

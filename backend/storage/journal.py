@@ -9,8 +9,9 @@ from operator import itemgetter
 from typing import Any, TypeAlias
 
 from backend.storage.entries import EVENTS_AN_ENTRY, Cursor, Entry
+from backend.storage.letters import Letter, NewLetter, bury, of_batch, settle
 from backend.storage.session import Database, Session, StorageConflict, StorageError
-from sdk_bridge.server.ports import JournalBusy
+from sdk_bridge.server.ports import DeadLetter, JournalBusy
 from sdk_bridge.wire.app_events import AppEvent, encode_events
 from sdk_bridge.wire.messages import Lane
 from sdk_bridge.wire.topics import partition_of
@@ -21,7 +22,6 @@ Write: TypeAlias = Callable[[Session, list[Values]], int]
 
 MAX_WAITING = 2_000  # works waiting for a commit; beyond it a slow disk must show as back-pressure
 WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behind it
-DEAD_LETTERS_KEPT = 10_000
 HOUR_MS = 3_600_000
 MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
 LANES_A_GATEWAY = 32  # 16 lives of its outbox; one that began another every minute would never stop growing
@@ -42,7 +42,7 @@ class LaneKey:
 class GatewayAppend:
     """What one accepted message of a gateway leaves behind, all in one transaction.
 
-    `payload` None: nothing of it may be kept, but its sequence is consumed all the same. `reason` set: it
+    `payload` None: nothing of it may be kept, but its sequence is consumed all the same. `buried`: it
     could not be understood and goes to the dead letters.
     """
 
@@ -54,7 +54,20 @@ class GatewayAppend:
     boot_offset: int | None = None
     payload: bytes | None = None
     forgotten: dict[str, int] = field(default_factory=dict)
-    buried: tuple[str, bytes] | None = None
+    buried: NewLetter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAgain:
+    """What a dead letter turned out to hold, read once more, and what of it is still not understood.
+
+    `entry`: the letter itself goes to the fold again. `gateway`: a message, whose sequence was consumed then.
+    """
+
+    events: Sequence[AppEvent] = ()
+    entry: Letter | None = None
+    gateway: GatewayAppend | None = None
+    rest: Sequence[NewLetter] = ()
 
 
 class Journal:
@@ -90,7 +103,7 @@ class Journal:
         Nothing is kept where its sequence is not the lane's next: then an earlier one failed to commit, or
         this one is committed already. Raises JournalBusy.
         """
-        size = len(append.payload or b"") + len(append.buried[1] if append.buried else b"")
+        size = len(append.payload or b"") + len(append.buried.payload if append.buried else b"")
         return await self._submit(lambda session, entries: _write_gateway(session, entries, append), size)
 
     async def append_events(self, events: Sequence[AppEvent]) -> int:
@@ -98,15 +111,34 @@ class Journal:
         size = BYTES_AN_EVENT * len(events)
         return await self._submit(lambda session, entries: _write_events(session, entries, events), size)
 
-    async def bury(self, origin: str, reason: str, payload: bytes) -> None:
+    async def bury(self, letter: DeadLetter | NewLetter) -> None:
         """Keeps what could not be understood, with its reason; the oldest make room."""
-        now = self._now_ms()
+        kept = letter if isinstance(letter, NewLetter) else of_batch(letter)
 
         def write(session: Session, _: list[Values]) -> int:
-            _bury(session, now, origin, reason, payload)
+            bury(session, kept)
             return 0
 
-        await self._submit(write, len(payload))
+        await self._submit(write, len(kept.payload))
+
+    async def read_again(self, letter: Letter, again: "ReadAgain") -> bool:
+        """Appends what a dead letter turned out to hold and settles the letter, in one transaction.
+
+        False, and nothing is appended, where somebody else was faster. Raises JournalBusy.
+        """
+        now = self._now_ms()
+
+        def write(session: Session, entries: list[Values]) -> int:
+            if not settle(session, letter, again.rest, now):
+                return 0
+            _write_events(session, entries, again.events)
+            if again.entry is not None:
+                entries.append(_entry_of_letter(again.entry))
+            if again.gateway is not None:
+                _write_observations(session, entries, again.gateway)
+            return 1
+
+        return bool(await self._submit(write, len(letter.payload) + BYTES_AN_EVENT * len(again.events)))
 
     async def after(self, cursor: Cursor, limit: int) -> list[Entry]:
         """The next entries behind a cursor: each line's in order, the lines merged by time of arrival."""
@@ -201,23 +233,41 @@ def _write_gateway(session: Session, entries: list[Values], append: GatewayAppen
     session.run("advance_lane", **sender, upto=append.upto, updated_at=append.received_at)
     if row is None:
         session.run("bound_lanes", gateway=lane.gateway, keep=LANES_A_GATEWAY)
-    for reason, adverts in append.forgotten.items():
-        session.run("count_forgotten", gateway=lane.gateway, reason=reason, adverts=adverts)
     if append.buried is not None:
-        _bury(session, append.received_at, lane.gateway, *append.buried)
-    if append.payload is not None:
-        entries.append(
-            {
-                "partition": append.partition,
-                "kind": "gateway",
-                "source": lane.gateway,
-                "lane": lane.lane,
-                "boot_offset": append.boot_offset,
-                "received_at": append.received_at,
-                "payload": append.payload,
-            }
-        )
+        bury(session, append.buried)
+    _write_observations(session, entries, append)
     return append.upto
+
+
+def _write_observations(session: Session, entries: list[Values], append: GatewayAppend) -> None:
+    """What of a gateway's message may be kept, and how much of it may not."""
+    for reason, adverts in append.forgotten.items():
+        session.run("count_forgotten", gateway=append.lane.gateway, reason=reason, adverts=adverts)
+    if append.payload is None:
+        return
+    entries.append(
+        {
+            "partition": append.partition,
+            "kind": "gateway",
+            "source": append.lane.gateway,
+            "lane": append.lane.lane,
+            "boot_offset": append.boot_offset,
+            "received_at": append.received_at,
+            "payload": append.payload,
+        }
+    )
+
+
+def _entry_of_letter(letter: Letter) -> Values:
+    return {
+        "partition": letter.partition,
+        "kind": "gateway" if letter.source is None else "app",
+        "source": letter.source or letter.origin,
+        "lane": None if letter.lane is None else "backlog",  # history by now
+        "boot_offset": letter.boot_offset,
+        "received_at": letter.received_at,
+        "payload": letter.payload,
+    }
 
 
 def _write_events(session: Session, entries: list[Values], events: Sequence[AppEvent]) -> int:
@@ -227,14 +277,14 @@ def _write_events(session: Session, entries: list[Values], events: Sequence[AppE
         partition = partition_of(event.user_id or event.anonymous_id or event.device_id or event.source)
         fresh.setdefault((partition, event.source), []).append(event)
     for (partition, source), group in fresh.items():
-        for start in range(0, len(group), EVENTS_AN_ENTRY):
-            entries.append(_entry_of(partition, source, group[start : start + EVENTS_AN_ENTRY]))
+        starts = range(0, len(group), EVENTS_AN_ENTRY)
+        entries.extend(_entry_of(partition, source, group[at : at + EVENTS_AN_ENTRY]) for at in starts)
     return sum(new)
 
 
 def _identity(event: AppEvent) -> Values:
     return {
-        "hour": (event.original_at or event.occurred_at) // HOUR_MS,
+        "hour": event.original_at // HOUR_MS,  # 0 without a clock of its own: a later copy must find it
         "hash": message_hash(event.source, event.message_id),
         "received_hour": event.received_at // HOUR_MS,
     }
@@ -250,9 +300,3 @@ def _entry_of(partition: int, source: str, events: list[AppEvent]) -> Values:
         "received_at": events[0].received_at,
         "payload": encode_events(events),
     }
-
-
-def _bury(session: Session, at: int, origin: str, reason: str, payload: bytes) -> None:
-    told = {"origin": origin[:200].replace("\0", ""), "reason": reason[:500].replace("\0", "")}
-    session.run("bury", received_at=at, payload=payload, **told)
-    session.run("bound_dead_letters", keep=DEAD_LETTERS_KEPT)

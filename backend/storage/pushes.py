@@ -89,6 +89,7 @@ def _mark_sending(session: Session, pushes: Sequence[Claimed], now: int) -> list
             marked.append(push.leaving(now))
         else:
             session.run("end_unmarked_push", now=now, push_id=push.push_id, owner=push.owner)
+            session.run("end_decision", decision_id=push.decision_id)
     return marked
 
 
@@ -112,6 +113,7 @@ def _settle(session: Session, settlement: Settlement, now: int) -> int:
         now=now,
         **key,
     )
+    session.run("end_decision", decision_id=push.decision_id)
     _judge_address(session, settlement, now)
     return changed
 

@@ -1,4 +1,4 @@
-"""What operators set up: shops, zones, gateways, beacons, tokens, sources; and the audit of it."""
+"""What operators set up: shops, zones, gateways, beacons, tokens; and the audit of it."""
 
 import hashlib
 import json
@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.listening import Gateway
-from backend.storage.database import Database, Session
-from sdk_bridge.server.ports import Source
+from backend.proximity.zones import Place
+from backend.storage.database import Session
 
 TOKEN_PREFIX = "fft_"  # noqa: S105 - a mark by which a leaked token can be recognised, not a secret
-WRITE_KEY_PREFIX = "ffw_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +48,6 @@ def caller_of(session: Session, token: str) -> Caller | None:
     return None if row is None else Caller(row["name"], row["role"])
 
 
-def create_source(
-    session: Session, source_id: str, name: str, kind: str, proof: str, now: int
-) -> dict[str, str]:
-    """A new source; its write key and its proof secret are shown once."""
-    write_key = WRITE_KEY_PREFIX + secrets.token_urlsafe(24)
-    proof_secret = secrets.token_urlsafe(32)
-    session.run(
-        "add_source",
-        source_id=source_id,
-        name=name,
-        kind=kind,
-        key_hash=hash_secret(write_key),
-        proof=proof,
-        proof_secret=proof_secret,
-        created_at=now,
-    )
-    return {"source_id": source_id, "write_key": write_key, "proof_secret": proof_secret}
-
-
-class StoredSources:
-    """The bridge's sources; asked of the database each time, the bridge remembers for a few seconds."""
-
-    def __init__(self, state: Database) -> None:
-        self._state = state
-
-    async def source_for_key(self, write_key: str) -> Source | None:
-        row = await self._state.read(lambda s: s.row("source_by_key", key_hash=hash_secret(write_key)))
-        if row is None:
-            return None
-        return Source(row["source_id"], row["kind"], row["proof"], row["proof_secret"])
-
-
 def gateways(session: Session) -> dict[str, Gateway]:
     """Every gateway in service, by `store/gateway`: registered, and not revoked."""
     rows = session.rows("gateways_in_service")
@@ -93,6 +60,15 @@ def gateways(session: Session) -> dict[str, Gateway]:
 
 def _position(x_m: float | None, y_m: float | None) -> tuple[float, float] | None:
     return None if x_m is None or y_m is None else (x_m, y_m)
+
+
+def zone_beacons(session: Session) -> dict[str, Place]:
+    """The beacons that are fixed to zones, and to which."""
+    return {
+        row["beacon_key"]: Place(row["store_id"], row["zone_id"])
+        for row in session.rows("beacons")
+        if row["role"] == "zone" and row["zone_id"] is not None
+    }
 
 
 def place_beacons(session: Session) -> frozenset[str]:

@@ -51,6 +51,10 @@ class Session(Protocol):
         """The first row of a query, or None."""
         ...
 
+    def found(self, sql: str, values: Mapping[str, Any]) -> list[Row]:
+        """Every row of a query that was put together at run time (segment_sql.py), in SQLite's words."""
+        ...
+
 
 class Database(Protocol):
     """One area of the storage: the journal, or the state."""

@@ -2,23 +2,30 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
 
-from sdk_bridge.server.app import BODY_SECONDS
+from sdk_bridge.server.answers import PartsTaken, Taken, Watch
 from sdk_bridge.server.bodies import MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_DEPTH, MAX_EVENT_BYTES
 from sdk_bridge.server.calls import (
+    MAX_PARTS,
     ConsentCall,
     DeviceCall,
+    LocationCall,
     LogoutCall,
     MessageId,
     Object,
     ReceiptCall,
     SegmentCall,
+    SightingPart,
+    SightingsCall,
+    TransitionPart,
+    TransitionsCall,
 )
 from sdk_bridge.server.refusals import RefusalBody
+from sdk_bridge.server.requests import BODY_SECONDS
 from sdk_bridge.server.times import Timestamp
 
 Spec: TypeAlias = dict[str, Any]
@@ -45,10 +52,16 @@ class BatchCall(Struct, rename="camel"):
     context: Object = None
 
 
-class Taken(Struct):
-    """The events are on the disk."""
+class BeaconSightings(SightingsCall, rename="camel", kw_only=True):
+    """What a phone heard of beacons. Those that are not ours are counted and forgotten."""
 
-    success: Literal[True]
+    sightings: Annotated[list[SightingPart], Meta(min_length=1, max_length=MAX_PARTS)]  # type: ignore[assignment]
+
+
+class FenceTransitions(TransitionsCall, rename="camel", kw_only=True):
+    """What a phone's system said of the fences that it watches."""
+
+    transitions: Annotated[list[TransitionPart], Meta(min_length=1, max_length=MAX_PARTS)]  # type: ignore[assignment]
 
 
 class SegmentIo(Struct, rename="camel"):
@@ -91,6 +104,7 @@ _SECURITY: Final[list[Spec]] = [{"writeKeyBasic": []}, {"writeKeyBearer": []}, {
 _ERRORS: Final[dict[int, str]] = {
     400: "The body cannot be used: too large, damaged, not JSON, or not such a call. Do not send it again.",
     401: "No source has this write key, or none was given.",
+    403: "The source lists the origins whose pages may send, and this page's is not among them.",
     408: f"The body took longer than {BODY_SECONDS} s. Send it again.",
     429: "Too many events from this source. Send it again after `Retry-After` seconds.",
     503: "The journal is busy. Send it again after `Retry-After` seconds.",
@@ -113,7 +127,7 @@ class Told:
     name: str
     summary: str
     body: Any = None
-    method: str = "post"
+    answer: Any = Taken
 
     def named(self, path: str) -> "Told":
         """The same under another path."""
@@ -141,6 +155,27 @@ _OWN: Final = (
     Told("/v1/consent", "consent", "Says what somebody agrees to, by purpose.", ConsentCall),
     Told("/v1/push/received", "push_received", "Says that a push was shown.", ReceiptCall),
     Told("/v1/push/opened", "push_opened", "Says that a push was opened.", ReceiptCall),
+    Told(
+        "/v1/beacons",
+        "beacon_sightings",
+        "Says which of the shops' beacons a phone heard.",
+        BeaconSightings,
+        PartsTaken,
+    ),
+    Told(
+        "/v1/geofences",
+        "fence_transitions",
+        "Says which fences a phone crossed.",
+        FenceTransitions,
+        PartsTaken,
+    ),
+    Told(
+        "/v1/location",
+        "location",
+        "Says where a phone is; answers the nearest 20 fences and beacon regions.",
+        LocationCall,
+        Watch,
+    ),
 )
 
 
@@ -158,7 +193,12 @@ TYPES: Final = (
     LogoutCall,
     ConsentCall,
     ReceiptCall,
+    BeaconSightings,
+    FenceTransitions,
+    LocationCall,
     Taken,
+    PartsTaken,
+    Watch,
     SdkSettings,
     RefusalBody,
 )
@@ -180,8 +220,8 @@ def _post(told: Told, ref: Callable[[Any], Spec]) -> Spec:
         "x-role": "public",
         "requestBody": {"required": True, "content": {"application/json": {"schema": ref(told.body)}}},
         "responses": {
-            "200": _json("The events are on the disk.", ref(Taken)),
-            **_errors(400, 401, 408, 429, 503),
+            "200": _json("The events are on the disk.", ref(told.answer)),
+            **_errors(400, 401, 403, 408, 429, 503),
         },
     }
 
@@ -208,7 +248,7 @@ def _gets(ref: Callable[[Any], Spec]) -> dict[str, Spec]:
                 "200": _json("The settings.", ref(SdkSettings)),
                 "400": _json("The Host header is not a host.", ref(RefusalBody)),
                 "404": _json("No source has this write key.", ref(RefusalBody)),
-                **_errors(503),
+                **_errors(403, 503),
             },
         ),
         "/v1/footfall.js": _get(

@@ -1,4 +1,4 @@
-"""What the bridge needs of the backend: somewhere to keep events, who may send them, which places are ours."""
+"""What the bridge needs of the backend: where events are kept, who may send them, which places are ours."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -28,7 +28,7 @@ class Buckets:
     def wait_s(self, source_id: str, rate: Rate, now_ms: int) -> int:
         """Whole seconds until the source may send again; 0 for now."""
         level = self._level(source_id, rate, now_ms)
-        return 0 if level > 0 else min(LONGEST_WAIT_S, max(1, math.ceil((1 - level) / rate.per_second)))
+        return 0 if level >= 1 else min(LONGEST_WAIT_S, max(1, math.ceil((1 - level) / rate.per_second)))
 
     def take(self, source_id: str, rate: Rate, events: int, now_ms: int) -> None:
         """Counts what was sent."""

@@ -17,7 +17,7 @@ _LATEST_MS = 253_402_300_799_999  # the last of the year 9999
 
 
 def unix_ms(stamp: Timestamp) -> int | None:
-    """The time in unix milliseconds, None for none; 0 for before 1970. Raises Rejected for what is no time."""
+    """The time in unix milliseconds, None for none, 0 before 1970. Raises Rejected for what is no time."""
     if stamp is None or stamp == "":
         return None
     if isinstance(stamp, str):

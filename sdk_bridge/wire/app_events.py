@@ -25,6 +25,7 @@ Kind: TypeAlias = Literal[
     "beacon_sighting",
     "fence_transition",
     "location",
+    "link",
 ]
 Text: TypeAlias = Annotated[str, Meta(max_length=512)]
 
@@ -67,15 +68,40 @@ class Location(Struct, frozen=True, omit_defaults=True):
     speed_mps: Annotated[float, Meta(ge=0, le=1_000)] | None = None
 
 
+class ExternalId(Struct, frozen=True, omit_defaults=True):
+    """Something else that a person is known by, proven: by the shop's server, its hash, or an ID token.
+
+    `id` is in the one spelling that everybody's is compared in: an e-mail address in lower case, a telephone
+    number as E.164.
+    """
+
+    type: Literal["email", "loyalty_id", "phone"]
+    id: Annotated[str, Meta(min_length=1, max_length=512)]
+
+
+class Link(Struct, frozen=True, omit_defaults=True):
+    """What a link token says: which visitor of which source asked for it, and who that was proven to be.
+
+    The nonce makes it one-time; times are unix milliseconds.
+    """
+
+    nonce: Annotated[str, Meta(min_length=16, max_length=64)]
+    source: Text
+    anonymous_id: Text
+    issued_at: int
+    expires_at: int
+    user_id: Text | None = None
+
+
 class AppEvent(Struct, frozen=True, omit_defaults=True):
     """One thing that happened in an app or on a site; times are unix milliseconds, UTC.
 
     `occurred_at` is Segment's corrected timestamp; `original_at` the device's own clock, which with `index`
-    orders the events of one device; 0 where the device did not say. `name` is what happened: the tracked event, the page or screen, the
-    group's id. `proven` says that the source vouches for `user_id` (a signed hash, or a source that is
-    trusted); an unproven claim is kept but binds nothing to an identified profile. `previous_id` is alias's.
-    `sighting` goes with the kind `beacon_sighting`, `fence` with `fence_transition`; `location` is where the
-    phone was in any of the three, if it said.
+    orders the events of one device; 0 where the device did not say. `name` is what happened: the tracked
+    event, the page or screen, the group's id. `proven` says that the source vouches for `user_id` (a signed
+    hash, or a source that is trusted); an unproven claim is kept but binds nothing to an identified profile.
+    `previous_id` is alias's. `sighting` goes with the kind `beacon_sighting`, `fence` with
+    `fence_transition`; `location` is where the phone was, with `location` and, if it said, with the two.
     """
 
     kind: Kind
@@ -103,6 +129,8 @@ class AppEvent(Struct, frozen=True, omit_defaults=True):
     sighting: BeaconSighting | None = None
     fence: FenceTransition | None = None
     location: Location | None = None
+    external_ids: list[ExternalId] = []
+    link: Link | None = None
 
 
 _decoder = msgspec.msgpack.Decoder(list[AppEvent])

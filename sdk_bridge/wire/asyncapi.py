@@ -8,7 +8,14 @@ from typing import Any
 
 import msgspec
 
-from sdk_bridge.wire.codec import OBJECT_FORMS
+from sdk_bridge.wire.codec import OBJECT_FORMS, object_forms
+from sdk_bridge.wire.configuration import (
+    MAX_DOCUMENT_BYTES,
+    SIGNATURE_BYTES,
+    SIGNED_AS,
+    Configuration,
+    SignedConfiguration,
+)
 from sdk_bridge.wire.envelope import Envelope
 from sdk_bridge.wire.messages import Ack, Batch, Heartbeat, Skip, Status
 from sdk_bridge.wire.topics import PARTITIONS, ROOT, Leaf
@@ -16,16 +23,18 @@ from sdk_bridge.wire.topics import PARTITIONS, ROOT, Leaf
 PATH = Path(__file__).with_name("asyncapi.json")
 VERSION = "1.0.0"  # of the wire, not of the program: the `1` of the topics
 
-# What each topic carries, and what the backend does with it. `down/config` joins when configuration is sent.
+# What each topic carries, and what the backend does with it.
 SPOKEN: dict[Leaf, tuple[str, tuple[type[msgspec.Struct], ...]]] = {
     "up": ("receive", (Batch, Heartbeat, Skip)),
     "status": ("receive", (Status,)),
     "down/ack": ("send", (Ack,)),
+    "down/config": ("send", (SignedConfiguration,)),
 }
 _ABOUT: dict[Leaf, str] = {
     "up": "What a gateway observed; QoS 1. Every message carries the envelope in its user properties.",
     "status": "Whether a gateway is connected; retained, QoS 1, and the last will.",
     "down/ack": "What the backend has committed; QoS 0, cumulative for one epoch and lane.",
+    "down/config": "The gateway's newest remote configuration; retained, QoS 1. MessagePack only.",
 }
 _ID = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
 _DIGITS = {"type": "string", "pattern": "^[0-9]{1,16}$", "description": "A whole number up to 2^53."}
@@ -67,7 +76,8 @@ def render() -> str:
 _DESCRIPTION = (
     "MQTT 5. A payload is MessagePack: an array that begins with the message's tag, then its fields in the "
     "order of `x-array`; fields are only ever appended. The same fields as a JSON object, named as in the "
-    "schemas, are accepted too; such a payload begins with `{`. Golden vectors lie in "
+    "schemas, are accepted too; such a payload begins with `{`. A signed configuration is the exception: it "
+    "is MessagePack only, and the JSON document inside is signed byte by byte. Golden vectors lie in "
     "`sdk_bridge/wire/vectors/`."
 )
 
@@ -117,10 +127,21 @@ def _at(kind: str, struct: type[msgspec.Struct]) -> str:
 
 
 def _payload_schemas() -> dict[str, Any]:
+    forms = OBJECT_FORMS | object_forms((SignedConfiguration,))
     _, schemas = msgspec.json.schema_components(
-        list(OBJECT_FORMS.values()), ref_template="#/components/schemas/{name}"
+        [*forms.values(), Configuration], ref_template="#/components/schemas/{name}"
     )
-    for struct in OBJECT_FORMS:
+    schemas[SignedConfiguration.__name__]["properties"]["document"] = {
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": _at("schemas", Configuration)},
+        "description": f"UTF-8, at most {MAX_DOCUMENT_BYTES} bytes, as it was signed.",
+    }
+    schemas[SignedConfiguration.__name__]["properties"]["signature"] = {
+        "minLength": SIGNATURE_BYTES,
+        "maxLength": SIGNATURE_BYTES,
+        "description": f"Ed25519 over the text `{SIGNED_AS[:-1].decode()}`, a NUL and the document's bytes.",
+    }
+    for struct in forms:
         schema = schemas[struct.__name__]
         schema["description"] = inspect.cleandoc(struct.__doc__ or "")
         tag = struct.__struct_config__.tag

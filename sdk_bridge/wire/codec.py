@@ -102,7 +102,7 @@ def _as_message(value: Any) -> Any:
     return struct(*(_as_message(getattr(value, name)) for name in struct.__struct_fields__))
 
 
-def _object_forms(structs: Iterable[type[msgspec.Struct]]) -> dict[type[msgspec.Struct], Any]:
+def object_forms(structs: Iterable[type[msgspec.Struct]]) -> dict[type[msgspec.Struct], Any]:
     """Each Struct's twin with the same fields by name, so that JSON is checked by the same rules."""
     forms: dict[Any, Any] = {}
     for struct in structs:
@@ -138,7 +138,7 @@ def _with_objects(kind: Any, forms: dict[Any, Any]) -> Any:
 
 
 # Those within others come first.
-OBJECT_FORMS = _object_forms(
+OBJECT_FORMS = object_forms(
     (Readings, RangeChange, BeaconHealth, SkipCounts, Batch, Heartbeat, Skip, Ack, Status)
 )
 """The Structs that accept and describe the JSON form, by the Struct that travels as MessagePack."""

@@ -6,10 +6,11 @@ import re
 _NOBODY = re.compile(
     r"""
     | null | nil | none | undefined | nan | [+-]?inf(inity)? | nsnull | \(null\) | <null>
-    | true | false | yes | no | not\ set | \(not\ set\) | n/a | na
-    | anonymous | anon | guest | unknown | nobody | test | user | default | object | \[object\ object\] | \[\]
-    | (user|anonymous|device)?_?id
-    | [0\-\s:.{}]+ | -1      # all zeroes or dashes, also in the form of a UUID
+    | true | false | yes | no | not[ _]set | \(not\ set\) | n/a | na | empty
+    | anonymous | anon | guest | visitor | unknown | nobody | test | user | customer | default
+    | object | \[object\ object\] | \[\] | \{\} | distinct_?id
+    | (user|anonymous|device|customer)?_?id
+    | [0\-\s:.{}+]+ | -1     # all zeroes or dashes, also in the form of a UUID
     """,
     re.VERBOSE,
 )

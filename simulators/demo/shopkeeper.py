@@ -95,5 +95,5 @@ def _campaign(store: str, zone: str, name: str) -> dict[str, Any]:
             "deeplink": f"shop://zones/{zone}",
             "life_s": OFFER_LIFE_S,
         },
-        "guardrails": {"max_total": 1, "max_per_day": 3, "cooldown_s": 0},
+        "guardrails": {"max_total": 1, "max_per_day": 3, "cooldown_s": 0, "quiet_hours": None},
     }

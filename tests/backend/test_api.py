@@ -14,7 +14,8 @@ from backend.api.host import Host
 from backend.api.server import MAX_BODY_BYTES, build
 from backend.storage import registry
 from backend.storage.database import StorageError
-from backend.storage.registry import StoredSources
+from backend.storage.letters import NewLetter
+from backend.storage.sources import StoredSources
 from sdk_bridge.server.app import Bridge
 from sdk_bridge.server.ports import JournalBusy
 
@@ -66,7 +67,7 @@ class Api:
     def __init__(self, state, journal_file, journal, clock) -> None:
         self.state, self.changes, self.health = state, 0, {"status": "ok"}
         host = Host(state, journal_file, clock, self._changed, lambda: self.health)
-        self.bridge = Bridge(journal, StoredSources(state), clock)
+        self.bridge = Bridge(journal, StoredSources(state, clock), clock)
         self.app = build(host, self.bridge.add_to)
         self.tokens: dict[str, str] = {}
 
@@ -484,7 +485,7 @@ async def test_the_bridge_is_mounted_and_asks_for_a_write_key(api):
 
 
 async def test_dead_letters_are_listed_without_their_content(api, journal):
-    await journal.bury("s1/g1", "not readable", b"secret")
+    await journal.bury(NewLetter(1, "s1/g1", "not readable", b"secret", "message"))
     [letter] = (await api.call("GET", "/api/dead-letters"))[1]["dead_letters"]
     assert (letter["origin"], letter["reason"], letter["bytes"]) == ("s1/g1", "not readable", 6)
     assert "secret" not in json.dumps(letter)

@@ -1,27 +1,32 @@
 """Who gets an offer, or why not; calendar days; what a definition may be; templates that are filled in."""
 
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.campaigns.allocation import arm_of, variant_of
 from backend.campaigns.eligibility import (
-    SEND,
+    Hold,
+    Moment,
     PersonFacts,
     SendFacts,
-    day_bounds,
+    Stop,
     decide,
+    judge,
     recheck,
-    time_zone,
 )
+from backend.campaigns.hours import QuietHours, day_bounds, time_zone, week_bounds
 from backend.campaigns.model import MAX_BODY, MAX_TITLE, CampaignInvalid, Offer, parse_campaign
 from backend.campaigns.offers import OfferUnrenderable, render
+from backend.campaigns.uplift import Group, rate_of, uplift
 
 NOW = 1_750_075_200_000
 HOUR = 3_600_000
+UTC_ZONE = ZoneInfo("UTC")
 
 
 def definition(**changed) -> dict:
@@ -47,7 +52,13 @@ def campaign(**changed):
 
 
 def person(**changed) -> PersonFacts:
-    return PersonFacts(**{"consents": {"proximity": True, "push": True}, "addresses": 1, **changed})
+    usual = {
+        "profile_id": "p1",
+        "consents": {"proximity": True, "push": True},
+        "addresses": 1,
+        "zone": UTC_ZONE,
+    }
+    return PersonFacts(**{**usual, **changed})
 
 
 # Eligibility ----------------------------------------------------------------------------------------------
@@ -64,12 +75,49 @@ def person(**changed) -> PersonFacts:
         ("never asked", {}, {"consents": {}}, NOW, "no consent: proximity"),
         ("no pushes", {}, {"consents": {"proximity": True, "push": False}}, NOW, "no consent: push"),
         ("nowhere to send it", {}, {"addresses": 0}, NOW, "no push address"),
-        ("just got it", {}, {"sent_by_campaign": [NOW - HOUR + 1]}, NOW, "cooldown"),
-        ("cooled down", {}, {"sent_by_campaign": [NOW - HOUR]}, NOW, None),
-        ("the newest counts", {}, {"sent_by_campaign": [NOW - 1]}, NOW, "cooldown"),
-        ("had it as often as it may", {}, {"sent_by_campaign": [NOW - 9 * HOUR] * 2}, NOW, "cap: total"),
+        ("just got it", {}, {"offered": [NOW - HOUR + 1]}, NOW, "cooldown"),
+        ("cooled down", {}, {"offered": [NOW - HOUR]}, NOW, None),
+        ("the newest counts", {}, {"offered": [NOW - 1]}, NOW, "cooldown"),
+        ("had it as often as it may", {}, {"offered": [NOW - 9 * HOUR] * 2}, NOW, "cap: total"),
         ("had enough for a day", {}, {"sent_today": 3}, NOW, "cap: day"),
         ("one more may be", {}, {"sent_today": 2}, NOW, None),
+        ("had enough for a week", {}, {"sent_this_week": 10}, NOW, "cap: week"),
+        ("one is still on its way", {}, {"active": True}, NOW, "an offer is on its way"),
+        ("erased", {}, {"erased": True}, NOW, "erased"),
+        ("somebody else's offer", {}, {"in_audience": False}, NOW, "not in the audience"),
+        ("bought already", {}, {"goal_reached_at": NOW - 1}, NOW, "goal reached: Order Completed"),
+        ("bought, and may hear of it", {"goal": {"stops": False}}, {"goal_reached_at": NOW - 1}, NOW, None),
+        ("no code is left", {}, {"has_code": False}, NOW, "no code left"),
+        (
+            "long enough ago to begin again",
+            {"guardrails__again_after_s": 7200},
+            {"offered": [NOW - 9 * HOUR] * 2},
+            NOW,
+            None,
+        ),
+        (
+            "was here lately",
+            {"guardrails__place_cooldown_s": 86_400},
+            {"offered": [NOW - 9 * HOUR], "offered_here": [NOW - 9 * HOUR]},
+            NOW,
+            "cooldown here",
+        ),
+        (
+            "at night, and it would be over by the morning",
+            {"guardrails__quiet_hours": {"start": "11:00", "end": "13:00"}},
+            {},
+            NOW,
+            "quiet hours",
+        ),
+        (
+            "not yet begun",
+            {"state": "scheduled", "starts_at": NOW + 1, "ends_at": NOW + 2},
+            {},
+            NOW,
+            "campaign is scheduled",
+        ),
+        ("begun by itself", {"state": "scheduled", "starts_at": NOW, "ends_at": NOW + 2}, {}, NOW, None),
+        ("over by itself", {"starts_at": 1, "ends_at": NOW}, {}, NOW, "campaign is ended"),
         ("the first objection is told", {"state": "ended"}, {"addresses": 0}, NOW, "campaign is ended"),
         (
             "purposes are the campaign's own",
@@ -81,29 +129,124 @@ def person(**changed) -> PersonFacts:
     ],
 )
 def test_decisions(why, chosen, who, now, reason):
-    decision = decide(campaign(**chosen), person(**who), now, dwelt_at=NOW)
+    decision = decide(campaign(**chosen), person(**who), now, Moment(NOW))
     assert decision.sends is (reason is None), why
-    assert decision.reason == (reason or SEND.reason)
+    assert decision.reason == (reason or "eligible")
+
+
+@pytest.mark.parametrize(
+    ("least", "sure", "sends"),
+    [("low", "low", True), ("medium", "low", False), ("high", "medium", False), ("high", "high", True)],
+)
+def test_how_sure_we_must_be_of_the_zone(least, sure, sends):
+    chosen = campaign(guardrails__least_confidence=least)
+    assert decide(chosen, person(), NOW, Moment(NOW, sure)).sends is sends
+
+
+def test_quiet_hours_hold_an_offer_that_lasts_until_they_end():
+    chosen = campaign(guardrails__quiet_hours={"start": "11:00", "end": "12:04"})
+    held = decide(chosen, person(), NOW, Moment(NOW))
+    assert (held.verdict, held.reason, held.send_at) == ("sent", "held for quiet hours", NOW + 240_000)
+    dropped = campaign(guardrails__quiet_hours={"start": "11:00", "end": "12:04", "hold": False})
+    assert decide(dropped, person(), NOW, Moment(NOW)).reason == "quiet hours"
+
+
+def test_every_rule_is_told_for_an_explanation():
+    verdicts = list(judge(campaign(state="draft"), person(addresses=0), NOW, Moment(NOW)))
+    assert [verdict.rule for verdict in verdicts if not verdict.passes] == ["state", "address"]
+    assert len({verdict.rule for verdict in verdicts}) == len(verdicts) > 12
+
+
+# Groups ---------------------------------------------------------------------------------------------------
+
+
+def test_the_held_out_are_always_the_same_and_as_many_as_was_said():
+    chosen = campaign(holdout_percent=20)
+    people = [f"person-{number}" for number in range(20_000)]
+    held = [who for who in people if arm_of(chosen, who) == "held_out"]
+    assert held == [who for who in people if arm_of(chosen, who) == "held_out"]
+    assert len(held) == pytest.approx(4_000, rel=0.06)
+    other = campaign(campaign_id="c2", holdout_percent=20)
+    both = sum(arm_of(other, who) == "held_out" for who in held)
+    assert both == pytest.approx(800, rel=0.15), "each campaign draws its own"
+    assert {decide(chosen, person(profile_id=held[0]), NOW, Moment(NOW)).verdict} == {"held_out"}
+
+
+def test_nobody_is_held_out_of_a_campaign_without_a_holdout_and_all_of_one_with_all():
+    people = [f"person-{number}" for number in range(500)]
+    assert {arm_of(campaign(), who) for who in people} == {"treated"}
+    assert {arm_of(campaign(holdout_percent=100), who) for who in people} == {"held_out"}
+
+
+def test_variants_get_their_shares_whether_held_out_or_not():
+    offer = {"title": "t", "body": "b"}
+    variants = [{"variant_id": "a", "offer": offer, "weight": 3}, {"variant_id": "b", "offer": offer}]
+    chosen = campaign(variants=variants, holdout_percent=50)
+    people = [f"person-{number}" for number in range(8_000)]
+    for arm in ("treated", "held_out"):
+        mine = [variant_of(chosen, who) for who in people if arm_of(chosen, who) == arm]
+        assert mine.count("a") / len(mine) == pytest.approx(0.75, abs=0.03)
+
+
+# Uplift ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    # Newcombe 1998, Statistics in Medicine 17, table II, method 10.
+    ("treated", "held_out", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((6, 7), (2, 7), 0.0582, 0.8062),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((0, 10), (0, 20), -0.1611, 0.2775),
+        ((10, 10), (0, 10), 0.6075, 1.0),
+    ],
+)
+def test_the_interval_of_a_difference_is_newcombes(treated, held_out, low, high):
+    found = uplift(Group(treated[1], treated[0]), Group(held_out[1], held_out[0]))
+    assert (found.absolute.low, found.absolute.high) == pytest.approx((low, high), abs=0.0001)
+    assert found.is_sure is (low > 0)
+
+
+def test_without_people_there_is_no_figure():
+    assert rate_of(Group(0, 0)) is None
+    assert uplift(Group(10, 1), Group(0, 0)) is None
+    assert uplift(Group(10, 1), Group(10, 0)).relative is None
+
+
+# Right before it leaves -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
         ({}, None),
-        ({"in_zone": False}, "left the zone"),
+        ({"still_there": False}, "no longer there"),
         ({"owns_address": False}, "address has another owner"),
         ({"consents": {"push": False}}, "no consent: push"),
+        ({"in_audience": False}, "not in the audience"),
+        ({"goal_reached_at": NOW}, "goal reached: Order Completed"),
+        ({"sent_today": 3}, "cap: day"),
+        ({"sent_this_week": 10}, "cap: week"),
+        ({"erased": True}, "erased"),
     ],
 )
 def test_what_is_asked_again_at_the_moment_of_sending(facts, reason):
-    holding = {"consents": {"push": True}, "owns_address": True, "in_zone": True}
-    assert recheck(campaign(), SendFacts(**{**holding, **facts})) == reason
+    holding = {"consents": {"push": True}, "owns_address": True, "still_there": True, "zone": UTC_ZONE}
+    assert recheck(campaign(), SendFacts(**{**holding, **facts}), NOW) == (reason and Stop(reason))
+
+
+@pytest.mark.parametrize(("hold", "objection"), [(True, Hold(NOW + HOUR)), (False, Stop("quiet hours"))])
+def test_what_was_delayed_into_the_night_waits_or_is_dropped(hold, objection):
+    chosen = campaign(guardrails__quiet_hours={"start": "11:00", "end": "13:00", "hold": hold})
+    assert recheck(chosen, SendFacts({}, True, True, UTC_ZONE), NOW) == objection
 
 
 @pytest.mark.parametrize("chosen", [None, "draft", "paused", "ended"])
 def test_a_campaign_that_was_stopped_sends_nothing_more(chosen):
     stopped = None if chosen is None else campaign(state=chosen)
-    assert recheck(stopped, SendFacts({}, True, True)) == "campaign is no longer live"
+    assert recheck(stopped, SendFacts({}, True, True, UTC_ZONE), NOW) == Stop("campaign is no longer live")
 
 
 # Days -----------------------------------------------------------------------------------------------------
@@ -153,6 +296,57 @@ def test_days_follow_each_other_without_gap_or_overlap(now, name):
     days = {datetime.fromtimestamp(at / 1000, zone).date() for at in (start, now, end - 1)}
     assert len(days) == 1
     assert timedelta(hours=22) <= timedelta(milliseconds=end - start) <= timedelta(hours=26)
+
+
+EVERY_ZONE = sorted(available_timezones())
+
+
+@st.composite
+def near_a_change(draw):
+    """An instant in any zone of the world, as often as not within a day of its clock's next change."""
+    zone = ZoneInfo(draw(st.sampled_from(EVERY_ZONE)))
+    start = draw(st.integers(0, 2_000_000_000)) * 1000
+    offset = datetime.fromtimestamp(start / 1000, zone).utcoffset()
+    changed = next(
+        (
+            at
+            for at in range(start, start + 200 * 24 * HOUR, 24 * HOUR)
+            if datetime.fromtimestamp(at / 1000, zone).utcoffset() != offset
+        ),
+        start,
+    )
+    return zone, draw(st.sampled_from([start, changed])) + draw(st.integers(-48 * HOUR, 24 * HOUR))
+
+
+@settings(max_examples=300)
+@given(near_a_change())
+def test_days_and_weeks_hold_in_every_zone_of_the_world(case):
+    zone, now = case
+    for bounds, most in ((day_bounds, 50), (week_bounds, 7 * 24 + 26)):
+        start, end = bounds(now, zone)
+        assert start <= now < end
+        assert bounds(start, zone) == bounds(end - 1, zone) == (start, end)
+        assert end - start <= most * HOUR
+    first = datetime.fromtimestamp(week_bounds(now, zone)[0] / 1000, zone)
+    assert first.isocalendar().week == datetime.fromtimestamp(now / 1000, zone).isocalendar().week
+
+
+clock_times = st.builds(lambda hour, minute: f"{hour:02}:{minute:02}", st.integers(0, 23), st.integers(0, 59))
+
+
+@settings(max_examples=300)
+@given(near_a_change(), clock_times, clock_times)
+def test_nothing_is_ever_sent_in_quiet_hours_and_nothing_waits_past_their_end(case, start, end):
+    zone, now = case
+    quiet = QuietHours(start, end)
+    held = quiet.end_after(now, zone)
+    assert held >= now
+    assert not quiet.covers(held, zone)
+    if held > now:
+        for part in range(1, 20):
+            assert quiet.covers(now + (held - now) * part // 20 - (part == 19), zone), (
+                "it could have left sooner"
+            )
 
 
 @pytest.mark.parametrize(
@@ -247,12 +441,12 @@ FACTS = {
     ],
 )
 def test_titles_are_filled_in(title, expected):
-    assert render(Offer(title, "body"), FACTS)[0] == expected
+    assert render(Offer(title, "body"), FACTS).title == expected
 
 
 def test_bodies_are_cut_to_what_a_phone_shows():
     body = "{% for x in profile.list limit: 100 %}buy three, pay for two; {% endfor %}"
-    assert render(Offer("t", body), FACTS)[1] == ("buy three, pay for two; " * 100)[:MAX_BODY]
+    assert render(Offer("t", body), FACTS).body == ("buy three, pay for two; " * 100)[:MAX_BODY]
 
 
 @pytest.mark.parametrize(

@@ -323,10 +323,10 @@ async def test_a_withdrawal_ends_the_presence_and_the_dwell(live_shop):
     await ready(shop)
     await shop.hear(ANNA, seconds=5)
     await shop.folded()
-    assert await shop.column("select count(*) from dwell_timers") == [1]
+    assert await shop.column("select count(*) from campaign_waits") == [1]
     await shop.journal.append_events([shop.event("consent", user_id="anna", consent={"proximity": False})])
     await shop.folded()
-    for table in ("dwell_timers", "presences"):
+    for table in ("campaign_waits", "presences"):
         assert await shop.column(f"select count(*) from {table}") == [0]  # noqa: S608 - our own two names
     assert [left for *_rest, left in await visits(shop)] == [shop.clock()]
     assert not shop.heard[-1].may_keep(ANNA)
@@ -357,7 +357,7 @@ async def test_a_tag_that_changes_hands_takes_no_visit_along(live_shop):
     )
     await shop.folded()
     assert [left is not None for *_rest, left in await visits(shop)] == [True]
-    assert await shop.column("select count(*) from dwell_timers") == [0]
+    assert await shop.column("select count(*) from campaign_waits") == [0]
     await shop.hear(ANNA, seconds=5)
     await shop.folded()
     assert len(set(await shop.column("select profile_id from zone_visits"))) == 2
@@ -397,7 +397,7 @@ async def test_a_completed_dwell_makes_one_push_for_each_address(live_shop, even
     assert push["completed_at"] >= push["due_at"]
     assert push["expires_at"] == push["due_at"] + 300_000
     assert woken
-    assert await shop.column("select count(*) from dwell_timers") == [0]
+    assert await shop.column("select count(*) from campaign_waits") == [0]
 
 
 async def test_a_dwell_needs_evidence_from_its_end_or_later(live_shop):
@@ -435,7 +435,7 @@ async def test_whoever_left_before_the_end_is_no_candidate(live_shop):
     await shop.folded()
     assert [zone for _b, zone, *_rest in await visits(shop)] == ["a", "b"]
     assert await decisions(shop) == []
-    assert await shop.column("select count(*) from dwell_timers") == [0]
+    assert await shop.column("select count(*) from campaign_waits") == [0]
 
 
 async def test_a_timer_outlives_a_restart(shop, running):
@@ -510,6 +510,14 @@ async def stay(shop, beacon: str = ANNA, seconds: int = 4) -> None:
         shop.clock.forward(2_500)
         await shop.heartbeat()
     await shop.folded()
+    await shop.state.write(deliver)
+
+
+def deliver(session) -> None:
+    """Every push that was queued has arrived."""
+    session._connection.execute("update pushes set state = 'accepted', sending_at = created_at")
+    for row in session._connection.execute("select decision_id from decisions").fetchall():
+        session.run("end_decision", decision_id=row[0])
 
 
 async def test_cooldown_and_caps(live_shop):
@@ -530,12 +538,25 @@ async def test_cooldown_and_caps(live_shop):
     ]
 
 
-async def test_campaigns_of_one_moment_share_the_days_cap(live_shop):
+async def test_of_campaigns_that_compete_for_a_moment_the_highest_priority_wins(live_shop):
     shop = live_shop
-    for name in ("c1", "c2", "c3"):
-        await shop.campaign(name, dwell_s=1, guardrails={"max_per_day": 2})
+    for name, priority in (("c1", 0), ("c2", 5), ("c3", -5)):
+        await shop.campaign(name, dwell_s=1, guardrails={"priority": priority})
     await ready(shop)
     await stay(shop)
+    assert await shop.rows("select campaign_id, verdict, reason from decisions order by campaign_id") == [
+        {"campaign_id": "c1", "verdict": "suppressed", "reason": "priority: c2"},
+        {"campaign_id": "c2", "verdict": "sent", "reason": "eligible"},
+        {"campaign_id": "c3", "verdict": "suppressed", "reason": "priority: c2"},
+    ]
+
+
+async def test_campaigns_share_the_days_cap(live_shop):
+    shop = live_shop
+    for name, dwell_s in (("c1", 1), ("c2", 5), ("c3", 9)):
+        await shop.campaign(name, dwell_s=dwell_s, guardrails={"max_per_day": 2})
+    await ready(shop)
+    await stay(shop, seconds=12)
     assert sorted(await decisions(shop)) == [
         ("sent", "eligible"),
         ("sent", "eligible"),
@@ -557,7 +578,7 @@ async def test_campaigns_of_one_moment_share_the_days_cap(live_shop):
 async def test_a_day_is_the_persons_calendar_day(live_shop, traits, second_visit, reason):
     shop = live_shop
     shop.clock.now = _ms("2025-10-26T00:10+02:00")
-    guardrails = {"max_per_day": 1, "max_total": 9, "cooldown_s": 0}
+    guardrails = {"max_per_day": 1, "max_total": 9, "cooldown_s": 0, "quiet_hours": None}
     await shop.campaign(dwell_s=1, guardrails=guardrails)
     await ready(shop, traits=traits)
     await stay(shop)
@@ -676,7 +697,7 @@ CONTENTS = {
                  where e.id_type = 'user_id' order by beacon_key, entered_at""",
     # Not seen_at: whether the last second was weighed already depends on when the child was stopped.
     "presences": "select beacon_key, zone_id, entered_at from presences order by 1",
-    "timers": "select * from dwell_timers order by 1, 2",
+    "timers": "select * from campaign_waits order by 1, 2, 3",
     "decisions": """select d.campaign_id, e.id, d.entered_at, d.due_at, d.completed_at, d.verdict, d.reason
                     from decisions d join identity_edges e using (profile_id)
                     where e.id_type = 'user_id' order by decision_id""",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.storage import inspection, registry
+from backend.storage import inspection, registry, sources
 from backend.storage.database import StorageError, open_for_writing, transaction
 
 
@@ -13,7 +13,7 @@ def folder(tmp_path):
         if area == "state":
             transaction(connection, area, lambda s: registry.create_token(s, "ann", "viewer", 1))
             transaction(
-                connection, area, lambda s: registry.create_source(s, "app", "App", "app", "required", 1)
+                connection, area, lambda s: sources.create_source(s, "app", "App", "app", "required", 1)
             )
         connection.close()
     return tmp_path

@@ -10,11 +10,10 @@ import textwrap
 
 import pytest
 
-from backend.storage import journal as journal_module
+from backend.storage import letters
 from backend.storage.database import SqliteFile
 from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, Cursor
 from backend.storage.journal import (
-    DEAD_LETTERS_KEPT,
     HOUR_MS,
     LANES_A_GATEWAY,
     MAX_WAITING,
@@ -23,6 +22,7 @@ from backend.storage.journal import (
     Journal,
     LaneKey,
 )
+from backend.storage.letters import NewLetter
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire.app_events import AppEvent, decode_events
 from sdk_bridge.wire.topics import partition_of
@@ -100,7 +100,9 @@ async def test_lanes_epochs_and_gateways_are_apart_and_survive_a_restart(journal
 async def test_what_may_not_be_kept_consumes_its_sequence_and_is_counted(journal, journal_file):
     await journal.append_gateway(append(1, payload=None, forgotten={"no consent": 5}))
     await journal.append_gateway(append(2, payload=None, forgotten={"no consent": 7}))
-    await journal.append_gateway(append(3, payload=None, buried=("unreadable", b"??")))
+    await journal.append_gateway(
+        append(3, payload=None, buried=NewLetter(NOON, "s1/g1", "unreadable", b"??", "message"))
+    )
     assert (await journal.load())[LANE] == 3
     assert await journal.after(BEGINNING, 10) == []
     assert await column(journal_file, "select adverts from forgotten") == [12]
@@ -189,6 +191,15 @@ async def test_for_seven_days_a_message_counts_once_whatever_its_own_clock_says(
     assert await journal.append_events([again]) == new
 
 
+@pytest.mark.parametrize(("later", "new"), [(2 * HOUR_MS, 0), (7 * DAYS, 0), (9 * DAYS, 1)])
+async def test_a_message_without_a_time_of_its_own_counts_once_too(journal, clock, later, new):
+    await journal.append_events([event("m1", original_at=0, received_at=clock())])
+    clock.forward(later)
+    await journal.forget_old_messages()
+    again = event("m1", clock(), original_at=0, received_at=clock())
+    assert await journal.append_events([again]) == new
+
+
 async def test_forgetting_says_how_many(journal, clock):
     await journal.append_events([event(f"m{number}") for number in range(5)])
     assert await journal.forget_old_messages() == 0
@@ -200,15 +211,25 @@ async def test_forgetting_says_how_many(journal, clock):
 
 
 async def test_dead_letters_are_bounded_and_the_newest_stay(journal, journal_file, monkeypatch):
-    monkeypatch.setattr(journal_module, "DEAD_LETTERS_KEPT", 10)
+    monkeypatch.setattr(letters, "LETTERS_KEPT", 10)
     for number in range(25):
-        await journal.bury("o" * 999, "r" * 9999, str(number).encode())
+        await journal.bury(NewLetter(NOON, "o" * 999, "r" * 9999, str(number).encode(), "message"))
     assert await column(journal_file, "select payload from dead_letters") == [
         b"%d" % n for n in range(15, 25)
     ]
     assert await column(journal_file, "select max(length(origin)) from dead_letters") == [200]
     assert await column(journal_file, "select max(length(reason)) from dead_letters") == [500]
-    assert DEAD_LETTERS_KEPT <= 10_000
+    assert await column(journal_file, "select fell_out from dead_letter_room") == [15]
+    assert letters.LETTERS_KEPT <= 10_000
+
+
+async def test_dead_letters_are_bounded_in_bytes_too(journal, journal_file, monkeypatch):
+    monkeypatch.setattr(letters, "BYTES_KEPT", 1_000)
+    for size in (300, 300, 300, 300, 2_000, 10):
+        await journal.bury(NewLetter(NOON, "s1/g1", "unreadable", bytes(size), "message"))
+    room = await journal_file.read(letters.room)
+    assert await column(journal_file, "select length(payload) from dead_letters") == [10]
+    assert (room.letters, room.bytes, room.fell_out) == (1, 10, 5)
 
 
 async def test_many_senders_share_a_commit(journal_file, clock, running):

@@ -3,14 +3,17 @@
 import subprocess
 import sys
 import time
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
 
-from backend.campaigns.eligibility import PersonFacts, decide
+from backend.campaigns.eligibility import Moment, PersonFacts, decide
 from backend.campaigns.model import CampaignInvalid, Offer, parse_campaign
 from backend.campaigns.offers import OfferUnrenderable, render
 from sdk_bridge.wire.messages import Batch, Readings
+
+NOON_MS = 1_750_075_200_000  # 16 June 2025, 12:00 UTC
 
 FACTS = {"profile": {"name": "Ada"}, "zone": {}, "store": {}, "campaign": {}}
 
@@ -68,9 +71,9 @@ def test_no_campaign_leaves_out_what_is_always_asked(purposes):
     chosen = parse_campaign(msgspec.json.encode({**campaign("b"), "guardrails": {"consent": purposes}}))
     agreed = dict.fromkeys(["mail", "proximity", "push"], True)
     for purpose in ("proximity", "push"):
-        person = PersonFacts({**agreed, purpose: False}, addresses=1)
-        assert decide(chosen, person, 1, 1).reason == f"no consent: {purpose}"
-    assert decide(chosen, PersonFacts(agreed, addresses=1), 1, 1).sends
+        person = PersonFacts("p", {**agreed, purpose: False}, 1, ZoneInfo("UTC"))
+        assert decide(chosen, person, 1, Moment(1)).reason == f"no consent: {purpose}"
+    assert decide(chosen, PersonFacts("p", agreed, 1, ZoneInfo("UTC")), NOON_MS, Moment(NOON_MS)).sends
 
 
 def test_a_campaign_asks_for_a_handful_of_purposes():
@@ -79,7 +82,7 @@ def test_a_campaign_asks_for_a_handful_of_purposes():
 
 
 def test_a_short_range_may_be_walked():
-    assert render(Offer("t", "{% for i in (1..3) %}{{ i }} {% endfor %}"), FACTS)[1] == "1 2 3"
+    assert render(Offer("t", "{% for i in (1..3) %}{{ i }} {% endfor %}"), FACTS).body == "1 2 3"
 
 
 @pytest.mark.parametrize(

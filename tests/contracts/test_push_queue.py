@@ -1,10 +1,10 @@
-"""The contract of a PushQueue, held over the SQLite store and over the fake that other tests use."""
+"""The contract of a PushQueue, held over the store on both engines and over the fake of other tests."""
 
+import asyncio
 import itertools
-import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -24,8 +24,8 @@ from backend.push.model import (
     settle,
 )
 from backend.push.sender import PushQueue, Recovered
-from backend.storage.database import SqliteFile
 from backend.storage.pushes import PushStore, insert_pushes, record_receipt
+from backend.storage.session import Database, Session
 from simulators.push_queue import InMemoryPushes
 
 NOW = 1_800_000_000_000
@@ -91,58 +91,65 @@ class FakeHarness:
 
 
 class StoreHarness:
-    def __init__(self, state: SqliteFile) -> None:
+    def __init__(self, state: Database, raw: Callable[[Session, str], list[tuple]]) -> None:
         self.state = state
         self.queue = PushStore(state)
-        self.sql = sqlite3.connect(state.path, isolation_level=None)
+        self._raw = raw
+
+    def ask(self, sql: str) -> list[tuple]:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(self.state.view, lambda session: self._raw(session, sql)).result()
+
+    async def tell(self, sql: str) -> None:
+        await self.state.write(lambda session: self._raw(session, sql))
 
     async def insert(self, *pushes: NewPush) -> int:
         for push in pushes:
-            self.sql.execute(
-                "insert or ignore into decisions (decision_id, campaign_id, campaign_version, profile_id,"
+            await self.tell(
+                "insert into decisions (decision_id, campaign_id, campaign_version, profile_id,"
                 " store_id, zone_id, entered_at, due_at, completed_at, decided_at, verdict, reason)"
-                " values (?, 'c', 1, ?, 's', 'z', ?, 0, 0, 0, 'sent', '')",
-                (push.decision_id, push.profile_id, push.decision_id),
+                f" values ({push.decision_id}, 'c', 1, '{push.profile_id}', 's', 'z', {push.decision_id},"
+                " 0, 0, 0, 'sent', '') on conflict do nothing"
             )
         return await self.state.write(lambda session: insert_pushes(session, pushes))
 
     async def bind(self, value: str, profile_id: str = "anna", last_seen_at: int = NOW - 1000) -> None:
-        self.sql.execute(
-            "insert or replace into push_addresses"
-            " (kind, value, profile_id, bound_at, bound_hash, last_seen_at) values ('fid', ?, ?, 0, 0, ?)",
-            (value, profile_id, last_seen_at),
+        await self.tell(
+            "insert into push_addresses (kind, value, profile_id, bound_at, bound_hash, last_seen_at)"
+            f" values ('fid', '{value}', '{profile_id}', 0, 0, {last_seen_at}) on conflict (kind, value)"
+            " do update set profile_id = excluded.profile_id, last_seen_at = excluded.last_seen_at"
         )
 
     async def receipt(self, push_id: str, at: int) -> None:
         assert await self.state.write(lambda session: record_receipt(session, push_id, "received", at))
 
     def row(self, push_id: str) -> Seen:
-        row = self.sql.execute(
+        [row] = self.ask(
             "select state, reason, next_try_at, attempt, resent, message_name, finished_at"
-            " from pushes where push_id = ?",
-            (push_id,),
-        ).fetchone()
+            f" from pushes where push_id = '{push_id}'"
+        )
         return Seen(row[0], row[1], row[2], row[3], bool(row[4]), row[5], row[6])
 
     def address(self, value: str) -> tuple[str, bool] | None:
-        row = self.sql.execute(
-            "select profile_id, quarantined_at from push_addresses where value = ?", (value,)
-        ).fetchone()
-        return None if row is None else (row[0], row[1] is not None)
+        rows = self.ask(f"select profile_id, quarantined_at from push_addresses where value = '{value}'")
+        return (rows[0][0], rows[0][1] is not None) if rows else None
 
     def alerts(self) -> list[str]:
-        return [kind for (kind,) in self.sql.execute("select kind from alerts")]
+        return [kind for (kind,) in self.ask("select kind from alerts")]
 
 
-@pytest.fixture(params=["fake", "sqlite"])
-async def outbox(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Harness]:
-    if request.param == "fake":
+@pytest.fixture(params=["fake", "sqlite", "postgres"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def outbox(engine: str, open_area: Callable, raw: Callable) -> AsyncIterator[Harness]:
+    if engine == "fake":
         yield FakeHarness()
         return
-    async with SqliteFile(tmp_path / "state.db", "state") as state:
-        harness = StoreHarness(state)
-        yield harness
-        harness.sql.close()
+    async with open_area("state") as state:
+        yield StoreHarness(state, raw)
 
 
 _numbers = itertools.count(1)
@@ -339,14 +346,16 @@ async def test_alerts_are_kept(outbox: Harness) -> None:
 
 
 # What only the database knows ---------------------------------------------------------------------------
+on_both = pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+
+
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[StoreHarness]:
-    async with SqliteFile(tmp_path / "state.db", "state") as state:
-        harness = StoreHarness(state)
-        yield harness
-        harness.sql.close()
+async def store(outbox: Harness) -> StoreHarness:
+    assert isinstance(outbox, StoreHarness)
+    return outbox
 
 
+@on_both
 @pytest.mark.parametrize(
     ("push_to", "address_of", "goes"),
     [("anna", "anna-web", True), ("anna-web", "anna", True), ("anna", "bruno", False)],
@@ -354,28 +363,50 @@ async def store(tmp_path: Path) -> AsyncIterator[StoreHarness]:
 async def test_a_merge_of_profiles_does_not_lose_the_address(
     store: StoreHarness, push_to: str, address_of: str, goes: bool
 ) -> None:
-    merged = [("anna", None), ("anna-app", "anna"), ("anna-web", "anna-app"), ("bruno", None)]
-    store.sql.executemany(
-        "insert into profiles (profile_id, id_type, created_at, merged_into) values (?, 'user_id', 0, ?)",
-        merged,
+    await store.tell(
+        "insert into profiles (profile_id, id_type, created_at, merged_into) values"
+        " ('anna', 'user_id', 0, null), ('anna-app', 'user_id', 0, 'anna'),"
+        " ('anna-web', 'user_id', 0, 'anna-app'), ('bruno', 'user_id', 0, null)"
     )
     await store.bind("phone", address_of)
     await store.insert(new("p1", profile_id=push_to))
     assert len(await store.queue.mark_sending(await store.queue.claim(ME, NOW, 1), NOW)) == goes
 
 
+@on_both
 async def test_receipts_keep_the_earliest_report(store: StoreHarness) -> None:
     await store.insert(new("p1"))
     for receipt, at in (("opened", 50), ("received", 40), ("opened", 60)):
         assert await store.state.write(lambda s, r=receipt, t=at: record_receipt(s, "p1", r, t))
     assert not await store.state.write(lambda session: record_receipt(session, "nobody's", "opened", 1))
-    row = store.sql.execute("select received_at, opened_at from pushes").fetchone()
-    assert row == (40, 50)
+    assert store.ask("select received_at, opened_at from pushes") == [(40, 50)]
 
 
-async def test_claiming_uses_the_index(store: StoreHarness) -> None:
-    plan = store.sql.execute(
-        "explain query plan select push_id from pushes where state = 'queued' and next_try_at <= 1"
+@pytest.mark.parametrize(
+    ("engine", "explain"),
+    [("sqlite", "explain query plan"), ("postgres", "explain")],
+    ids=["sqlite", "postgres"],
+)
+async def test_claiming_uses_the_index(store: StoreHarness, explain: str) -> None:
+    plan = store.ask(
+        f"{explain} select push_id from pushes where state = 'queued' and next_try_at <= 1"
         " order by next_try_at limit 1"
-    ).fetchall()
+    )
     assert any("pushes_waiting" in step[-1] for step in plan)
+
+
+@pytest.mark.parametrize("engine", ["postgres"])
+async def test_two_senders_never_claim_the_same_and_never_wait_for_each_other(
+    store: StoreHarness, open_area: Callable
+) -> None:
+    await store.insert(*(new(f"p{number}") for number in range(40)))
+    async with open_area("state") as elsewhere:
+        other = PushStore(elsewhere)
+        claims = [
+            queue.claim(owner, NOW, 7)
+            for _ in range(3)
+            for queue, owner in ((store.queue, ME), (other, DEAD))
+        ]
+        taken = [push.push_id for claim in await asyncio.gather(*claims) for push in claim]
+    assert sorted(set(taken)) == sorted(taken)
+    assert len(taken) == 40

@@ -5,6 +5,8 @@ import contextlib
 import datetime
 import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import firmware_configs
+from backend.fleet.keys import REVOKED_FILE
 from sdk_bridge import mqtt
 from sdk_bridge.mqtt import Message, MqttUnavailable
 from sdk_bridge.wire.messages import MAX_PAYLOAD_BYTES
@@ -34,6 +37,8 @@ class Shop:
 
     port: int
     authority: Authority
+    folder: Path
+    process: subprocess.Popen
     clients: int = 0
 
     def client(self, name: str) -> mqtt.Broker:
@@ -58,8 +63,8 @@ def shop(tmp_path_factory):
         "listener 8883", f"listener {port} 127.0.0.1"
     )
     (folder / "mosquitto.conf").write_text(text + ("user root\n" if os.getuid() == 0 else ""))
-    with run_mosquitto(folder, port):
-        yield Shop(port, authority)
+    with run_mosquitto(folder, port) as process:
+        yield Shop(port, authority, folder, process)
 
 
 @contextlib.contextmanager
@@ -73,7 +78,7 @@ def run_mosquitto(folder: Path, port: int):
             assert process.poll() is None, (folder / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        yield
+        yield process
     finally:
         process.kill()
         process.wait()
@@ -145,6 +150,78 @@ async def test_nobody_enters_without_a_certificate(shop):
     with pytest.raises(MqttUnavailable):
         async with mqtt.connect(stranger, Inbox()):
             pass
+
+
+# --- Withdrawn certificates: two systemd units, and what they make of a running mosquitto.
+
+PATH_UNIT, SERVICE = FOLDER / "footfall-revoked.path", FOLDER / "footfall-revoked.service"
+
+
+def settings(unit: Path, name: str) -> list[str]:
+    lines = unit.read_text().splitlines()
+    return [line.partition("=")[2] for line in lines if line.startswith(f"{name}=")]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_takes_both_units(tmp_path):
+    for unit in (PATH_UNIT, SERVICE):
+        shutil.copy(unit, tmp_path)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(tmp_path / PATH_UNIT.name), str(tmp_path / SERVICE.name)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    complaints = [line for line in done.stderr.splitlines() if "footfall-revoked" in line]
+    assert done.returncode == 0 and complaints == [], done.stderr
+
+
+def test_the_units_watch_the_backends_list_and_feed_the_brokers():
+    [watched] = settings(PATH_UNIT, "PathChanged")
+    assert settings(PATH_UNIT, "Unit") == [SERVICE.name] and Path(watched).name == REVOKED_FILE
+    install, move, reload = settings(SERVICE, "ExecStart")
+    [crlfile] = re.findall(r"^crlfile (.*)$", CONFIG, re.MULTILINE)
+    assert watched in install.split() and move.split()[-1] == crlfile
+    assert reload.endswith("mosquitto.service") and "reload" in reload
+    assert str(Path(crlfile).parent) in settings(SERVICE, "ReadWritePaths")
+
+
+async def test_after_the_services_steps_a_withdrawn_gateway_is_refused_and_the_others_are_not(shop):
+    """The steps as the unit has them, but for the folders, and SIGHUP for what systemctl would do."""
+    bad, good = (
+        shop.authority.issue_client("berlin-mitte/roof"),
+        shop.authority.issue_client("berlin-mitte/till"),
+    )
+    await enters(shop, bad)
+    backends = shop.folder / "backend" / "authority"
+    backends.mkdir(parents=True)
+    kept = (shop.folder / "revoked.pem").read_bytes()
+    shop.authority.revoke(bad[0]).rename(backends / "revoked.pem")
+    (shop.folder / "revoked.pem").write_bytes(kept)
+    for step in settings(SERVICE, "ExecStart")[:2]:
+        words = [word.replace("/var/lib/footfall", str(shop.folder / "backend")) for word in step.split()]
+        words = [word.replace("/etc/mosquitto/footfall", str(shop.folder)) for word in words]
+        await asyncio.to_thread(subprocess.run, words, check=True)
+    await enters(shop, bad)  # mosquitto has not been told yet
+    shop.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            await enters(shop, bad)
+        except MqttUnavailable:
+            break
+        assert time.monotonic() < deadline, "the withdrawn certificate still opens the door"
+    await enters(shop, good)
+
+
+async def enters(shop: Shop, files: tuple[Path, Path]) -> None:
+    """Raises MqttUnavailable."""
+    shop.clients += 1
+    tls = mqtt.Tls(shop.authority.ca, *files)
+    broker = mqtt.Broker("127.0.0.1", shop.port, f"client-{shop.clients}", tls=tls)
+    async with mqtt.connect(broker, Inbox()):
+        pass
 
 
 def rules(text: str) -> list[str]:

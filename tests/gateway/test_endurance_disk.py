@@ -21,6 +21,10 @@ CARD_BYTES = 2 * 1024 * 1024
 # Four minutes of batches fit the memory while the card takes none; with two, a test sees the third one drop.
 PROGRAM = "import gateway.uplink as u; u.MAX_UNSTORED = 2; from gateway.cli import main; main()"
 MOUNT = f'mount -t tmpfs -o size={CARD_BYTES} none "$1" && shift && exec "$@"'
+MOUNT_FULL = (
+    f'mount -t tmpfs -o size={CARD_BYTES} none "$1"; cat /dev/zero 2>/dev/null >"$1/filler"; shift; exec "$@"'
+)
+TOO_LARGE = 2048  # bytes; an outbox's first page has twice as many
 pytestmark = pytest.mark.e2e
 
 
@@ -38,6 +42,7 @@ class Gateway:
     def __init__(self, folder, port, bus_address, own_card):
         self.data = folder / "data"
         self.data.mkdir()
+        self.scribe = None
         self.log_file = folder / "log"
         self.own_card = own_card
         self.environment = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": bus_address}
@@ -48,11 +53,17 @@ class Gateway:
             f'[log]\nlevel = "info"\nformat = "json"\n'
         )
 
-    def start(self):
-        card = ["unshare", "-rm", "sh", "-c", MOUNT, "sh", str(self.data)] if self.own_card else []
+    def start(self, *, full=False):
+        """The log goes through a pipe, for no file may grow on a full card."""
+        mount = MOUNT_FULL if full else MOUNT
+        card = ["unshare", "-rm", "sh", "-c", mount, "sh", str(self.data)] if self.own_card else []
+        if full and not self.own_card:
+            card = ["prlimit", f"--fsize={TOO_LARGE}:unlimited"]
         command = [*card, sys.executable, "-c", PROGRAM, "run", "--config", str(self.config)]
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(command, env=self.environment, stderr=log, stdout=log)
+            self.scribe = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=log)
+        with self.scribe.stdin as pipe:
+            self.process = subprocess.Popen(command, env=self.environment, stderr=pipe, stdout=pipe)
 
     def fill(self):
         """Not a byte more fits."""
@@ -105,6 +116,7 @@ async def world(tmp_path, any_broker, receiver_on):
             for gateway in gateways:
                 gateway.process.kill()
                 gateway.process.wait()
+                gateway.scribe.wait(5)
 
 
 async def advertise(bluez, seconds):
@@ -143,6 +155,8 @@ async def test_a_full_card_costs_counted_drops_and_recovers(world, wait_until, t
     sent += await advertise(bluez, 1)
     await wait_until(receiver.skips, 30)
     await wait_until(lambda: receiver.heartbeats()[-1].dropped > 0, 30)
+    await wait_until(lambda: receiver.heartbeats()[-1].outbox_writable, 30)
+    assert not all(beat.outbox_writable for beat in receiver.heartbeats()), "it was said from memory"
     sent += await advertise(bluez, 2)
     assert await gateway.end() == 0
     skips = [skip for _, skip in receiver.skips()]
@@ -151,7 +165,36 @@ async def test_a_full_card_costs_counted_drops_and_recovers(world, wait_until, t
     assert 1 <= dropped <= 8, "a reading for each second of one beacon"
     assert receiver.heartbeats()[-1].dropped == dropped
     assert sent - 21 * (dropped + 2) <= adverts(receiver) < sent
-    assert len({envelope.epoch for envelope, _ in receiver.taken}) == 1
+    assert len(epochs_of(receiver)) == 2 and epochs_of(receiver)[0] == receiver.taken[-1][0].epoch
+
+
+@pytest.mark.parametrize("own_card", [True, False], ids=["no space left", "file size limit"])
+async def test_a_gateway_starts_on_a_full_card_and_says_so_and_settles_when_there_is_room(
+    world, wait_until, tmp_path, own_card
+):
+    if own_card and not may_mount(tmp_path):
+        pytest.skip("mounting a small card is not permitted here")
+    make, bluez, receiver = world
+    gateway = make(own_card)
+    gateway.start(full=True)
+    await wait_until(lambda: bluez.discovering("hci0"), 20)
+    sent = await advertise(bluez, 3)
+    await wait_until(lambda: receiver.heartbeats() and adverts(receiver) > 0, 20)
+    assert gateway.process.poll() is None and "kept in memory" in gateway.log()
+    assert not any(beat.outbox_writable for beat in receiver.heartbeats())
+    gateway.free()
+    until = time.monotonic() + 30
+    while not receiver.heartbeats()[-1].outbox_writable or len(epochs_of(receiver)) < 2:
+        assert time.monotonic() < until, gateway.log()
+        sent += await advertise(bluez, 0.5)
+    await wait_until(lambda: adverts(receiver) == sent)
+    assert await gateway.end() == 0
+    assert adverts(receiver) == sent, "none lost, none doubled"
+    assert receiver.skips() == [] and receiver.heartbeats()[-1].dropped == 0
+
+
+def epochs_of(receiver):
+    return list(dict.fromkeys(envelope.epoch for envelope, _ in receiver.taken))
 
 
 async def test_a_damaged_outbox_is_moved_aside_and_reported_and_listening_goes_on(world, wait_until):

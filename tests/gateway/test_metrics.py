@@ -115,6 +115,7 @@ async def test_what_is_scraped_is_what_the_status_says():
         ("outbox_records",): 3,
         ("outbox_bytes",): 4096,
         ("outbox_max_bytes",): 1000,
+        ("outbox_writable",): 1,
         ("outbox_oldest_age_seconds",): 1.2,
         ("outbox_unstored_batches",): 2,
         ("lost_batches_total",): 1,

@@ -317,6 +317,40 @@ def test_a_restart_of_bluetoothd_is_no_deafness():
     assert hearing.state(20_002 + DOWN_MS, True) == "quiet"
 
 
+class HandRadio:
+    """A radio that hears what the test says."""
+
+    heard = None
+
+    async def scan(self, _adapter, heard):
+        self.heard = heard
+
+        async def stop():
+            self.heard = None
+
+        return stop
+
+    async def power(self, _adapter, _on):
+        pass
+
+
+async def test_what_was_heard_before_a_fault_leads_back_to_the_ground(wait_until):
+    """Else the next silence would be met with the patience of the one before."""
+    radio, settings = HandRadio(), ScanSettings(("hci0",), 30, 30_000, restart_bluetoothd=False)
+    scanner = Scanner(settings, radio, lambda *_: None, lambda: time.monotonic_ns() // 10**6)
+    running = asyncio.create_task(scanner.run())
+    try:
+        scanner.learned("hci0", Condition.READY)
+        await wait_until(lambda: scanner.views()[0].rung > 0 and radio.heard is not None)
+        await asyncio.sleep(0.01)
+        radio.heard("C0:00:00:00:00:01", {}, {}, -60)
+        scanner.learned("hci0", Condition.ABSENT)
+        assert scanner.views()[0].rung == 0
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
 # Over D-Bus: unmodified bleak, a real dbus-daemon, a simulated bluetoothd.
 
 TAGS = {0x004C: bytes.fromhex("0215" + "ab" * 16 + "00010002c5")}

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.server.proof import user_hash
 from sdk_bridge.server.rates import Rate
-from simulators.bridge_alone import SECRET, RunningBridge, running_bridge
+from sdk_bridge.wire.app_events import BeaconSighting, FenceTransition, Location
+from sdk_bridge.wire.places import BeaconRegion, FenceRegion
+from simulators.bridge_alone import SECRET, ListedSources, RunningBridge, running_bridge
 
 TRACK = {"type": "track", "event": "Product Viewed", "userId": "u1", "anonymousId": "a1", "messageId": "m1"}
 GIF = b"GIF89a"
@@ -176,9 +179,8 @@ async def test_bad_events_are_buried_and_the_others_kept(
         {"success": True},
     )
     assert [event.message_id for event in bridge.journal.events] == ["m1"]
-    lines = {reason: len(payload.splitlines()) for _, reason, payload in bridge.journal.buried}
-    assert sorted(lines.values()) == [1, 50]
-    assert {origin for origin, *_ in bridge.journal.buried} == {"app:server"}
+    assert sorted(letter.events for letter in bridge.journal.buried) == [1, 50]
+    assert {letter.source_id for letter in bridge.journal.buried} == {"server"}
 
 
 async def test_a_busy_journal_is_503_with_retry_after_and_nothing_is_lost(
@@ -201,6 +203,45 @@ async def test_a_source_that_sends_too_much_waits() -> None:
         async with http.post(url, json=batch, headers=bridge.basic("server-key")) as answer:
             assert (answer.status, answer.headers["Retry-After"]) == (429, "4")
         assert (await post(http, url, batch, key="open-key"))[0] == 200, "another source is not to blame"
+
+
+async def test_a_source_may_be_granted_a_rate_of_its_own(http: aiohttp.ClientSession) -> None:
+    statuses = [(await post(http, "/v1/track", TRACK, key="slow-key"))[0] for _ in range(4)]
+    assert statuses == [200, 200, 429, 429]
+    assert (await post(http, "/v1/track", TRACK))[0] == 200
+
+
+SHOP = {"Origin": "https://shop.example"}
+ELSEWHERE = {"Origin": "https://evil.example"}
+
+
+@pytest.mark.parametrize(
+    ("key", "headers", "status", "allowed"),
+    [
+        ("web-key", ELSEWHERE, 200, "*"),  # no list: pages of any origin
+        ("shop-key", SHOP, 200, "https://shop.example"),
+        ("shop-key", {"Origin": "HTTPS://Shop.example"}, 200, "HTTPS://Shop.example"),
+        ("shop-key", {}, 200, None),  # an app or a server: only browsers tell of origins
+        ("shop-key", ELSEWHERE, 403, "*"),  # readable, or an SDK would take it for a broken network
+        ("shop-key", {"Origin": "null"}, 403, "*"),
+    ],
+)
+async def test_origins_of_a_source(
+    bridge: RunningBridge,
+    http: aiohttp.ClientSession,
+    key: str,
+    headers: dict[str, str],
+    status: int,
+    allowed: str | None,
+) -> None:
+    body = {**TRACK, "writeKey": key, "batch": [TRACK]}
+    for path in ("/v1/track", "/v1/batch"):
+        for sent in (bridge.basic(key), {}):
+            async with http.post(path, json=body, headers={**headers, **sent}) as answer:
+                assert (answer.status, answer.headers.get("Access-Control-Allow-Origin")) == (status, allowed)
+    async with http.get(f"/v1/projects/{key}/settings", headers=headers) as answer:
+        assert (answer.status, answer.headers.get("Access-Control-Allow-Origin")) == (status, allowed)
+    assert bool(bridge.journal.events) is (status == 200)
 
 
 async def test_preflight_and_cors_of_every_answer(bridge: RunningBridge, http: aiohttp.ClientSession) -> None:
@@ -309,17 +350,235 @@ async def test_logout_receipts_and_consent(bridge: RunningBridge, http: aiohttp.
     )
 
 
+# What phones observe ----------------------------------------------------------------------------------------
+
+UUID = "2f234454-cf6d-4a0f-adf2-f4911ba9ffa6"
+NAMESPACE = "00112233445566778899"
+OURS = frozenset({TAG, f"ibeacon:{UUID}", f"eddystone-uid:{NAMESPACE}:aabbccddeeff"})
+
+
+def sighted(*sightings: Any, **more: Any) -> dict[str, Any]:
+    return {"deviceId": "d1", "anonymousId": "a1", "messageId": "s1", "sightings": list(sightings), **more}
+
+
+@pytest.mark.parametrize(
+    ("sighting", "kept"),
+    [
+        ({"key": TAG.upper(), "rssi": -60}, BeaconSighting(TAG, "range", -60)),
+        ({"uuid": UUID.upper(), "major": 1, "minor": 7, "proximity": "near", "accuracy": 1.5},
+         BeaconSighting(TAG, "range", proximity="near", accuracy_m=1.5)),
+        ({"uuid": UUID, "event": "enter"}, BeaconSighting(f"ibeacon:{UUID}", "enter")),
+        ({"namespace": NAMESPACE, "instance": "AABBCCDDEEFF", "rssi": -71.4},
+         BeaconSighting(f"eddystone-uid:{NAMESPACE}:aabbccddeeff", "range", -71)),
+        ({"key": TAG, "rssi": 0, "accuracy": -1, "proximity": "unknown"},
+         BeaconSighting(TAG, "range", proximity="unknown")),  # so iOS writes what it does not know
+        ({"key": TAG, "rssi": 127}, BeaconSighting(TAG, "range")),
+    ],
+)  # fmt: skip
+async def test_a_sighting_of_our_beacon(
+    bridge: RunningBridge, http: aiohttp.ClientSession, sighting: dict[str, Any], kept: BeaconSighting
+) -> None:
+    bridge.places.keys = OURS
+    assert await post(http, "/v1/beacons", sighted(sighting), key="app-key") == (
+        200,
+        {"accepted": 1, "ignored": 0, "refused": [], "success": True},
+    )
+    [event] = bridge.journal.events
+    assert (event.kind, event.device_id, event.message_id) == ("beacon_sighting", "d1", "s1/0")
+    assert event.sighting == kept
+
+
+async def test_strangers_beacons_are_counted_and_nothing_of_them_is_kept(
+    bridge: RunningBridge, http: aiohttp.ClientSession
+) -> None:
+    bridge.places.keys = OURS
+    stranger, unclear = "altbeacon:" + "5a" * 20, "altbeacon:" + "7b" * 20
+    call = sighted({"key": stranger}, {"key": TAG}, {"key": unclear, "rssi": "loud"}, {"key": "wlan:cafe"})
+    status, answer = await post(http, "/v1/beacons", call, key="app-key")
+    assert (status, answer["accepted"], answer["ignored"]) == (200, 1, 1)
+    assert [refused["index"] for refused in answer["refused"]] == [2, 3]
+    assert [event.message_id for event in bridge.journal.events] == ["s1/1"]
+    everything = str(bridge.journal.events) + str(bridge.journal.buried)
+    assert not any(secret in everything for secret in ("5a5a", "7b7b", "cafe"))
+    assert bridge.bridge.tally.strangers == 1
+
+
+async def test_a_repeated_call_is_kept_once_and_each_part_has_its_own_time(
+    bridge: RunningBridge, http: aiohttp.ClientSession
+) -> None:
+    bridge.places.keys = OURS
+    parts = [{"key": TAG, "timestamp": "2025-10-09T08:00:00Z"}, {"key": TAG}]
+    call = sighted(*parts, timestamp="2025-10-09T08:10:00Z")
+    for _ in range(2):
+        assert (await post(http, "/v1/beacons", call, key="app-key"))[0] == 200
+    assert [event.occurred_at // 1000 % 3600 for event in bridge.journal.events] == [0, 600]
+
+
+async def test_transitions_of_fences(bridge: RunningBridge, http: aiohttp.ClientSession) -> None:
+    where = {"latitude": 48.2, "longitude": 16.37, "accuracy": 17_000.0, "speed": -1}
+    parts = [
+        {"fenceId": "market", "event": "enter", "location": where},
+        {"fenceId": "market", "event": "dwell", "location": None, "messageId": "own"},
+        {"fenceId": "market", "event": "explode"},
+        {"fenceId": " ", "event": "leave"},
+        {"fenceId": "market", "event": "leave", "location": {"latitude": 91, "longitude": 0}},
+    ]
+    call = {"deviceId": "d1", "userId": "u1", "messageId": "t1", "transitions": parts}
+    status, answer = await post(http, "/v1/geofences", call, key="app-key")
+    assert (status, answer["accepted"]) == (200, 2)
+    assert [refused["index"] for refused in answer["refused"]] == [2, 3, 4]
+    entered, dwelled = bridge.journal.events
+    assert entered.fence == FenceTransition("market", "enter")
+    assert entered.location == Location(48.2, 16.37, 17_000.0)
+    assert (dwelled.fence, dwelled.location) == (FenceTransition("market", "dwell"), None)
+    assert [event.message_id for event in bridge.journal.events] == ["t1/0", "own"]
+
+
+async def test_a_location_is_answered_with_what_to_watch(
+    bridge: RunningBridge, http: aiohttp.ClientSession
+) -> None:
+    fences = [FenceRegion(f"f{n}", "Market", 48.2, 16.4, 150.0) for n in range(30)]
+    bridge.places.regions = [BeaconRegion(f"ibeacon:{UUID}", "s1"), *fences]
+    call = {"deviceId": "d1", "anonymousId": "a1", "latitude": 48.2, "longitude": 16.37, "accuracy": 12}
+    status, answer = await post(http, "/v1/location", call, key="app-key")
+    assert (status, answer["success"], len(answer["regions"])) == (200, True, 20)
+    assert answer["regions"][:2] == [
+        {"kind": "beacons", "key": f"ibeacon:{UUID}", "store_id": "s1"},
+        {"kind": "fence", "fence_id": "f0", "name": "Market", "latitude": 48.2, "longitude": 16.4,
+         "radius_m": 150.0},
+    ]  # fmt: skip
+    [event] = bridge.journal.events
+    assert (event.kind, event.location) == ("location", Location(48.2, 16.37, 12.0))
+
+
+# Every path, and what strangers send to it ------------------------------------------------------------------
+
+VALID: dict[str, dict[str, Any]] = {
+    "/v1/batch": {"batch": [TRACK]},
+    "/v1/identify": {"userId": "u1"},
+    "/v1/track": TRACK,
+    "/v1/page": TRACK,
+    "/v1/screen": TRACK,
+    "/v1/group": {"userId": "u1", "groupId": "g1"},
+    "/v1/alias": {"userId": "u1", "previousId": "a1"},
+    "/v1/devices": {"deviceId": "d1", "userId": "u1"},
+    "/v1/devices/logout": {"deviceId": "d1"},
+    "/v1/consent": {"userId": "u1", "consent": {"push": True}},
+    "/v1/push/received": {"pushId": "p1"},
+    "/v1/push/opened": {"pushId": "p1"},
+    "/v1/beacons": {"deviceId": "d1", "sightings": [{"key": TAG}]},
+    "/v1/geofences": {"deviceId": "d1", "transitions": [{"fenceId": "f1", "event": "enter"}]},
+    "/v1/location": {"deviceId": "d1", "latitude": 1.0, "longitude": 2.0},
+}
+NESTED = "[" * 100_000
+
+
+def with_field(path: str, name: str, value: str) -> bytes:
+    """The path's valid call with one field more, as JSON text."""
+    return json.dumps(VALID[path]).encode()[:-1] + f', "{name}": {value}}}'.encode()
+
+
+HOSTILE: list[tuple[str, Any]] = [
+    ("nothing", lambda path: b""),
+    ("random bytes", lambda path: bytes(range(256)) * 8),
+    ("half of it", lambda path: json.dumps(VALID[path]).encode()[:-2]),
+    ("a number", lambda path: b"7"),
+    ("null", lambda path: b"null"),
+    ("ten megabytes of traits", lambda path: with_field(path, "traits", '{"x":"' + "y" * 10_000_000 + '"}')),
+    ("a zip bomb", lambda path: gzip.compress(b'{"a":"' + b"0" * 20_000_000 + b'"}', mtime=0)),
+    ("a bomb in a bomb", lambda path: gzip.compress(gzip.compress(b"0" * 20_000_000, mtime=0), mtime=0)),
+    ("gzip cut short", lambda path: gzip.compress(json.dumps(VALID[path]).encode(), mtime=0)[:-9]),
+    ("nested without end", lambda path: with_field(path, "context", NESTED)),
+    ("nested and closed", lambda path: with_field(path, "context", NESTED + "]" * 100_000)),
+    ("NaN", lambda path: with_field(path, "context", '{"x": NaN, "y": -Infinity, "z": 1e999}')),
+    ("a lone surrogate", lambda path: with_field(path, "context", '{"\\ud83d": "\\udc00"}')),
+    ("NUL", lambda path: with_field(path, "context", '{"\\u0000": "\\u0000"}')),
+    ("a huge number", lambda path: with_field(path, "context", '{"n": ' + "9" * 4000 + "}")),
+    ("tomorrow's year", lambda path: with_field(path, "timestamp", '"9999-12-31T23:59:59Z"')),
+    ("a year too many", lambda path: with_field(path, "timestamp", "1e300")),
+    ("the year one", lambda path: with_field(path, "timestamp", '"0001-01-01T00:00:00Z"')),
+    ("a nonsense time", lambda path: with_field(path, "timestamp", '"yesterday"')),
+    ("a nonsense sentAt", lambda path: with_field(path, "sentAt", '"9999999999999999999999"')),
+    ("a list for a user", lambda path: with_field(path, "userId", '["u1"]')),
+    ("nobody's ids", lambda path: with_field(path, "userId", '"undefined"')),
+    ("broken UTF-8", lambda path: with_field(path, "context", '{"x":"@"}').replace(b"@", b"\xff\xfe")),
+    ("a BOM", lambda path: b"\xef\xbb\xbf" + json.dumps(VALID[path]).encode()),
+    ("UTF-16", lambda path: json.dumps(VALID[path]).encode("utf-16")),
+    ("the same key twice", lambda path: with_field(path, "messageId", '"a", "messageId": "b"')),
+]
+
+
+@pytest.mark.parametrize(("name", "make"), HOSTILE, ids=[name for name, _ in HOSTILE])
+async def test_whatever_comes_it_is_answered_and_the_next_call_is_taken(
+    bridge: RunningBridge, http: aiohttp.ClientSession, name: str, make: Any
+) -> None:
+    for number, (path, valid) in enumerate(VALID.items()):
+        status, answer = await post(http, path, make(path))
+        assert status in (200, 400), (path, answer)
+        assert answer["success"] is True if status == 200 else answer.keys() == {"code", "message"}
+        after = {**valid, "messageId": f"after-{number}"}
+        assert (await post(http, path, after))[0] == 200, path
+    received = [event.received_at for event in bridge.journal.events]
+    assert all(event.occurred_at <= event.received_at for event in bridge.journal.events)
+    assert all(event.occurred_at > 946_684_800_000 for event in bridge.journal.events)
+    assert len(received) >= len(VALID) - 1
+
+
+@pytest.mark.parametrize(
+    "bad", ["tru", "[[[[", '{"type":"track","event":"x","userId":"null"}', "1e999", "{}"]
+)
+async def test_in_a_batch_the_good_are_kept_beside_the_bad(
+    bridge: RunningBridge, http: aiohttp.ClientSession, bad: str
+) -> None:
+    good = [json.dumps({**TRACK, "messageId": f"m{n}"}) for n in range(3)]
+    body = f'{{"batch":[{good[0]},{bad},{good[1]},{bad},{good[2]}]}}'.encode()
+    status, _ = await post(http, "/v1/batch", body)
+    if bad == "[[[[":  # nobody can tell where it ends
+        assert status == 400
+        return
+    assert status == 200
+    assert [event.message_id for event in bridge.journal.events] == ["m0", "m1", "m2"]
+    assert sum(letter.events for letter in bridge.journal.buried) == 2
+
+
+@pytest.mark.parametrize("path", VALID)
+async def test_a_busy_journal_is_503_on_every_path(
+    bridge: RunningBridge, http: aiohttp.ClientSession, path: str
+) -> None:
+    bridge.places.keys = OURS
+    bridge.journal.busy = 1
+    body = {**VALID[path], "messageId": "m1"}
+    async with http.post(path, json=body, headers=bridge.basic("server-key")) as answer:
+        assert (answer.status, "Retry-After" in answer.headers) == (503, True)
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+    assert bridge.journal.events == []
+    assert (await post(http, path, body))[0] == 200
+    assert len(bridge.journal.events) == 1
+
+
+@pytest.mark.parametrize("path", VALID)
+async def test_a_busy_registry_is_503_and_never_401(
+    bridge: RunningBridge, http: aiohttp.ClientSession, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(_: str) -> None:
+        raise JournalBusy("the database is away")
+
+    monkeypatch.setattr(ListedSources, "source_for_key", lambda _, key: busy(key))
+    async with http.post(path, json=VALID[path], headers=bridge.basic("server-key")) as answer:
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+
+
 # Anything at all --------------------------------------------------------------------------------------------
 
-PATHS = ["/v1/batch", "/v1/identify", "/v1/t", "/v1/devices", "/v1/devices/logout", "/v1/consent",
-         "/v1/push/opened"]  # fmt: skip
+PATHS = [*VALID, "/v1/t", "/v1/import/"]
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
     max_leaves=8,
 )
 NAMES = ["batch", "userId", "anonymousId", "deviceId", "pushId", "consent", "event", "context", "timestamp",
-         "pushAddress", "messageId", "beaconKey", "sentAt", "traits", "writeKey"]  # fmt: skip
+         "pushAddress", "messageId", "beaconKey", "sentAt", "traits", "writeKey", "sightings", "transitions",
+         "latitude", "longitude"]  # fmt: skip
 bodies = st.binary(max_size=200) | st.dictionaries(
     st.sampled_from(NAMES), json_values | st.lists(json_values, max_size=3), max_size=6
 ).map(lambda body: json.dumps(body).encode())

@@ -2,6 +2,8 @@
 
 import asyncio
 import itertools
+import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,18 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from sdk_bridge.client import MAX_EVENT_BYTES, BridgeClient, ClientSettings, Who
+from sdk_bridge.client import (
+    MAX_EVENT_BYTES,
+    MAX_PARTS,
+    BridgeClient,
+    ClientSettings,
+    Crossing,
+    Sighting,
+    Who,
+)
 from sdk_bridge.server.proof import user_hash
-from sdk_bridge.wire.app_events import PushAddress
+from sdk_bridge.wire.app_events import BeaconSighting, FenceTransition, Location, PushAddress
+from sdk_bridge.wire.places import BeaconRegion, FenceRegion
 from simulators.bridge_alone import SECRET, MemoryJournal, RunningBridge, running_bridge
 
 ANNA = Who("anna", "a1", user_hash(SECRET, "anna"))
@@ -36,6 +47,9 @@ async def test_every_call_arrives_as_meant(bridge: RunningBridge) -> None:
             phone.identify(ANNA, {"city": "Graz"}),
             phone.track(ANNA, "Product Viewed", {"sku": "7"}),
             phone.page(ANNA, "Shoes"),
+            phone.screen(ANNA, "Basket"),
+            phone.group(ANNA, "club", {"name": "Club"}),
+            phone.alias(ANNA, "a0"),
             phone.register_device(ANNA, "d1", "android", address, "altbeacon:" + "ab" * 20),
             phone.consent(ANNA, {"proximity": True}),
             phone.push_received("p1"),
@@ -47,10 +61,11 @@ async def test_every_call_arrives_as_meant(bridge: RunningBridge) -> None:
     events = [bridge.journal.of(message_id) for message_id in sent]
     kinds = [event.kind for event in events if event]
     assert kinds == [
-        "identify", "track", "page", "device", "consent", "push_receipt", "push_receipt", "logout"
+        "identify", "track", "page", "screen", "group", "alias", "device", "consent", "push_receipt",
+        "push_receipt", "logout",
     ]  # fmt: skip
-    assert [event.proven for event in events if event] == [True] * 5 + [False] * 3
-    device = events[3]
+    assert [event.proven for event in events if event] == [True] * 8 + [False] * 3
+    device = events[6]
     assert device is not None
     assert (device.push_address, device.platform) == (address, "android")
 
@@ -101,6 +116,101 @@ async def test_what_is_unsent_survives_the_process(bridge: RunningBridge, tmp_pa
     assert [event.message_id for event in bridge.journal.events] == sent
 
 
+KEY = "ibeacon:2f234454-cf6d-4a0f-adf2-f4911ba9ffa6:1:7"
+SHELF = Location(48.2, 16.37, 12.5, 0.5)
+
+
+async def test_what_a_phone_observes_arrives_and_it_hears_what_to_watch(bridge: RunningBridge) -> None:
+    fence = FenceRegion("f1", "Market", 48.2, 16.4, 150.0)
+    bridge.places.keys = frozenset({KEY})
+    bridge.places.regions = [fence, BeaconRegion("ibeacon:2f234454-cf6d-4a0f-adf2-f4911ba9ffa6", "s1")]
+    async with client(bridge.url) as phone:
+        heard = [Sighting(KEY, rssi=-60, proximity="near", accuracy_m=1.5), Sighting("altbeacon:" + "0" * 40)]
+        phone.sighted(ANNA, "d1", heard)
+        phone.crossed(ANNA, "d1", [Crossing("f1", "enter", SHELF)])
+        phone.located(ANNA, "d1", SHELF)
+        await phone.flush(5)
+        assert phone.regions == tuple(bridge.places.regions)
+    sighted, crossed, located = bridge.journal.events
+    assert sighted.sighting == BeaconSighting(KEY, "range", -60, "near", 1.5)
+    assert (crossed.fence, crossed.location) == (FenceTransition("f1", "enter"), SHELF)
+    assert (located.location, located.device_id, located.proven) == (SHELF, "d1", True)
+    assert bridge.bridge.tally.strangers == 1
+
+
+async def test_many_sightings_become_several_calls_each_sent_once(bridge: RunningBridge) -> None:
+    bridge.places.keys = frozenset({KEY})
+    async with client(bridge.url) as phone:
+        sent = phone.sighted(ANNA, "d1", [Sighting(KEY, rssi=-60)] * (2 * MAX_PARTS + 1))
+        await phone.flush(5)
+    assert len(sent) == 3
+    assert len({event.message_id for event in bridge.journal.events}) == 2 * MAX_PARTS + 1
+
+
+async def test_a_hotspots_own_page_is_no_answer() -> None:
+    answers = ["<html>Welcome to our WLAN</html>", '{"success": false}', '{"success": true}']
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=answers.pop(0))
+
+    async with serving(answer) as url, client(url) as phone:
+        phone.track(ANNA, "x")
+        await phone.flush(5)
+        assert (phone.tally.retries, len(phone.acknowledged)) == (2, 1)
+
+
+async def test_large_bodies_are_packed() -> None:
+    seen: list[str | None] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.append(request.headers.get("Content-Encoding"))
+        return web.json_response({"success": True})
+
+    async with serving(answer) as url, client(url) as phone:
+        phone.track(ANNA, "x")
+        await phone.flush(5)
+        phone.track(ANNA, "x", {"text": "y" * 2_000})
+        await phone.flush(5)
+    assert seen == [None, "gzip"]
+
+
+CHILD = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from sdk_bridge.client import BridgeClient, ClientSettings, Who
+
+async def main():
+    settings = ClientSettings(first_retry_s=0.01)
+    async with BridgeClient("http://127.0.0.1:9", "app-key", Path(sys.argv[1]), settings=settings) as phone:
+        for number in range(200):
+            print(phone.track(Who("anna"), "Offline", {"n": number}), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_what_is_unsent_survives_sigkill(bridge: RunningBridge, tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CHILD, str(path), stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    async with client(bridge.url, queue_path=path) as phone:
+        await phone.flush(10)
+    assert [event.message_id for event in bridge.journal.events] == told.decode().split()
+    assert len(bridge.journal.events) == 200
+
+
+async def test_a_queue_full_of_bytes_drops_the_oldest_too() -> None:
+    settings = ClientSettings(queue_bytes=10_000, first_retry_s=0.01, linger_s=0)
+    async with client("http://127.0.0.1:9", settings=settings) as phone:
+        for number in range(25):
+            phone.track(ANNA, "Offline", {"text": "x" * 800, "n": number})
+        assert (phone.queued, phone.tally.dropped_full) == (9, 16)
+
+
 async def test_a_full_queue_drops_the_oldest_and_counts_them(bridge: RunningBridge) -> None:
     ids = itertools.count()
     settings = ClientSettings(
@@ -115,13 +225,15 @@ async def test_a_full_queue_drops_the_oldest_and_counts_them(bridge: RunningBrid
 @pytest.mark.parametrize(
     ("status", "again"),
     [(408, True), (410, True), (429, True), (460, True), (500, True), (503, True), (504, True),
-     (400, False), (401, False), (403, False), (404, False), (301, False), (501, False), (505, False)],
+     (400, False), (401, False), (403, False), (404, False), (501, False), (505, False),
+     (301, True), (302, True)],
 )  # fmt: skip
 async def test_which_answers_are_final(status: int, again: bool) -> None:
     answers = [status, 200]
 
     async def answer(_: web.Request) -> web.Response:
-        return web.Response(status=answers.pop(0) if answers else 200, headers={"Location": "/"})
+        status = answers.pop(0) if answers else 200
+        return web.json_response({"success": True}, status=status, headers={"Location": "/"})
 
     async with serving(answer) as url, client(url) as phone:
         phone.track(ANNA, "x")
@@ -137,7 +249,7 @@ async def test_retry_after_is_honoured() -> None:
     async def answer(_: web.Request) -> web.Response:
         seen.append(loop.time())
         status = 429 if len(seen) == 1 else 200
-        return web.Response(status=status, headers={"Retry-After": "1"})
+        return web.json_response({"success": True}, status=status, headers={"Retry-After": "1"})
 
     async with serving(answer) as url, client(url) as phone:
         phone.track(ANNA, "x")

@@ -8,6 +8,7 @@ import pytest
 
 from sdk_bridge.wire import asyncapi
 from sdk_bridge.wire.codec import OBJECT_FORMS
+from sdk_bridge.wire.configuration import SignedConfiguration
 from sdk_bridge.wire.envelope import Envelope
 from sdk_bridge.wire.messages import Ack, Batch, Status, UpMessage
 from sdk_bridge.wire.topics import GatewayAddress, Leaf
@@ -28,11 +29,11 @@ def test_every_topic_in_use_is_a_channel():
         for channel in DOCUMENT["channels"].values()
     }
     assert addresses == {address.topic(leaf) for leaf in asyncapi.SPOKEN}
-    assert set(get_args(Leaf)) - set(asyncapi.SPOKEN) == {"down/config"}
+    assert set(get_args(Leaf)) == set(asyncapi.SPOKEN)
 
 
 def test_every_message_is_described_by_its_name():
-    structs = {*get_args(UpMessage), Ack, Status}
+    structs = {*get_args(UpMessage), Ack, Status, SignedConfiguration}
     messages = DOCUMENT["components"]["messages"]
     assert {name: message["name"] for name, message in messages.items()} == {
         struct.__name__: struct.__struct_config__.tag for struct in structs
@@ -47,6 +48,16 @@ def test_schemas_have_the_fields_in_the_order_of_the_wire(struct):
     fields = list(struct.__struct_fields__)
     assert schema["x-array"] == ([tag, *fields] if tag else fields)
     assert set(schema["properties"]) == {*fields, *(["type"] if tag else [])}
+
+
+def test_a_configuration_is_described_down_to_its_settings():
+    schemas = DOCUMENT["components"]["schemas"]
+    signed = schemas["SignedConfiguration"]
+    assert signed["x-array"] == ["configuration", "document", "signature"]
+    assert signed["properties"]["document"]["contentSchema"] == {"$ref": "#/components/schemas/Configuration"}
+    settings = schemas["RemoteSettings"]
+    assert set(settings["properties"]) == {"allow", "zone_beacons", "presence", "bluetooth", "log"}
+    assert settings["additionalProperties"] is False
 
 
 def test_limits_come_with_the_schemas():

@@ -70,8 +70,9 @@ def test_both_forms_decode_to_one_message_and_back(decoder, case):
 def test_a_field_appended_by_a_later_version_is_passed_over(decoder, case):
     message = DECODERS[decoder](bytes.fromhex(case["hex"]))
     head, *rest = bytes.fromhex(case["hex"])
-    assert 0x90 <= head < 0x9F
-    assert DECODERS[decoder](bytes([head + 1, *rest]) + b"\x81\xa3new\x93\x01\x02\x03") == message
+    assert 0x90 <= head <= 0x9F
+    longer = bytes([0xDC, 0, head - 0x90 + 1, *rest])  # as an array of more than fifteen begins
+    assert DECODERS[decoder](longer + b"\x81\xa3new\x93\x01\x02\x03") == message
     later = {**case["json"], "new": {"deep": [1, 2, {"er": None}]}}
     assert DECODERS[decoder](json.dumps(later).encode()) == message
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from backend.storage.postgres.dialect import BoundQuery
+from backend.storage.postgres.dialect import BoundQuery, translated_query
 from backend.storage.postgres.errors import as_ours
 from backend.storage.postgres.queries import bound_queries
 from backend.storage.session import Area, Row, Session, StorageError
@@ -112,7 +112,6 @@ class Line:
                 self._address.url,
                 timeout=CONNECT_S,
                 command_timeout=ANSWER_S,
-                statement_cache_size=0,  # the named queries are kept here, each under its name
                 server_settings=self._address.settings,
             )
         )
@@ -228,6 +227,10 @@ class _LineSession:
         statement = self.line.statement(query)
         row: Row | None = self.line.wait(statement.prepared.fetchrow(*statement.arguments(values)))
         return row
+
+    def found(self, sql: str, values: Values) -> list[Row]:
+        bound = translated_query(sql)
+        return self.line.ask(bound.sql, *(values[name] for name in bound.parameters))
 
 
 async def _speak_as_sqlite(connection: Any) -> None:

@@ -1,5 +1,7 @@
 """The schema of a PostgreSQL database: SQLite's numbered migrations, translated, each once."""
 
+import asyncpg
+
 from backend.storage.migrations import MigrationFile, migration_files
 from backend.storage.postgres.dialect import UntranslatableSql, translated_migration
 from backend.storage.postgres.errors import as_ours
@@ -24,7 +26,7 @@ def migrate(address: Address) -> None:
         line.tell(f"select pg_advisory_lock({LOCKS}, {MIGRATION_LOCK})")
         _check_order(line, address)
         _apply_all(line, address.area)
-    except UntranslatableSql as error:
+    except (UntranslatableSql, asyncpg.PostgresError) as error:
         raise StorageError(f"{address}: {error}") from error
     except BaseException as error:
         ours = as_ours(error, str(address))

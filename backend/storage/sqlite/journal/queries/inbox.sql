@@ -38,15 +38,6 @@ on conflict do nothing;
 delete from message_ids where received_hour < :before_hour
   and (hour < :before_hour or hour > :before_hour + 24 * 7);
 
--- name: bury!
--- What could not be understood, with the reason, for people to look at.
-insert into dead_letters (received_at, origin, reason, payload)
-values (:received_at, :origin, :reason, :payload);
-
--- name: bound_dead_letters!
--- The oldest go first; a stranger must not fill the disk.
-delete from dead_letters where letter_id <= (select max(letter_id) from dead_letters) - :keep;
-
 -- name: entries_after
 -- What the fold has to do next.
 select position, partition, kind, source, lane, boot_offset, received_at, payload, 0 as line
@@ -67,8 +58,3 @@ select gateway, sum(adverts) as adverts from forgotten group by gateway;
 -- name: unresolved_adverts$
 -- For accounts: those among them whose rotating id nobody registered.
 select coalesce(sum(adverts), 0) from forgotten where reason = 'eid_unresolved';
-
--- name: dead_letters_newest
--- For people: what could not be understood.
-select letter_id, received_at, origin, reason, length(payload) as bytes
-from dead_letters order by letter_id desc limit :limit;

@@ -13,48 +13,156 @@ select campaign_id, version, state, definition, changed_at from campaigns order 
 -- One campaign.
 select campaign_id, version, state, definition, changed_at from campaigns where campaign_id = :campaign_id;
 
--- name: start_dwell!
--- Someone entered the campaign's zone; due when they have stayed long enough.
-insert into dwell_timers (campaign_id, beacon_key, entered_at, due_at)
-values (:campaign_id, :beacon_key, :entered_at, :due_at)
-on conflict (campaign_id, beacon_key) do update set entered_at = excluded.entered_at, due_at = excluded.due_at;
+-- name: keep_campaign_version!
+-- Every definition that ever was, with who wrote it.
+insert into campaign_versions (campaign_id, version, state, definition, changed_at, changed_by)
+values (:campaign_id, :version, :state, :definition, :changed_at, :changed_by) on conflict do nothing;
 
--- name: stop_dwell!
--- Decided, or gone again.
-delete from dwell_timers where campaign_id = :campaign_id and beacon_key = :beacon_key;
+-- name: campaign_versions
+-- The versions of a campaign, the newest first.
+select version, state, definition, changed_at, changed_by from campaign_versions
+where campaign_id = :campaign_id order by version desc limit :limit;
 
--- name: dwell_timers
--- All that run; read at start.
-select campaign_id, beacon_key, entered_at, due_at from dwell_timers;
+-- name: start_wait!
+-- A candidate in the making.
+insert into campaign_waits (campaign_id, subject, begun_at, profile_id, due_at, stays, holds, store_id, zone_id,
+  fence_id, confidence, partition)
+values (:campaign_id, :subject, :begun_at, :profile_id, :due_at, :stays, :holds, :store_id, :zone_id,
+  :fence_id, :confidence, :partition)
+on conflict (campaign_id, subject, begun_at) do nothing;
+
+-- name: end_wait!
+-- Decided, or the person has left.
+delete from campaign_waits
+where campaign_id = :campaign_id and subject = :subject and begun_at = :begun_at;
+
+-- name: stays_waited_for
+-- Stays that somebody waits for; read at start.
+select campaign_id, subject, begun_at, profile_id, due_at, stays, holds, store_id, zone_id, fence_id, confidence,
+  partition from campaign_waits where stays = 1 order by due_at;
+
+-- name: waits_due
+-- Candidates that the clock has completed.
+select campaign_id, subject, begun_at, profile_id, due_at, stays, holds, store_id, zone_id, fence_id, confidence,
+  partition from campaign_waits where stays = 0 and due_at <= :now order by due_at limit :limit;
 
 -- name: record_decision
--- Every candidate ends here, with the reason; one per entering, so a repetition returns no id.
-insert into decisions (campaign_id, campaign_version, profile_id, store_id, zone_id, entered_at, due_at,
-  completed_at, decided_at, verdict, reason)
-values (:campaign_id, :campaign_version, :profile_id, :store_id, :zone_id, :entered_at, :due_at,
-  :completed_at, :decided_at, :verdict, :reason)
+-- Every candidate ends here, with the reason; one per moment, so a repetition returns no id.
+insert into decisions (campaign_id, campaign_version, profile_id, store_id, zone_id, fence_id, entered_at, due_at,
+  completed_at, decided_at, verdict, reason, subject, holds, confidence, variant, send_at, active)
+values (:campaign_id, :campaign_version, :profile_id, :store_id, :zone_id, :fence_id, :entered_at, :due_at,
+  :completed_at, :decided_at, :verdict, :reason, :subject, :holds, :confidence, :variant, :send_at, :active)
 on conflict do nothing returning decision_id;
 
--- name: sent_by_campaign
--- When a campaign sent to a person, or to whom was merged into them; what never went out does not count.
+-- name: end_decision!
+-- The last of its pushes came to its end.
+update decisions set active = 0
+where decision_id = :decision_id and active = 1 and not exists (select 1 from pushes
+  where pushes.decision_id = :decision_id and pushes.state in ('queued', 'claimed', 'sending'));
+
+-- name: offers_to_person
+-- A campaign's offers to a person, or to whom was merged into them; what never went out does not count.
 with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select min(created_at) as at from tree cross join pushes
-where pushes.profile_id = tree.profile_id and campaign_id = :campaign_id
-  and state not in ('suppressed', 'expired', 'rejected')
-group by decision_id;
+select d.send_at as at, d.store_id, d.zone_id, d.fence_id, d.active from tree cross join decisions d
+where d.profile_id = tree.profile_id and d.campaign_id = :campaign_id and d.verdict in ('sent', 'held_out')
+  and (d.active = 1 or d.verdict = 'held_out' or exists (select 1 from pushes
+    where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')))
+order by d.send_at;
+
+-- name: offers_between$
+-- How many offers of any campaign go to a person in a span of time, those on their way included.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select count(*) from tree cross join decisions d
+where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.send_at >= :start and d.send_at < :end
+  and (d.active = 1 or exists (select 1 from pushes
+    where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')));
 
 -- name: sent_between$
--- How many offers of any campaign went to a person in a span of time.
+-- How many other offers have left for a person in a span of time, in whatever state they are.
 with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select count(distinct decision_id) from tree cross join pushes
-where pushes.profile_id = tree.profile_id and created_at >= :start and created_at < :end
-  and state not in ('suppressed', 'expired', 'rejected');
+select count(distinct q.decision_id) from tree cross join pushes q
+where q.profile_id = tree.profile_id and q.sending_at >= :start and q.sending_at < :end
+  and q.decision_id <> :decision_id;
+
+-- name: older_active_offer$
+-- Whether the same campaign has another, earlier offer on its way to the person: two people became one.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select count(*) from tree cross join decisions d
+where d.profile_id = tree.profile_id and d.campaign_id = :campaign_id and d.active = 1
+  and d.decision_id < :decision_id;
+
+-- name: goal_reached$
+-- When a person first did what a campaign is for, since a moment.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select min(e.occurred_at) from tree cross join events e
+where e.profile_id = tree.profile_id and e.kind = 'track' and e.name = :name and e.occurred_at >= :since;
+
+-- name: decision
+-- One decision.
+select decision_id, campaign_id, campaign_version, profile_id, store_id, zone_id, fence_id, entered_at, due_at,
+  decided_at, verdict, reason, subject, holds, confidence, variant, send_at, active
+from decisions where decision_id = :decision_id;
+
+-- name: is_in_store$
+-- Whether the person behind a profile is in any zone of a store now.
+with recursive up (profile_id, parent) as (
+  select profile_id, merged_into from profiles where profile_id = :profile_id
+  union
+  select p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent)
+select count(*) from up join visits using (profile_id)
+where visits.store_id = :store_id and visits.left_at is null;
+
+-- name: sent_by_campaign_since$
+-- How many pushes of a campaign have left since a time.
+select count(*) from pushes where campaign_id = :campaign_id and sending_at >= :since;
+
+-- name: add_code_pool!
+-- A pool, or its new name.
+insert into code_pools (pool_id, name, created_at) values (:pool_id, :name, :created_at)
+on conflict (pool_id) do update set name = excluded.name;
+
+-- name: add_code!
+-- A code to be given once.
+insert into codes (pool_id, code, added_at) values (:pool_id, :code, :added_at) on conflict do nothing;
+
+-- name: codes_left$
+-- How many codes a pool still has.
+select count(*) from codes where pool_id = :pool_id and decision_id is null;
+
+-- name: any_code_left
+-- Whether a pool has a code at all.
+select 1 from codes where pool_id = :pool_id and decision_id is null limit 1;
+
+-- name: give_code
+-- The next code of a pool, for a decision.
+update codes set decision_id = :decision_id, given_at = :given_at
+where pool_id = :pool_id and code = (select c.code from codes c
+  where c.pool_id = :pool_id and c.decision_id is null order by c.added_at, c.code limit 1)
+returning code;
+
+-- name: next_code
+-- What give_code will give.
+select code from codes where pool_id = :pool_id and decision_id is null order by added_at, code limit 1;
+
+-- name: code_pools
+-- Every pool with what it has.
+select p.pool_id, p.name, count(c.code) as codes, count(c.decision_id) as given
+from code_pools p left join codes c on c.pool_id = p.pool_id group by p.pool_id, p.name order by p.pool_id;
 
 -- name: decisions_of_campaign
 -- How a campaign's candidates ended.

@@ -114,7 +114,3 @@ insert into imported (subject_hash, content_hash, imported_at)
 values (:subject_hash, :content_hash, :imported_at)
 on conflict (subject_hash) do update set content_hash = excluded.content_hash,
   imported_at = excluded.imported_at;
-
--- name: import_source
--- The built-in source, once it is there.
-select kind, proof, proof_secret, revoked_at from sources where source_id = :source_id;

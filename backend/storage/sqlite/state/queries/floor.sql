@@ -62,11 +62,11 @@ select gateway, adverts from forgotten_late;
 
 -- name: save_presence!
 -- Where a beacon is, with the filter's memory, so that a restart goes on where it stopped.
-insert into presences (beacon_key, profile_id, store_id, zone_id, entered_at, seen_at, engine)
-values (:beacon_key, :profile_id, :store_id, :zone_id, :entered_at, :seen_at, :engine)
+insert into presences (beacon_key, profile_id, store_id, zone_id, entered_at, seen_at, engine, confidence)
+values (:beacon_key, :profile_id, :store_id, :zone_id, :entered_at, :seen_at, :engine, :confidence)
 on conflict (beacon_key) do update set profile_id = excluded.profile_id, store_id = excluded.store_id,
   zone_id = excluded.zone_id, entered_at = excluded.entered_at, seen_at = excluded.seen_at,
-  engine = excluded.engine;
+  engine = excluded.engine, confidence = excluded.confidence;
 
 -- name: end_presence!
 -- It is nowhere any more.
@@ -76,16 +76,33 @@ delete from presences where beacon_key = :beacon_key;
 -- Everything that is somewhere.
 select beacon_key, profile_id, store_id, zone_id, entered_at, seen_at, engine from presences;
 
--- name: begin_visit!
+-- name: begin_zone_visit!
 -- A zone was entered.
-insert into zone_visits (beacon_key, profile_id, store_id, zone_id, entered_at)
-values (:beacon_key, :profile_id, :store_id, :zone_id, :entered_at);
+insert into zone_visits (beacon_key, profile_id, store_id, zone_id, entered_at, confidence)
+values (:beacon_key, :profile_id, :store_id, :zone_id, :entered_at, :confidence);
 
--- name: end_visit!
+-- name: end_zone_visit!
 -- And left.
 update zone_visits set left_at = :left_at
 where beacon_key = :beacon_key and store_id = :store_id and zone_id = :zone_id and entered_at = :entered_at
   and left_at is null;
+
+-- name: begin_visit!
+-- A store was entered.
+insert into visits (subject, profile_id, store_id, entered_at)
+values (:subject, :profile_id, :store_id, :entered_at);
+
+-- name: pause_visit!
+-- Still in the store, but in no zone of it since then; null: in one again.
+update visits set idle_since = :idle_since where subject = :subject and left_at is null;
+
+-- name: end_visit!
+-- And left.
+update visits set left_at = :left_at, idle_since = null where subject = :subject and left_at is null;
+
+-- name: open_visits
+-- Everybody who is in a store.
+select subject, store_id, entered_at, idle_since from visits where left_at is null order by subject;
 
 -- name: save_gateway_health!
 -- The newest heartbeat of a gateway.
@@ -129,7 +146,7 @@ select gateway, sum(adverts) as adverts from (
 
 -- name: floor_people
 -- The live floor: who is where, by profile, never by name.
-select p.beacon_key, p.profile_id, p.store_id, p.zone_id, p.entered_at, p.seen_at,
+select p.beacon_key, p.profile_id, p.store_id, p.zone_id, p.entered_at, p.seen_at, p.confidence,
   (select count(*) from pushes where pushes.profile_id = p.profile_id and state = 'accepted') as pushes,
   (select count(*) from pushes where pushes.profile_id = p.profile_id and opened_at is not null) as opened
 from presences p where p.zone_id is not null and (p.store_id = :store_id or :store_id is null)

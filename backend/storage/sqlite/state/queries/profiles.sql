@@ -2,65 +2,83 @@
 -- The profile at an identifier's open edge.
 select profile_id from identity_edges where id_type = :id_type and id = :id and valid_to is null;
 
--- name: identifier_of_profile
--- The identifier that a profile began with.
-select e.id_type, e.id from profiles p join identity_edges e using (profile_id)
-where p.profile_id = :profile_id and e.id_type = p.id_type and e.valid_to is null;
+-- name: identities_named
+-- Where identifiers belong, given as JSON: [[type, id], ...].
+select e.id_type, e.id, e.profile_id, e.valid_from, e.cause, e.event_id
+from json_each(:wanted) w
+join identity_edges e on e.id_type = w.value ->> 0 and e.id = w.value ->> 1 and e.valid_to is null;
+
+-- name: claims_named
+-- What is said of identifiers, given as JSON: [[type, id], ...].
+select c.id_type, c.id, c.profile_id, c.via, c.first_at, c.last_at, c.last_hash, c.undone_at
+from json_each(:wanted) w
+join identity_claims c on c.id_type = w.value ->> 0 and c.id = w.value ->> 1;
+
+-- name: profiles_by_id
+-- Profiles with the identifiers they began with; a JSON list of profile ids.
+select p.profile_id, p.id_type, e.id, p.created_at, p.merged_into, p.merged_at, p.attach_from,
+  p.attach_until, p.shared, p.crowd,
+  exists (select 1 from consents c where c.profile_id = p.profile_id) as has_consents
+from json_each(:wanted) w
+join profiles p on p.profile_id = w.value
+join identity_edges e on e.profile_id = p.profile_id and e.id_type = p.id_type and e.valid_to is null;
+
+-- name: claimed_by_profile
+-- Every identifier that a profile has a claim on.
+select distinct id_type, id from identity_claims where profile_id = :profile_id;
 
 -- name: add_profile!
 -- An identifier's own profile.
-insert into profiles (profile_id, id_type, created_at) values (:profile_id, :id_type, :created_at);
+insert into profiles (profile_id, id_type, created_at, merged_into, merged_at, attach_from, attach_until,
+  shared, crowd)
+values (:profile_id, :id_type, :created_at, :merged_into, :merged_at, :attach_from, :attach_until,
+  :shared, :crowd);
 
--- name: parent_of_profile
--- What a profile is merged into.
-select merged_into from profiles where profile_id = :profile_id;
-
--- name: set_profile_parent!
+-- name: put_profile!
 -- A merge, its undoing, or earlier evidence for it.
-update profiles set merged_into = :parent, merged_at = :merged_at where profile_id = :profile_id;
+update profiles set created_at = :created_at, merged_into = :merged_into, merged_at = :merged_at,
+  attach_from = :attach_from, attach_until = :attach_until, shared = :shared, crowd = :crowd
+where profile_id = :profile_id and id_type = :id_type;
 
--- name: count_merged_profiles
--- How many profiles of a type are merged into one directly.
-select count(*) from profiles where merged_into = :profile_id and id_type = :id_type;
+-- name: add_identity_edge!
+-- An identifier belongs to a profile from now on, or did for a while.
+insert into identity_edges (id_type, id, profile_id, valid_from, valid_to, cause, event_id)
+values (:id_type, :id, :profile_id, :valid_from, :valid_to, :cause, :event_id);
 
--- name: open_identity_edge!
--- An identifier belongs to a profile from now on.
-insert into identity_edges (id_type, id, profile_id, valid_from, cause, event_id)
-values (:id_type, :id, :profile_id, :valid_from, :cause, :event_id);
+-- name: redate_identity_edge!
+-- Something earlier turned up that says the same.
+update identity_edges set valid_from = :valid_from, cause = :cause, event_id = :event_id
+where id_type = :id_type and id = :id and valid_to is null;
 
 -- name: close_identity_edge!
 -- It does so no more.
 update identity_edges set valid_to = :at where id_type = :id_type and id = :id and valid_to is null;
 
--- name: identity_claims_on
--- Which users an identifier was proven to go with.
-select profile_id, via, first_at, last_at, last_hash, undone_at from identity_claims
-where id_type = :id_type and id = :id order by profile_id, via;
+-- name: put_identity_claim!
+-- What is said of an identifier, once per claimant and way.
+insert into identity_claims (id_type, id, profile_id, via, first_at, last_at, last_hash, undone_at)
+values (:id_type, :id, :profile_id, :via, :first_at, :last_at, :last_hash, :undone_at)
+on conflict (id_type, id, profile_id, via) do update set first_at = excluded.first_at,
+  last_at = excluded.last_at, last_hash = excluded.last_hash, undone_at = excluded.undone_at;
 
--- name: add_identity_claim!
--- Keeps a claim, or widens its times.
-insert into identity_claims (id_type, id, profile_id, via, first_at, last_at, last_hash)
-values (:id_type, :id, :profile_id, :via, :at, :at, :hash)
-on conflict (id_type, id, profile_id, via) do update set
-  first_at = min(identity_claims.first_at, excluded.first_at),
-  last_hash = case when (excluded.last_at, excluded.last_hash)
-      > (identity_claims.last_at, identity_claims.last_hash)
-    then excluded.last_hash else identity_claims.last_hash end,
-  last_at = max(identity_claims.last_at, excluded.last_at);
-
--- name: drop_identity_claims!
--- An alias of what turned out to be a user.
-delete from identity_claims where id_type = :id_type and id = :id and via = :via;
-
--- name: undo_identity_claims!
--- An operator said that these two are not one person.
-update identity_claims set undone_at = :at
-where id_type = :id_type and id = :id and profile_id = :profile_id;
+-- name: drop_identity_claim!
+-- An alias of what turned out to be a user, or a decision taken back.
+delete from identity_claims
+where id_type = :id_type and id = :id and profile_id = :profile_id and via = :via;
 
 -- name: add_merge_review!
 -- For an operator to decide; once per pair.
 insert into merge_reviews (at, id_type, id, profile_id, other_profile_id, cause)
 values (:at, :id_type, :id, :profile_id, :other_profile_id, :cause) on conflict do nothing;
+
+-- name: link_redemption
+-- Who redeemed a link token.
+select nonce, event_hash, device_id, anonymous_id, redeemed_at from link_redemptions where nonce = :nonce;
+
+-- name: add_link_redemption!
+-- A link token is spent.
+insert into link_redemptions (nonce, event_hash, device_id, anonymous_id, redeemed_at)
+values (:nonce, :event_hash, :device_id, :anonymous_id, :redeemed_at) on conflict (nonce) do nothing;
 
 -- name: put_trait!
 -- The later writer wins, whichever came first.
@@ -70,9 +88,9 @@ on conflict (profile_id, name) do update set
   value = excluded.value, occurred_at = excluded.occurred_at, event_hash = excluded.event_hash
 where (excluded.occurred_at, excluded.event_hash) > (traits.occurred_at, traits.event_hash);
 
--- name: consent_statement
--- What a profile last said of a purpose.
-select granted, occurred_at, event_hash from consents where profile_id = :profile_id and purpose = :purpose;
+-- name: consents_of_profile
+-- What a profile last said, by purpose.
+select purpose, granted, occurred_at, event_hash from consents where profile_id = :profile_id;
 
 -- name: put_consent!
 -- A later statement takes the place of an earlier one; the caller has compared them.
@@ -81,22 +99,10 @@ values (:profile_id, :purpose, :granted, :occurred_at, :event_hash)
 on conflict (profile_id, purpose) do update set
   granted = excluded.granted, occurred_at = excluded.occurred_at, event_hash = excluded.event_hash;
 
--- name: any_consent_statement
--- Whether a profile said anything about consent.
-select 1 from consents where profile_id = :profile_id limit 1;
-
--- name: carries_beacon
--- Whether a beacon belongs to a person, through any of its profiles.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select 1 from tree join identity_edges e using (profile_id)
-where e.id_type = 'beacon' and e.valid_to is null limit 1;
-
--- name: device_registers
--- Who held a device when, and its address.
-select registers from devices where device_id = :device_id;
+-- name: devices_named
+-- Who held devices when, and their addresses; a JSON list of device ids.
+select d.device_id, d.profile_id, d.registers from json_each(:wanted) w
+join devices d on d.device_id = w.value;
 
 -- name: put_device!
 -- The registers, and what follows from them.
@@ -120,8 +126,16 @@ on conflict (kind, value) do update set
   last_seen_at = max(push_addresses.last_seen_at, excluded.last_seen_at);
 
 -- name: push_addresses_on
--- The addresses that a device was the last to report.
-select kind, value from push_addresses where device_id = :device_id;
+-- The addresses that devices were the last to report; a JSON list of device ids.
+select a.kind, a.value, a.device_id, a.bound_at, a.bound_hash, a.last_seen_at, a.profile_id, a.proven,
+  a.platform
+from json_each(:wanted) w join push_addresses a on a.device_id = w.value;
+
+-- name: push_addresses_named
+-- Push addresses, given as JSON: [[kind, value], ...].
+select a.kind, a.value, a.device_id, a.bound_at, a.bound_hash, a.last_seen_at, a.profile_id, a.proven,
+  a.platform
+from json_each(:wanted) w join push_addresses a on a.kind = w.value ->> 0 and a.value = w.value ->> 1;
 
 -- name: own_push_address!
 -- Whose an address is.
@@ -155,16 +169,17 @@ select c.purpose, c.granted, c.occurred_at, p.id_type, p.merged_at
 from tree join profiles p using (profile_id) join consents c using (profile_id);
 
 -- name: traits_of_person
--- Every trait of each of a person's profiles.
+-- Every trait of each of a person's profiles, of browsers' as far as their doings are the person's.
 with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select t.name, t.value, t.occurred_at, t.event_hash, p.id_type, p.merged_into is null as is_root
-from tree join profiles p using (profile_id) join traits t using (profile_id);
+select t.name, t.value, t.occurred_at, t.event_hash, p.id_type
+from tree join profiles p using (profile_id) join traits t using (profile_id)
+where t.occurred_at between p.attach_from and p.attach_until;
 
 -- name: push_addresses_of_person
--- Where pushes reach a person. One claimed without proof reaches its own profile only while that is nobody's.
+-- Where pushes reach a person. One claimed without proof reaches them only while nobody knows who they are.
 with recursive tree (profile_id) as (
   select :profile_id
   union
@@ -200,8 +215,8 @@ with recursive tree (profile_id) as (
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
 select e.event_id, e.kind, e.name, e.source, e.occurred_at, e.body, e.properties
-from tree join events e using (profile_id)
-where e.occurred_at < :before order by e.occurred_at desc, e.event_id desc limit :limit;
+from tree join profiles p using (profile_id) join events e using (profile_id)
+where e.occurred_at between p.attach_from and p.attach_until and e.occurred_at < :before order by e.occurred_at desc, e.event_id desc limit :limit;
 
 -- name: people_with_beacons
 -- Every beacon that is a person's, not the shop's, with the person.

@@ -21,6 +21,10 @@ insert into beacons (beacon_key, role, store_id, zone_id) values (:beacon_key, :
 on conflict (beacon_key) do update set role = excluded.role, store_id = excluded.store_id,
   zone_id = excluded.zone_id;
 
+-- name: store
+-- One shop.
+select store_id, name, timezone from stores where store_id = :store_id;
+
 -- name: stores
 -- Every shop.
 select store_id, name, timezone from stores order by store_id;
@@ -52,23 +56,6 @@ update api_tokens set revoked_at = :at where name = :name and revoked_at is null
 -- name: tokens
 -- For people; the tokens themselves are not known to us.
 select name, role, created_at, revoked_at from api_tokens order by created_at;
-
--- name: add_source!
--- An app, a site or a server that may send events.
-insert into sources (source_id, name, kind, key_hash, proof, proof_secret, created_at)
-values (:source_id, :name, :kind, :key_hash, :proof, :proof_secret, :created_at);
-
--- name: source_by_key
--- The source of a write key, unless it was revoked.
-select source_id, kind, proof, proof_secret from sources where key_hash = :key_hash and revoked_at is null;
-
--- name: sources
--- For people; neither key nor secret.
-select source_id, name, kind, proof, created_at, revoked_at from sources order by created_at;
-
--- name: revoke_source!
--- Its key is refused from now on.
-update sources set revoked_at = :at where source_id = :source_id and revoked_at is null;
 
 -- name: audit!
 -- Who changed what.

@@ -1,0 +1,319 @@
+"""Segments in the fold: whom a transaction's occurrences, due timers and computing move in or out.
+
+Each person is asked once, at the end of the transaction, and only by the segments that what happened may
+concern. A new definition is computed for everybody by SQL, some people in each transaction; what is computed
+and what happens meanwhile take turns on one thread, so neither misses the other's.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from backend.occurrences import Occurrence
+from backend.segments.dependencies import Needs, Wakes, is_restless, needs_of
+from backend.segments.model import in_order, references
+from backend.segments.predicate import evaluate
+from backend.storage import segments as rows
+from backend.storage.segment_facts import PeopleFacts
+from backend.storage.segments import Change, Membership, StoredSegment
+from backend.storage.session import Session
+
+TIMERS_AT_ONCE = 500  # at midnight everybody's may be due; gateways and phones must not wait for them all
+PORTION_S = 0.01  # half of what bulk work may hold the writer for, as a portion may turn out twice as long
+FIRST_PORTION = 50
+LARGEST_PORTION = 2_000
+
+
+@dataclass(slots=True)
+class Audiences:
+    """The segments that the fold keeps up to date; each after those that it asks for."""
+
+    segments: dict[str, StoredSegment]
+    deleting: list[str]
+    wakes: Wakes
+    needs: dict[str, Needs]
+    restless: frozenset[str]
+    next_due: int | None
+    """When the next timer is due; never later than in the database."""
+    portion: int = FIRST_PORTION
+    """How many people are computed at once; follows how long the last ones took."""
+
+    @classmethod
+    def read(cls, session: Session) -> "Audiences":
+        """Also has those computed again whose zones and categories were set up otherwise."""
+        for found in rows.segments(session).values():
+            basis = rows.basis_of(session, found.condition) if found.state != "deleting" else found.basis
+            if basis != found.basis:
+                rows.start_computing(session, found.segment_id, basis)
+        stored = rows.segments(session)
+        conditions = {key: found.condition for key, found in stored.items() if found.state != "deleting"}
+        order = in_order({key: references(condition) for key, condition in conditions.items()})
+        return cls(
+            segments={key: stored[key] for key in order},
+            deleting=[key for key, found in stored.items() if found.state == "deleting"],
+            wakes=Wakes.of(conditions),
+            needs={key: needs_of(condition) for key, condition in conditions.items()},
+            restless=frozenset(key for key, condition in conditions.items() if is_restless(condition)),
+            next_due=rows.next_due(session),
+        )
+
+    @property
+    def computing(self) -> StoredSegment | None:
+        """The first that is not computed for everybody yet."""
+        return next((found for found in self.segments.values() if found.state == "computing"), None)
+
+    def with_dependents(self, segment_ids: Iterable[str]) -> set[str]:
+        """These, and whichever ask for them, however indirectly."""
+        found = set(segment_ids)
+        for segment_id in self.segments:  # each comes after those it asks for, so once through is enough
+            if segment_id in found:
+                found |= self.wakes.dependents(segment_id)
+        return found
+
+    def is_silent(self, segment_id: str, person_id: str) -> bool:
+        """Whether the person coming in or going is merely found by computing a new definition."""
+        found = self.segments[segment_id]
+        return found.state == "computing" and found.silent and person_id > found.computed_to
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is to be written once everybody has been asked."""
+
+    entered: list[tuple[Membership, int]] = field(default_factory=list)
+    gone: list[tuple[str, str]] = field(default_factory=list)
+    changes: list[tuple[Change, int]] = field(default_factory=list)
+    """Each with the time since when they are, or were, in."""
+    timers: dict[tuple[str, str], int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _People:
+    """People about to be asked: by which segments, what they are in since when, what is waited for."""
+
+    asked: dict[str, set[str]]
+    facts: PeopleFacts
+    members: dict[str, set[str]]
+    since: dict[tuple[str, str], int]
+    rooted: set[tuple[str, str]]
+    """(person, segment) where the row is the root's own, not one of a profile merged into it."""
+    timers: Mapping[tuple[str, str], int]
+
+
+class AudiencePart:
+    """What the occurrences of one transaction mean for segments. `more`: the rest waits for the next one."""
+
+    def __init__(
+        self, session: Session, audiences: Audiences, stopwatch: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._session = session
+        self._audiences = audiences
+        self._stopwatch = stopwatch
+        self._asked: dict[str, set[str]] = {}
+        self.more = False
+
+    def happened(self, occurrence: Occurrence) -> None:
+        """Notes whom to ask."""
+        if occurrence.profile_id:
+            for segment_id in self._audiences.wakes.woken_by(occurrence):
+                self._asked.setdefault(occurrence.profile_id, set()).add(segment_id)
+
+    def disturbed(self, profiles: Iterable[str]) -> None:
+        """These profiles are new, or of another person than before: every segment asks about them."""
+        for profile_id in profiles:
+            self._asked.setdefault(profile_id, set()).update(self._audiences.segments)
+
+    def settle(self, now: int) -> Iterator[Occurrence]:
+        """Asks everybody whom anything happened to. `now`: everything until then is folded."""
+        audiences = self._audiences
+        if audiences.segments or audiences.deleting:
+            self._take_due(now)
+            yield from self._ask_noted(now)
+            yield from self._compute(now)
+            yield from self._ask_noted(now)  # those who ask for the segment that was computed
+            self._delete()
+            self.more = self.more or audiences.computing is not None or bool(audiences.deleting)
+
+    def _take_due(self, now: int) -> None:
+        audiences = self._audiences
+        if audiences.next_due is None or audiences.next_due > now:
+            return
+        due = rows.take_due(self._session, now, TIMERS_AT_ONCE)
+        for profile_id, segment_id in due:
+            if segment_id == rows.EVERY:
+                self.disturbed([profile_id])
+            elif segment_id in audiences.segments:
+                self._asked.setdefault(profile_id, set()).add(segment_id)
+        self.more = len(due) == TIMERS_AT_ONCE
+        audiences.next_due = rows.next_due(self._session)
+
+    # Asking people by the predicate -----------------------------------------------------------------------
+
+    def _ask_noted(self, now: int) -> Iterator[Occurrence]:
+        if not self._asked:
+            return
+        asked, self._asked = self._asked, {}
+        people, found = self._people(asked, now), _Found()
+        for segment in self._audiences.segments.values():
+            for person_id, segment_ids in people.asked.items():
+                if segment.segment_id in segment_ids:
+                    self._ask(segment, person_id, people, found, now)
+        yield from self._write(found)
+
+    def _people(self, asked: Mapping[str, set[str]], now: int) -> _People:
+        """The people behind the profiles, and what has to be known to ask them."""
+        audiences, session = self._audiences, self._session
+        trees = rows.trees(session, asked)
+        asked_of = {
+            person: set[str]().union(*(asked.get(p, ()) for p in tree)) for person, tree in trees.items()
+        }
+        members: dict[str, set[str]] = {person: set() for person in trees}
+        since: dict[tuple[str, str], int] = {}
+        rooted: set[tuple[str, str]] = set()
+        person_of = {profile: person for person, tree in trees.items() for profile in tree}
+        stale: list[tuple[str, str]] = []
+        for held in rows.memberships(session, person_of):
+            person = person_of[held.profile_id]
+            key = (person, held.segment_id)
+            members[person].add(held.segment_id)
+            since[key] = min(held.since, since.get(key, held.since))
+            if held.profile_id == person:
+                rooted.add(key)
+            else:
+                asked_of[person].update(audiences.segments)
+                stale.append((held.profile_id, held.segment_id))
+        rows.end_members(session, stale)
+        needs = Needs()
+        for segment_id in audiences.with_dependents(set[str]().union(*asked_of.values())):
+            needs |= audiences.needs[segment_id]
+        timers = rows.timers_of(session, trees) if audiences.restless else {}
+        return _People(
+            asked_of, PeopleFacts(session, trees, needs, now, members), members, since, rooted, timers
+        )
+
+    def _ask(self, segment: StoredSegment, person_id: str, people: _People, found: _Found, now: int) -> None:
+        holds, changes_at = evaluate(segment.condition, people.facts.of(person_id), now)
+        segment_id, key = segment.segment_id, (person_id, segment.segment_id)
+        was = segment_id in people.members[person_id]
+        if holds and key not in people.rooted:
+            since = people.since.setdefault(key, now)
+            found.entered.append((Membership(person_id, segment_id, since), segment.version))
+        if was and not holds:
+            found.gone.append((person_id, segment_id))
+        if was != holds:
+            silent = self._audiences.is_silent(segment_id, person_id)
+            change = _change(segment, person_id, entered=holds, at=now, backfill=silent)
+            found.changes.append((change, people.since[key]))
+            (people.members[person_id].add if holds else people.members[person_id].discard)(segment_id)
+            people.asked[person_id].update(self._audiences.wakes.dependents(segment_id))
+        if changes_at is not None and changes_at < people.timers.get(key, changes_at + 1):
+            found.timers[key] = changes_at
+
+    def _write(self, found: _Found) -> Iterator[Occurrence]:
+        session = self._session
+        rows.end_members(session, found.gone)
+        rows.put_members(session, found.entered)
+        rows.add_changes(session, (change for change, _ in found.changes))
+        self._wait_for(found.timers)
+        yield from (_occurrence(change, since) for change, since in found.changes if not change.backfill)
+
+    def _wait_for(self, timers: Mapping[tuple[str, str], int]) -> None:
+        if timers:
+            rows.put_timers(self._session, timers)
+            soonest = min(timers.values())
+            known = self._audiences.next_due
+            self._audiences.next_due = soonest if known is None else min(known, soonest)
+
+    # Asking everybody by SQL ------------------------------------------------------------------------------
+
+    def _compute(self, now: int) -> Iterator[Occurrence]:
+        """The next people of the first segment that is not computed for everybody."""
+        audiences, session = self._audiences, self._session
+        segment = audiences.computing
+        if segment is None:
+            return
+        began = self._stopwatch()
+        people = rows.people_after(session, segment.computed_to, audiences.portion)
+        if not people:
+            rows.end_computing(session, segment.segment_id, now)
+            self._replace(replace(segment, state="live", computed_at=now))
+            return
+        yield from self._compute_portion(segment, people, now)
+        rows.move_computing(session, segment.segment_id, people[-1])
+        self._replace(replace(segment, computed_to=people[-1]))
+        if len(people) == audiences.portion:
+            audiences.portion = _next_portion(audiences.portion, self._stopwatch() - began)
+
+    def _compute_portion(self, segment: StoredSegment, people: list[str], now: int) -> Iterator[Occurrence]:
+        session, segment_id, found = self._session, segment.segment_id, _Found()
+        asked = rows.ask(session, segment.condition, people, now)
+        held = rows.members_between(session, segment_id, segment.computed_to, people[-1])
+        before = held.keys() & set(people)  # a row of somebody merged meanwhile is about to be looked at
+        for person_id in sorted(asked.members ^ before):
+            holds = person_id in asked.members
+            change = _change(segment, person_id, entered=holds, at=now, backfill=segment.silent)
+            found.changes.append((change, held.get(person_id, now)))
+            if holds:
+                found.entered.append((Membership(person_id, segment_id, now), segment.version))
+            else:
+                found.gone.append((person_id, segment_id))
+            for dependent in self._audiences.wakes.dependents(segment_id):
+                self._asked.setdefault(person_id, set()).add(dependent)
+        found.timers = self._timers_of(segment, asked.restless, now)
+        yield from self._write(found)
+
+    def _timers_of(
+        self, segment: StoredSegment, people: Iterable[str], now: int
+    ) -> dict[tuple[str, str], int]:
+        """SQL says for whom time may change the answer; the predicate knows when."""
+        segment_id, session = segment.segment_id, self._session
+        trees = rows.trees(session, people)
+        members: dict[str, set[str]] = {}
+        for held in rows.memberships(session, trees):
+            members.setdefault(held.profile_id, set()).add(held.segment_id)
+        facts = PeopleFacts(session, trees, self._audiences.needs[segment_id], now, members)
+        verdicts = {person: evaluate(segment.condition, facts.of(person), now) for person in trees}
+        return {
+            (person, segment_id): verdict.changes_at
+            for person, verdict in verdicts.items()
+            if verdict.changes_at is not None
+        }
+
+    def _replace(self, segment: StoredSegment) -> None:
+        self._audiences.segments[segment.segment_id] = segment
+
+    def _delete(self) -> None:
+        """Some members of a segment that is no more; that it ended is not their leaving."""
+        audiences, session = self._audiences, self._session
+        if not audiences.deleting:
+            return
+        segment_id = audiences.deleting[0]
+        gone = rows.members_beyond(session, segment_id, "", LARGEST_PORTION)
+        rows.end_members(session, [(row["profile_id"], segment_id) for row in gone])
+        if not gone:
+            rows.forget_segment(session, segment_id)
+            audiences.deleting = audiences.deleting[1:]
+
+
+def _change(segment: StoredSegment, person_id: str, *, entered: bool, at: int, backfill: bool) -> Change:
+    kind: Literal["entered", "left"] = "entered" if entered else "left"
+    return Change(segment.segment_id, person_id, segment.version, kind, at, backfill)
+
+
+def _occurrence(change: Change, since: int) -> Occurrence:
+    return Occurrence(
+        kind="segment_entered" if change.kind == "entered" else "segment_left",
+        profile_id=change.profile_id,
+        subject=change.profile_id,
+        at=change.at,
+        received_at=change.at,
+        segment_id=change.segment_id,
+        entered_at=since,
+    )
+
+
+def _next_portion(portion: int, took_s: float) -> int:
+    """Twice as many at the most, for the next people may have done more than these."""
+    factor = min(2.0, max(0.25, PORTION_S / max(took_s, 1e-6)))
+    return max(1, min(LARGEST_PORTION, int(portion * factor)))

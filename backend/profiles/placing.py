@@ -1,0 +1,208 @@
+"""Keeps every identifier where its claims put it, and all that hang on it after it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+from msgspec.structs import replace
+
+from backend.profiles.model import (
+    IDENTIFIED,
+    NOBODY,
+    OPERATOR,
+    Claim,
+    Edge,
+    Identifier,
+    IdType,
+    Profile,
+    Stamp,
+)
+from backend.profiles.rules import Claimant, Placement, logout_via, placement
+from backend.profiles.store import ProfileStore
+
+MAX_CHAIN = 64  # merges of merges; more would be a ring, and the fold would never end
+MAX_CLAIMANTS = 100  # of one identifier: a kiosk's is shared long before, and reading it must stay cheap
+MAX_LOGOUTS = 64  # kept of one identifier; a stranger could send millions
+MAX_PAIRED = 10  # claimants of one identifier that are put to an operator two by two
+_CLAIM_NOTHING = frozenset[IdType]({"anonymous_id", "claimed_user_id"})
+
+
+def person_of(store: ProfileStore, profile_id: str) -> str:
+    """The profile at the top of its merges."""
+    for _ in range(MAX_CHAIN):
+        profile = store.profile(profile_id)
+        if profile is None or profile.parent is None:
+            return profile_id
+        profile_id = profile.parent
+    raise RuntimeError(f"profile {profile_id} is merged in a ring")
+
+
+@dataclass(slots=True)
+class Placing:
+    """One change of what is claimed, by an event or an operator, and what follows from it.
+
+    `at` is when we heard of it, unix milliseconds; `moved` and `merged` are as in Applied.
+    """
+
+    store: ProfileStore
+    limits: Mapping[IdType, int]
+    at: int
+    event_id: int | None
+    new_id: Callable[[], str]
+    merged: list[str] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+
+    # What is said -----------------------------------------------------------------------------------------
+
+    def claim(self, identifier: Identifier, claimant_id: str, via: str, stamp: Stamp) -> None:
+        """An identifier goes with a profile. What a crowd says of others counts no more."""
+        claims = self.store.claims(identifier)
+        known = next((one for one in claims if one.profile_id == claimant_id and one.via == via), None)
+        if known is not None:
+            self._claim_again(identifier, known, claims, stamp)
+            return
+        claimant = self.store.profile(claimant_id)
+        claimants = {one.profile_id for one in claims}
+        full = len(claimants) >= MAX_CLAIMANTS and claimant_id not in claimants
+        if claimant is None or claimant.crowd or (full and via != OPERATOR):
+            return
+        self.store.add_claim(identifier, claimant_id, via, stamp)
+        if claimant_id not in claimants and self._is_crowd(claimant, identifier[0]):
+            self._disperse(claimant)
+        self.settle(identifier)
+
+    def _claim_again(
+        self, identifier: Identifier, known: Claim, claims: Sequence[Claim], stamp: Stamp
+    ) -> None:
+        """Only an earlier proof moves anything, or a later one where there was a logout."""
+        if not self.store.add_claim(identifier, known.profile_id, known.via, stamp):
+            return
+        if stamp.occurred_at < known.first_at or any(claim.profile_id == NOBODY for claim in claims):
+            self.settle(identifier)
+
+    def log_out(self, identifier: Identifier, stamp: Stamp) -> None:
+        """Whoever went with the identifier does so no more, until the next proof."""
+        logouts = [claim for claim in self.store.claims(identifier) if claim.profile_id == NOBODY]
+        if len(logouts) >= MAX_LOGOUTS:
+            newest = max(logouts, key=lambda claim: claim.last)
+            if stamp > newest.last:
+                return
+            self.store.drop_claims(identifier, newest.via)
+        self.store.add_claim(identifier, NOBODY, logout_via(stamp), stamp)
+        self.settle(identifier)
+
+    def _is_crowd(self, claimant: Profile, id_type: IdType) -> bool:
+        limit = self.limits.get(id_type)
+        if limit is None:
+            return False
+        return sum(claimed[0] == id_type for claimed in self.store.claimed_by(claimant.profile_id)) > limit
+
+    def _disperse(self, claimant: Profile) -> None:
+        """All that had gathered under the profile stands alone again."""
+        self.store.put_profile(replace(claimant, crowd=True))
+        pair = (claimant.profile_id, claimant.profile_id)
+        self.store.add_review(self.at, claimant.identifier, pair, "limit")
+        self.settle_all(claimant.profile_id)
+
+    # Where it belongs -------------------------------------------------------------------------------------
+
+    def settle(self, identifier: Identifier) -> bool:
+        """Puts the identifier's profile where its claims say, and what hangs on it after it; if it moved."""
+        store, id_type = self.store, identifier[0]
+        claims = store.claims(identifier)
+        wanted = placement(id_type, claims, self._claimants(claims))
+        profile_id = store.profile_of(identifier)
+        if profile_id is None and not wanted.shared and id_type not in IDENTIFIED:
+            return False  # nothing ever happened under it by itself
+        profile = self._dated(identifier, profile_id, claims, wanted)
+        if wanted.shared and id_type in IDENTIFIED:
+            self._ask_about(identifier, claims)
+        after = replace(
+            profile,
+            parent=wanted.parent,
+            merged_at=wanted.since,
+            attach_from=wanted.attach_from,
+            attach_until=wanted.attach_until,
+            shared=wanted.shared,
+        )
+        if after == profile:
+            return False
+        self._move(profile, after, wanted)
+        return True
+
+    def settle_all(self, profile_id: str) -> None:
+        """Everything that the profile has a claim on, after the profile itself has changed."""
+        for identifier in self.store.claimed_by(profile_id):
+            if self.settle(identifier):
+                continue
+            known = self.store.profile(self.store.profile_of(identifier) or "")
+            if known is not None and known.parent == profile_id:
+                self._below(known)  # it stayed where it is, but that is another person's now
+
+    def _below(self, profile: Profile) -> None:
+        if profile.id_type not in _CLAIM_NOTHING:
+            self.settle_all(profile.profile_id)
+
+    def _claimants(self, claims: Sequence[Claim]) -> dict[str, Claimant]:
+        """Who may speak. A shared identifier and a crowd cannot say whose anything is."""
+        found: dict[str, Claimant] = {}
+        for profile_id in {claim.profile_id for claim in claims if claim.profile_id != NOBODY}:
+            profile = self.store.profile(profile_id)
+            if profile is not None and not profile.shared and not profile.crowd:
+                found[profile_id] = Claimant(profile, person_of(self.store, profile_id))
+        return found
+
+    def _dated(
+        self, identifier: Identifier, profile_id: str | None, claims: Sequence[Claim], wanted: Placement
+    ) -> Profile:
+        """The identifier's profile, begun no later than the first claim that would have made it."""
+        profile = self.store.profile(profile_id) if profile_id is not None else None
+        if profile is not None and identifier[0] not in IDENTIFIED and not wanted.shared:
+            return profile
+        first = min((claim.first_at for claim in claims if claim.profile_id != NOBODY), default=self.at)
+        if profile is None:
+            return self.begin(identifier, first, "seen")
+        return self.began(profile, first, "seen")
+
+    def begin(self, identifier: Identifier, at: int, cause: str) -> Profile:
+        """The identifier's own profile, made."""
+        profile = Profile(self.new_id(), *identifier, created_at=at)
+        self.store.add_profile(profile)
+        self.store.open_edge(Edge(*identifier, profile.profile_id, at, cause, self.event_id))
+        return profile
+
+    def began(self, profile: Profile, at: int, cause: str) -> Profile:
+        """Whatever came first, a profile began with the earliest of all that would have made it."""
+        if at > profile.created_at:
+            return profile
+        edge = self.store.open_edge_of(profile.identifier)
+        if edge is not None and (at, cause) < (edge.valid_from, edge.cause):
+            self.store.redate_edge(replace(edge, valid_from=at, cause=cause, event_id=self.event_id))
+        if at == profile.created_at:
+            return profile
+        earlier = replace(profile, created_at=at)
+        self.store.put_profile(earlier)
+        return earlier
+
+    def _move(self, before: Profile, after: Profile, wanted: Placement) -> None:
+        store = self.store
+        merge: Identifier = ("profile", before.profile_id)
+        person_before = person_of(store, before.profile_id)
+        store.put_profile(after)
+        if after.parent != before.parent:
+            if before.parent is not None:
+                store.close_edge(merge, self.at)
+            if after.parent is not None:
+                since = wanted.since or 0
+                store.open_edge(Edge(*merge, after.parent, since, wanted.via, self.event_id))
+            self.merged.append(after.profile_id)
+            if after.id_type not in _CLAIM_NOTHING or store.has_consents(after.profile_id):
+                self.moved |= {after.profile_id, person_before, person_of(store, after.profile_id)}
+        self._below(after)
+
+    def _ask_about(self, identifier: Identifier, claims: Sequence[Claim]) -> None:
+        """Two people with one e-mail address, card or telephone: an operator decides."""
+        claimants = sorted({claim.profile_id for claim in claims if claim.profile_id != NOBODY})
+        if len(claimants) <= MAX_PAIRED:
+            for pair in combinations(claimants, 2):
+                self.store.add_review(self.at, identifier, pair, f"same {identifier[0]}")

@@ -1,0 +1,180 @@
+"""What the rules of campaigns ask the database about a person: at the decision, and before a push leaves."""
+
+from collections.abc import Sequence
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from backend.campaigns.eligibility import Hold, PersonFacts, SendFacts, Stop, recheck
+from backend.campaigns.hours import day_bounds, time_zone, week_bounds
+from backend.campaigns.model import Campaign, Offer
+from backend.catalog.shelves import Shelves, ZoneRef
+from backend.profiles.behaviour import View
+from backend.push.model import Claimed
+from backend.storage import campaigns as campaign_rows
+from backend.storage import catalog, orders, profiles, segments
+from backend.storage.behaviour import viewed_products
+from backend.storage.campaigns import Waiting
+from backend.storage.session import Database, Row, Session
+
+MOST_PRODUCTS = 20
+
+
+def zone_of_person(session: Session, profile_id: str, store_id: str | None) -> ZoneInfo:
+    """The person's time zone, else the store's."""
+    traits = profiles.traits_of(session, profile_id)
+    store = session.row("store", store_id=store_id) if store_id else None
+    return time_zone(traits.get("timezone"), store["timezone"] if store else None)
+
+
+def person_facts(
+    session: Session, campaign: Campaign, waiting: Waiting, send_at: int, zone: ZoneInfo, now: int
+) -> PersonFacts:
+    """What the eligibility rules ask; caps are those of the day and the week of `send_at`."""
+    profile_id, rules = waiting.profile_id, campaign.guardrails
+    offers = session.rows("offers_to_person", profile_id=profile_id, campaign_id=campaign.campaign_id)
+    return PersonFacts(
+        profile_id=profile_id,
+        consents={purpose: profiles.consent_of(session, profile_id, purpose) for purpose in rules.purposes},
+        addresses=len(profiles.push_addresses_of(session, profile_id)),
+        zone=zone,
+        offered=[row["at"] for row in offers],
+        offered_here=[row["at"] for row in offers if _place(row) == waiting.place],
+        active=any(row["active"] for row in offers),
+        sent_today=_count(session, "offers_between", profile_id, day_bounds(send_at, zone)),
+        sent_this_week=_count(session, "offers_between", profile_id, week_bounds(send_at, zone)),
+        in_audience=in_audience(session, campaign, profile_id, now),
+        goal_reached_at=goal_reached_at(session, campaign, profile_id, waiting.begun_at),
+        has_code=None if campaign.offer.code_pool is None else _has_code(session, campaign.offer.code_pool),
+        erased=profiles.resolve(session, "profile_id", profile_id) is None,
+    )
+
+
+def in_audience(session: Session, campaign: Campaign, profile_id: str, now: int) -> bool:
+    """Whether the campaign's audience holds for the person behind a profile."""
+    if campaign.audience is None:
+        return True
+    person = profiles.resolve(session, "profile_id", profile_id)
+    return person is not None and person in segments.ask(session, campaign.audience, [person], now).members
+
+
+def goal_reached_at(session: Session, campaign: Campaign, profile_id: str, since: int) -> int | None:
+    """When the person first did what the campaign is for, since a moment; over all that they are known by."""
+    row = session.row("goal_reached", profile_id=profile_id, name=campaign.goal.event, since=since)
+    return None if row is None else row[0]
+
+
+def offer_products(
+    session: Session, person_id: str, offer: Offer, zone: ZoneRef | None, shelves: Shelves, now: int
+) -> list[View]:
+    """The products that an offer speaks of: looked at, not bought since, and on this zone's shelves if it
+    says so. The most recent first."""
+    if offer.products == "none":
+        return []
+    since = now - offer.viewed_within_s * 1000
+    bought = {one.product_id: one.at for one in orders.bought_products(session, person_id, since)}
+    views = viewed_products(session, person_id, None, since, MOST_PRODUCTS)
+    wanted = [view for view in views if bought.get(view.product_id, -1) < view.at]
+    if offer.products == "viewed":
+        return wanted
+    return [view for view in wanted if zone is not None and _lies_in(session, shelves, zone, view)]
+
+
+def _lies_in(session: Session, shelves: Shelves, zone: ZoneRef, view: View) -> bool:
+    category = catalog.category_of(session, view.product_id, None) or view.category
+    return zone in shelves.zones_for(category)
+
+
+def _place(row: Row) -> tuple[str | None, str | None, str | None]:
+    return row["store_id"] or None, row["zone_id"] or None, row["fence_id"]
+
+
+def _count(session: Session, query: str, profile_id: str, span: tuple[int, int], **more: Any) -> int:
+    row = session.row(query, profile_id=profile_id, start=span[0], end=span[1], **more)
+    return int(row[0]) if row else 0
+
+
+def _has_code(session: Session, pool_id: str) -> bool:
+    return session.row("any_code_left", pool_id=pool_id) is not None
+
+
+# Right before a push leaves -------------------------------------------------------------------------------
+
+
+class SendChecks:
+    """Satisfies the sender's MaySend. Sees the last commit of the fold."""
+
+    def __init__(self, state: Database) -> None:
+        self._state = state
+
+    async def may_send(self, claimed: Claimed, now: int) -> str | int | None:
+        """The reason to suppress, the instant (unix ms) to hold it until, or None to go."""
+        objection = await self._state.read(lambda session: _objection(session, claimed, now))
+        match objection:
+            case Stop(reason):
+                return reason
+            case Hold(until):
+                return until
+            case None:
+                return None
+
+
+def _objection(session: Session, claimed: Claimed, now: int) -> Stop | Hold | None:
+    chosen = campaign_rows.campaign(session, claimed.campaign_id)
+    decision = session.row("decision", decision_id=claimed.decision_id)
+    if chosen is None or decision is None:
+        return Stop("campaign is no longer live")
+    campaign, who = chosen.campaign, claimed.profile_id
+    older = session.row(
+        "older_active_offer",
+        profile_id=who,
+        campaign_id=claimed.campaign_id,
+        decision_id=claimed.decision_id,
+    )
+    if older is not None and older[0]:
+        return Stop("another offer of the campaign is on its way")
+    minute = campaign.guardrails.max_per_minute
+    if minute is not None and _left_lately(session, claimed.campaign_id, now) >= minute:
+        return Hold(now + 1_000)
+    zone = zone_of_person(session, who, decision["store_id"])
+    spans = day_bounds(now, zone), week_bounds(now, zone)
+    today, this_week = (
+        _count(session, "sent_between", who, span, decision_id=claimed.decision_id) for span in spans
+    )
+    facts = SendFacts(
+        consents={
+            purpose: profiles.consent_of(session, who, purpose) for purpose in campaign.guardrails.purposes
+        },
+        owns_address=any(
+            (address.kind, address.value) == (claimed.address_kind, claimed.address_value)
+            for address in profiles.push_addresses_of(session, who)
+        ),
+        still_there=_is_there(session, who, decision),
+        zone=zone,
+        sent_today=today,
+        sent_this_week=this_week,
+        in_audience=in_audience(session, campaign, who, now),
+        goal_reached_at=goal_reached_at(session, campaign, who, decision["entered_at"]),
+        erased=profiles.resolve(session, "profile_id", who) is None,
+    )
+    return recheck(campaign, facts, now)
+
+
+def _left_lately(session: Session, campaign_id: str, now: int) -> int:
+    row = session.row("sent_by_campaign_since", campaign_id=campaign_id, since=now - 60_000)
+    return int(row[0]) if row else 0
+
+
+def _is_there(session: Session, profile_id: str, decision: Row) -> bool:
+    """Whether the person is still where the offer belongs."""
+    holds = decision["holds"]
+    if holds not in _THERE:
+        return True
+    query, names = _THERE[holds]
+    row = session.row(query, profile_id=profile_id, **{name: decision[name] for name in names})
+    return bool(row and row[0])
+
+
+_THERE: dict[str, tuple[str, Sequence[str]]] = {
+    "zone": ("is_in_zone", ("store_id", "zone_id")),
+    "store": ("is_in_store", ("store_id",)),
+}

@@ -1,0 +1,520 @@
+"""The database's side of the identity rules: reads what events name at once, writes what changed at once."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from backend.profiles.memory import Address, MemoryProfiles
+from backend.profiles.model import (
+    NOBODY,
+    Claim,
+    Device,
+    Edge,
+    Identifier,
+    Profile,
+    Redemption,
+    Stamp,
+)
+from backend.storage.session import Row, Session
+from sdk_bridge.wire.app_events import AppEvent, PushAddress
+
+_device = msgspec.msgpack.Decoder(Device)
+_encode_device = msgspec.msgpack.Encoder().encode
+_json = msgspec.json.Encoder().encode
+
+
+class ProfileRows(MemoryProfiles):
+    """Satisfies ProfileStore inside one transaction.
+
+    What is asked for is read once and kept; what changes is kept until `flush`, which whoever reads the
+    tables by other ways has to call before. Nothing is kept beyond the transaction.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self._read: set[Identifier] = set()
+        self._read_profiles: set[str] = set()
+        self._read_claimed: set[str] = set()
+        self._read_consents: set[str] = set()
+        self._read_devices: set[str] = set()
+        self._read_addresses: set[PushAddress] = set()
+        self._new_profiles: dict[str, None] = {}
+        self._changed_profiles: dict[str, None] = {}
+        self._new_edges: dict[Identifier, Edge] = {}
+        self._redated: dict[Identifier, Edge] = {}
+        self._passed_edges: list[tuple[Edge, int]] = []
+        self._ended_edges: list[tuple[Identifier, int]] = []
+        self._put_claims: dict[tuple[Identifier, str, str], int | None] = {}
+        self._gone_claims: dict[tuple[Identifier, str, str], None] = {}
+        self._said: dict[tuple[str, str], None] = {}
+        self._put_devices: dict[str, None] = {}
+        self._seen: list[dict[str, Any]] = []
+        self._owned: dict[PushAddress, None] = {}
+        self._new_redemptions: dict[str, None] = {}
+
+    # Reading ----------------------------------------------------------------------------------------------
+
+    def foresee(self, events: Iterable[AppEvent]) -> None:
+        identifiers: dict[Identifier, None] = {}
+        devices: dict[str, None] = {}
+        addresses: dict[PushAddress, None] = {}
+        for event in events:
+            identifiers.update(dict.fromkeys(_named(event)))
+            if event.device_id is not None:
+                devices[event.device_id] = None
+            if event.push_address is not None:
+                addresses[event.push_address] = None
+        self._read_identifiers(identifiers)
+        self._know_devices(devices, addresses)
+
+    def profile_of(self, identifier: Identifier) -> str | None:
+        self._know(identifier)
+        return super().profile_of(identifier)
+
+    def open_edge_of(self, identifier: Identifier) -> Edge | None:
+        self._know(identifier)
+        return super().open_edge_of(identifier)
+
+    def claims(self, identifier: Identifier) -> Sequence[Claim]:
+        self._know(identifier)
+        return super().claims(identifier)
+
+    def profile(self, profile_id: str) -> Profile | None:
+        if profile_id not in self._read_profiles:
+            self._know_profiles([profile_id])
+        return self.profiles.get(profile_id)
+
+    def claimed_by(self, profile_id: str) -> Sequence[Identifier]:
+        if profile_id not in self._read_claimed:
+            self._read_claimed.add(profile_id)
+            claimed = self.claimed.setdefault(profile_id, {})
+            for row in self._session.rows("claimed_by_profile", profile_id=profile_id):
+                claimed[row["id_type"], row["id"]] = None
+        return super().claimed_by(profile_id)
+
+    def redemption(self, nonce: str) -> Redemption | None:
+        row = None if nonce in self.redemptions else self._session.row("link_redemption", nonce=nonce)
+        if row is not None:
+            self.redemptions[nonce] = redemption_of(row)
+        return super().redemption(nonce)
+
+    def has_consents(self, profile_id: str) -> bool:
+        self._know_consents(profile_id)
+        return super().has_consents(profile_id)
+
+    def device(self, device_id: str) -> Device | None:
+        self._know_devices([device_id], [])
+        return super().device(device_id)
+
+    def addresses_on(self, device_id: str) -> Sequence[PushAddress]:
+        self._know_devices([device_id], [])
+        return super().addresses_on(device_id)
+
+    def _know(self, identifier: Identifier) -> None:
+        if identifier not in self._read:
+            self._read_identifiers([identifier])
+
+    def _read_identifiers(self, identifiers: Iterable[Identifier]) -> None:
+        new = [identifier for identifier in identifiers if identifier not in self._read]
+        if not new:
+            return
+        self._read.update(new)
+        wanted = _json(new).decode()
+        others: dict[str, None] = {}
+        for row in self._session.rows("identities_named", wanted=wanted):
+            edge = Edge(
+                row["id_type"], row["id"], row["profile_id"], row["valid_from"], row["cause"], row["event_id"]
+            )
+            self.edges[edge.identifier] = edge
+            others[edge.profile_id] = None
+        for row in self._session.rows("claims_named", wanted=wanted):
+            identifier: Identifier = (row["id_type"], row["id"])
+            self._keep_claim(identifier, row)
+            others[row["profile_id"]] = None
+        others.pop(NOBODY, None)
+        self._know_profiles(others)
+
+    def _keep_claim(self, identifier: Identifier, row: Row) -> None:
+        claim = Claim(
+            row["profile_id"],
+            row["via"],
+            row["first_at"],
+            Stamp(row["last_at"], row["last_hash"]),
+            row["undone_at"] is not None,
+        )
+        self.claims_on.setdefault(identifier, {})[claim.profile_id, claim.via] = claim
+
+    def _know_profiles(self, profile_ids: Iterable[str]) -> None:
+        """These profiles, and all that they are merged into."""
+        new = [profile_id for profile_id in profile_ids if profile_id not in self._read_profiles]
+        while new:
+            self._read_profiles.update(new)
+            rows = self._session.rows("profiles_by_id", wanted=_json(new).decode())
+            for row in rows:
+                self.profiles[row["profile_id"]] = profile_of_row(row)
+                if not row["has_consents"]:
+                    self._read_consents.add(row["profile_id"])
+            parents = {row["merged_into"] for row in rows if row["merged_into"]}
+            new = [profile_id for profile_id in parents if profile_id not in self._read_profiles]
+
+    def _know_consents(self, profile_id: str) -> None:
+        if profile_id in self._read_consents:
+            return
+        self._read_consents.add(profile_id)
+        for row in self._session.rows("consents_of_profile", profile_id=profile_id):
+            stamp = Stamp(row["occurred_at"], row["event_hash"])
+            self.consents.setdefault(profile_id, {})[row["purpose"]] = (stamp, bool(row["granted"]))
+
+    def _know_devices(self, device_ids: Iterable[str], addresses: Iterable[PushAddress]) -> None:
+        devices = [device_id for device_id in device_ids if device_id not in self._read_devices]
+        others = [address for address in addresses if address not in self._read_addresses]
+        if devices:
+            self._read_devices.update(devices)
+            wanted = _json(devices).decode()
+            for row in self._session.rows("devices_named", wanted=wanted):
+                device = _device.decode(row["registers"])
+                self.devices[device.device_id] = (device, row["profile_id"])
+            self._keep_addresses(self._session.rows("push_addresses_on", wanted=wanted))
+        if others:
+            self._read_addresses.update(others)
+            wanted = _json([(address.kind, address.value) for address in others]).decode()
+            self._keep_addresses(self._session.rows("push_addresses_named", wanted=wanted))
+
+    def _keep_addresses(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            address = PushAddress(row["kind"], row["value"])
+            if address in self.addresses:
+                continue
+            self._read_addresses.add(address)
+            bound = Stamp(row["bound_at"], row["bound_hash"])
+            self.addresses[address] = Address(
+                row["device_id"] or "",
+                bound,
+                row["last_seen_at"],
+                row["profile_id"],
+                bool(row["proven"]),
+                row["platform"],
+            )
+            self.reported.setdefault(row["device_id"] or "", {})[address] = None
+
+    # Changing ---------------------------------------------------------------------------------------------
+
+    def add_profile(self, profile: Profile) -> None:
+        super().add_profile(profile)
+        self._new_profiles[profile.profile_id] = None
+        for known in (self._read_profiles, self._read_claimed, self._read_consents):
+            known.add(profile.profile_id)
+
+    def put_profile(self, profile: Profile) -> None:
+        super().put_profile(profile)
+        if profile.profile_id not in self._new_profiles:
+            self._changed_profiles[profile.profile_id] = None
+
+    def open_edge(self, edge: Edge) -> None:
+        if edge.id_type != "profile":  # merges go by their profile's parent, whose edge nobody reads here
+            self._know(edge.identifier)
+        super().open_edge(edge)
+        self._new_edges[edge.identifier] = edge
+
+    def redate_edge(self, edge: Edge) -> None:
+        super().redate_edge(edge)
+        changed = self._new_edges if edge.identifier in self._new_edges else self._redated
+        changed[edge.identifier] = edge
+
+    def close_edge(self, identifier: Identifier, at: int) -> None:
+        self.edges.pop(identifier, None)
+        passed = self._new_edges.pop(identifier, None)
+        if passed is not None:
+            self._passed_edges.append((passed, at))
+            return
+        self._redated.pop(identifier, None)
+        self._ended_edges.append((identifier, at))
+
+    def add_claim(self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp) -> bool:
+        self._know(identifier)
+        changed = super().add_claim(identifier, profile_id, via, stamp)
+        if changed:
+            self._put(identifier, profile_id, via, self._undone_at(identifier, profile_id, via))
+        return changed
+
+    def _undone_at(self, identifier: Identifier, profile_id: str, via: str) -> int | None:
+        """A time for a claim that was undone before; which one exactly is of no account."""
+        claim = self.claims_on[identifier][profile_id, via]
+        key = (identifier, profile_id, via)
+        return (self._put_claims.get(key) or claim.last.occurred_at) if claim.undone else None
+
+    def _put(self, identifier: Identifier, profile_id: str, via: str, undone_at: int | None) -> None:
+        key = (identifier, profile_id, via)
+        self._gone_claims.pop(key, None)
+        self._put_claims[key] = undone_at
+
+    def drop_claims(self, identifier: Identifier, via: str) -> None:
+        self._know(identifier)
+        for profile_id, one in list(self.claims_on.get(identifier, {})):
+            if one == via:
+                self._put_claims.pop((identifier, profile_id, via), None)
+                self._gone_claims[identifier, profile_id, via] = None
+        super().drop_claims(identifier, via)
+
+    def undo_claims(self, identifier: Identifier, at: int) -> None:
+        self._know(identifier)
+        super().undo_claims(identifier, at)
+        for profile_id, via in self.claims_on.get(identifier, {}):
+            self._put(identifier, profile_id, via, at)
+
+    def redeem(self, redemption: Redemption) -> None:
+        super().redeem(redemption)
+        self._new_redemptions[redemption.nonce] = None
+
+    def put_consent(self, profile_id: str, purpose: str, granted: bool, stamp: Stamp) -> bool:
+        self._know_consents(profile_id)
+        changed = super().put_consent(profile_id, purpose, granted, stamp)
+        self._said[profile_id, purpose] = None
+        return changed
+
+    def put_device(self, device: Device, holder: str | None) -> None:
+        super().put_device(device, holder)
+        self._put_devices[device.device_id] = None
+
+    def see_address(self, address: PushAddress, device_id: str, stamp: Stamp, seen_at: int) -> None:
+        self._know_devices([device_id], [address])
+        super().see_address(address, device_id, stamp, seen_at)
+        self._seen.append(
+            {
+                "kind": address.kind,
+                "value": address.value,
+                "device_id": device_id,
+                "at": stamp.occurred_at,
+                "hash": stamp.event_hash,
+                "seen_at": seen_at,
+            }
+        )
+
+    def own_address(
+        self, address: PushAddress, profile_id: str | None, proven: bool, platform: str | None
+    ) -> None:
+        known = self.addresses[address]
+        if (known.profile_id, known.proven, known.platform) != (profile_id, proven, platform):
+            super().own_address(address, profile_id, proven, platform)
+            self._owned[address] = None
+
+    # Writing ----------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Writes all that changed; reads by other ways see it from here on."""
+        many = self._session.many
+        for query, rows in (
+            ("add_profile", map(self._profile_row, self._new_profiles)),
+            ("put_profile", map(self._profile_row, self._changed_profiles)),
+            ("close_identity_edge", map(_ended, self._ended_edges)),
+            ("add_identity_edge", self._edge_rows()),
+            ("redate_identity_edge", map(_redated, self._redated.values())),
+            ("drop_identity_claim", map(_claim_key, self._gone_claims)),
+            ("put_identity_claim", (self._claim_row(*item) for item in self._put_claims.items())),
+            ("put_trait", self._trait_rows()),
+            ("put_consent", (self._consent_row(*key) for key in self._said)),
+            ("put_device", map(self._device_row, self._put_devices)),
+            ("see_push_address", self._seen),
+            ("own_push_address", map(self._owner_row, self._owned)),
+            ("add_merge_review", self._review_rows()),
+            (
+                "add_link_redemption",
+                (_redemption_row(self.redemptions[one]) for one in self._new_redemptions),
+            ),
+        ):
+            waiting = list(rows)
+            if waiting:
+                many(query, waiting)
+        self._forget_changes()
+
+    def _forget_changes(self) -> None:
+        for changed in (
+            self._new_profiles,
+            self._changed_profiles,
+            self._new_edges,
+            self._redated,
+            self._passed_edges,
+            self._ended_edges,
+            self._put_claims,
+            self._gone_claims,
+            self.traits,
+            self._said,
+            self._put_devices,
+            self._seen,
+            self._owned,
+            self._new_redemptions,
+            self.reviews,
+        ):
+            changed.clear()
+
+    def _profile_row(self, profile_id: str) -> dict[str, Any]:
+        profile = self.profiles[profile_id]
+        return {
+            "profile_id": profile_id,
+            "id_type": profile.id_type,
+            "created_at": profile.created_at,
+            "merged_into": profile.parent,
+            "merged_at": profile.merged_at,
+            "attach_from": profile.attach_from,
+            "attach_until": profile.attach_until,
+            "shared": int(profile.shared),
+            "crowd": int(profile.crowd),
+        }
+
+    def _edge_rows(self) -> Iterator[dict[str, Any]]:
+        for edge, at in self._passed_edges:
+            yield _edge(edge, at)
+        for edge in self._new_edges.values():
+            yield _edge(edge, None)
+
+    def _claim_row(self, key: tuple[Identifier, str, str], undone_at: int | None) -> dict[str, Any]:
+        identifier, profile_id, via = key
+        claim = self.claims_on[identifier][profile_id, via]
+        return {
+            **_claim_key(key),
+            "first_at": claim.first_at,
+            "last_at": claim.last.occurred_at,
+            "last_hash": claim.last.event_hash,
+            "undone_at": undone_at,
+        }
+
+    def _trait_rows(self) -> Iterator[dict[str, Any]]:
+        for (profile_id, name), (stamp, value) in self.traits.items():
+            yield {
+                "profile_id": profile_id,
+                "name": name,
+                "value": value,
+                "occurred_at": stamp.occurred_at,
+                "event_hash": stamp.event_hash,
+            }
+
+    def _consent_row(self, profile_id: str, purpose: str) -> dict[str, Any]:
+        stamp, granted = self.consents[profile_id][purpose]
+        return {
+            "profile_id": profile_id,
+            "purpose": purpose,
+            "granted": int(granted),
+            "occurred_at": stamp.occurred_at,
+            "event_hash": stamp.event_hash,
+        }
+
+    def _device_row(self, device_id: str) -> dict[str, Any]:
+        device, holder = self.devices[device_id]
+        return {
+            "device_id": device_id,
+            "profile_id": holder,
+            "platform": device.platform.platform if device.platform else None,
+            "last_seen_at": device.last_seen_at,
+            "registers": _encode_device(device),
+        }
+
+    def _owner_row(self, address: PushAddress) -> dict[str, Any]:
+        known = self.addresses[address]
+        return {
+            "kind": address.kind,
+            "value": address.value,
+            "profile_id": known.profile_id,
+            "proven": int(known.proven),
+            "platform": known.platform,
+        }
+
+    def _review_rows(self) -> Iterator[dict[str, Any]]:
+        for (one, other), review in self.reviews.items():
+            yield {
+                "at": review.at,
+                "id_type": review.identifier[0],
+                "id": review.identifier[1],
+                "profile_id": one,
+                "other_profile_id": other,
+                "cause": review.cause,
+            }
+
+
+def profile_of_row(row: Row) -> Profile:
+    """A row of `profiles` with the identifier beside it."""
+    return Profile(
+        profile_id=row["profile_id"],
+        id_type=row["id_type"],
+        id=row["id"],
+        created_at=row["created_at"],
+        parent=row["merged_into"],
+        merged_at=row["merged_at"],
+        attach_from=row["attach_from"],
+        attach_until=row["attach_until"],
+        shared=bool(row["shared"]),
+        crowd=bool(row["crowd"]),
+    )
+
+
+def redemption_of(row: Row) -> Redemption:
+    """A row of `link_redemptions`."""
+    return Redemption(
+        row["nonce"], row["event_hash"], row["device_id"], row["anonymous_id"], row["redeemed_at"]
+    )
+
+
+def _named(event: AppEvent) -> Iterator[Identifier]:
+    """Every identifier that the rules may ask about because of this event."""
+    if event.user_id is not None:
+        yield "user_id", event.user_id
+        yield "anonymous_id", event.user_id  # an alias may have named it before anybody knew the user
+        yield "claimed_user_id", event.user_id
+    if event.anonymous_id is not None:
+        yield "anonymous_id", event.anonymous_id
+    if event.device_id is not None:
+        yield "device_id", event.device_id
+    if event.previous_id is not None:
+        yield "user_id", event.previous_id
+        yield "anonymous_id", event.previous_id
+    if event.beacon_key is not None:
+        yield "beacon", event.beacon_key
+    for one in event.external_ids:
+        yield one.type, one.id
+    if event.link is not None:
+        yield "anonymous_id", event.link.anonymous_id
+        if event.link.user_id is not None:
+            yield "user_id", event.link.user_id
+
+
+def _edge(edge: Edge, valid_to: int | None) -> dict[str, Any]:
+    return {
+        "id_type": edge.id_type,
+        "id": edge.id,
+        "profile_id": edge.profile_id,
+        "valid_from": edge.valid_from,
+        "valid_to": valid_to,
+        "cause": edge.cause,
+        "event_id": edge.event_id,
+    }
+
+
+def _ended(ended: tuple[Identifier, int]) -> dict[str, Any]:
+    (id_type, identifier), at = ended
+    return {"id_type": id_type, "id": identifier, "at": at}
+
+
+def _redated(edge: Edge) -> dict[str, Any]:
+    return {
+        "id_type": edge.id_type,
+        "id": edge.id,
+        "valid_from": edge.valid_from,
+        "cause": edge.cause,
+        "event_id": edge.event_id,
+    }
+
+
+def _claim_key(key: tuple[Identifier, str, str]) -> dict[str, Any]:
+    (id_type, identifier), profile_id, via = key
+    return {"id_type": id_type, "id": identifier, "profile_id": profile_id, "via": via}
+
+
+def _redemption_row(redemption: Redemption) -> dict[str, Any]:
+    return {
+        "nonce": redemption.nonce,
+        "event_hash": redemption.event_hash,
+        "device_id": redemption.device_id,
+        "anonymous_id": redemption.anonymous_id,
+        "redeemed_at": redemption.redeemed_at,
+    }

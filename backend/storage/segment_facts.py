@@ -1,0 +1,211 @@
+"""What the conditions ask about many people, read in one query for all of them when one is first asked."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from heapq import merge
+from operator import attrgetter
+from typing import Any, TypeAlias
+
+import msgspec
+
+from backend.profiles.model import IDENTIFIED, Statement
+from backend.profiles.rules import standing
+from backend.segments.dependencies import Needs
+from backend.segments.facts import RfmFact, VisitFact
+from backend.storage.segment_sql import EVER
+from backend.storage.session import Row, Session
+
+_Trees: TypeAlias = Mapping[str, Sequence[str]]
+
+
+class StoredEvent:
+    """An event whose properties are decoded when they are first asked for."""
+
+    __slots__ = ("_properties", "_text", "at")
+
+    def __init__(self, at: int, text: str | None) -> None:
+        self.at = at
+        self._text = text
+        self._properties: Any = None
+
+    @property
+    def properties(self) -> Any:
+        if self._text is not None:
+            self._properties = msgspec.json.decode(self._text)
+            self._text = None
+        return self._properties
+
+
+@dataclass(slots=True)
+class _History:
+    """One person's events: by kind and name, and by kind; each newest first."""
+
+    by_name: dict[tuple[str, str | None], list[StoredEvent]] = field(default_factory=dict)
+    by_kind: dict[str, list[StoredEvent]] = field(default_factory=dict)
+
+
+class PeopleFacts:
+    """Facts of people, given with all their profiles, as `needs` says they will be asked.
+
+    `members` are the segments that each is in; it may change while the segments are gone through.
+    """
+
+    def __init__(
+        self, session: Session, trees: _Trees, needs: Needs, now: int, members: Mapping[str, Collection[str]]
+    ) -> None:
+        self._session = session
+        self._person_of = {profile: person for person, tree in trees.items() for profile in tree}
+        self._profiles = as_json(self._person_of)
+        self._needs = needs
+        self._now = now
+        self.members = members
+
+    def of(self, person_id: str) -> "PersonFacts":
+        """One of them."""
+        return PersonFacts(self, person_id)
+
+    def _rows(self, query: str, **values: Any) -> Iterator[tuple[str, Row]]:
+        """Rows of all their profiles, each with the person."""
+        for row in self._session.rows(query, profiles=self._profiles, **values):
+            yield self._person_of[row["profile_id"]], row
+
+    def _since(self, seconds: int | None) -> int:
+        return EVER if seconds is None else self._now - seconds * 1000
+
+    @cached_property
+    def traits(self) -> Mapping[tuple[str, str], Any]:
+        """By person and name: the newest that an identified profile said, else the newest."""
+        best: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {}
+        for person, row in self._rows("segment_traits", names=as_json(self._needs.traits)):
+            key = (person, row["name"])
+            rank = (row["id_type"] in IDENTIFIED, row["occurred_at"], row["event_hash"])
+            if key not in best or rank > best[key][0]:
+                best[key] = (rank, row["value"])
+        return {key: msgspec.json.decode(value) for key, (_, value) in best.items()}
+
+    @cached_property
+    def consents(self) -> Mapping[tuple[str, str], bool]:
+        """By person and purpose. Of two at the same moment a refusal comes later, and stands."""
+        said: dict[tuple[str, str], list[Statement]] = {}
+        for person, row in self._rows("segment_consents", purposes=as_json(self._needs.purposes)):
+            statement = Statement(
+                bool(row["granted"]), row["occurred_at"], row["id_type"] in IDENTIFIED, row["merged_at"]
+            )
+            said.setdefault((person, row["purpose"]), []).append(statement)
+        return {key: standing(statements) for key, statements in said.items()}
+
+    @cached_property
+    def identifiers(self) -> Mapping[tuple[str, str], Collection[str]]:
+        """By person and kind."""
+        known: dict[tuple[str, str], set[str]] = {}
+        for person, row in self._rows("segment_identifiers", kinds=as_json(self._needs.identifiers)):
+            known.setdefault((person, row["id_type"]), set()).add(row["id"])
+        return known
+
+    @cached_property
+    def histories(self) -> Mapping[str, _History]:
+        """By person; no more of the past than any of the conditions asks for."""
+        needs, histories = self._needs, dict[str, _History]()
+        rows = self._rows(
+            "segment_events",
+            since=self._since(needs.since_s),
+            named=as_json(needs.named),
+            nameless=as_json(needs.nameless),
+        )
+        for person, row in rows:
+            event, kind, name = StoredEvent(row["occurred_at"], row["properties"]), row["kind"], row["name"]
+            history = histories.setdefault(person, _History())
+            if name in needs.named:
+                history.by_name.setdefault((kind, name), []).append(event)
+            if kind in needs.nameless:
+                history.by_kind.setdefault(kind, []).append(event)
+        return histories
+
+    @cached_property
+    def visits(self) -> Mapping[str, list[VisitFact]]:
+        """By person, with the categories that the zones have now."""
+        categories = zone_categories(self._session) if self._needs.categories else {}
+        visits: dict[str, list[VisitFact]] = {}
+        for person, row in self._rows("segment_visits", since=self._since(self._needs.visits_s)):
+            place = (row["store_id"], row["zone_id"])
+            stay = VisitFact(*place, categories.get(place, ()), row["entered_at"], row["left_at"])
+            visits.setdefault(person, []).append(stay)
+        return visits
+
+    @cached_property
+    def places(self) -> Mapping[str, set[tuple[str, str]]]:
+        """By person."""
+        places: dict[str, set[tuple[str, str]]] = {}
+        for person, row in self._rows("segment_places"):
+            places.setdefault(person, set()).add((row["store_id"], row["zone_id"]))
+        return places
+
+    @cached_property
+    def scores(self) -> Mapping[str, RfmFact]:
+        """By person; scores belong to the root."""
+        return {
+            person: RfmFact(row["r"], row["f"], row["m"], row["name"])
+            for person, row in self._rows("segment_scores")
+            if row["profile_id"] == person and None not in (row["r"], row["f"], row["m"])
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class PersonFacts:
+    """Satisfies Facts."""
+
+    people: PeopleFacts
+    person_id: str
+
+    def trait(self, name: str) -> Any:
+        return self.people.traits.get((self.person_id, name))
+
+    def identifiers(self, kind: str) -> Collection[str]:
+        return self.people.identifiers.get((self.person_id, kind), ())
+
+    def agrees(self, purpose: str) -> bool:
+        return self.people.consents.get((self.person_id, purpose), False)
+
+    def events(self, kinds: Sequence[str], name: str | None, since: int | None) -> Iterator[StoredEvent]:
+        history = self.people.histories.get(self.person_id)
+        if history is None:
+            return
+        found: Iterable[StoredEvent]
+        streams = [
+            history.by_kind.get(kind, []) if name is None else history.by_name.get((kind, name), [])
+            for kind in kinds
+        ]
+        found = streams[0] if len(streams) == 1 else merge(*streams, key=attrgetter("at"), reverse=True)
+        for event in found:
+            if since is not None and event.at <= since:
+                return
+            yield event
+
+    def visits(self, since: int | None) -> Sequence[VisitFact]:
+        stays = self.people.visits.get(self.person_id, [])
+        return [stay for stay in stays if since is None or stay.left_at is None or stay.left_at > since]
+
+    def places(self) -> Collection[tuple[str, str]]:
+        return self.people.places.get(self.person_id, ())
+
+    def rfm(self) -> RfmFact | None:
+        return self.people.scores.get(self.person_id)
+
+    def is_member(self, segment_id: str) -> bool:
+        return segment_id in self.people.members.get(self.person_id, ())
+
+
+def as_json(texts: Iterable[str]) -> str:
+    """A list of texts for `json_each`."""
+    return msgspec.json.encode(list(texts)).decode()
+
+
+def zone_categories(session: Session) -> dict[tuple[str, str], frozenset[str]]:
+    """The categories of each zone."""
+    return {
+        (row["store_id"], row["zone_id"]): frozenset(
+            category for category in msgspec.json.decode(row["categories"]) if isinstance(category, str)
+        )
+        for row in session.rows("segment_categories")
+    }

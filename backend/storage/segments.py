@@ -1,0 +1,340 @@
+"""Segments in the database: definitions and their versions, members, changes, timers."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from backend.segments.dependencies import needs_of
+from backend.segments.model import Condition, Definition, SegmentInvalid, references, ring_of
+from backend.storage.segment_facts import as_json, zone_categories
+from backend.storage.segment_sql import members_sql
+from backend.storage.session import Row, Session
+
+EVERY = ""
+"""In a timer: every segment."""
+MAX_SEGMENTS = 500  # every one is compiled and indexed wherever the fold starts
+_definition = msgspec.json.Decoder(Definition)
+
+
+class SegmentInUse(ValueError):
+    """Other segments ask for this one; the text names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSegment:
+    """A segment as it is now. `computed_to` is the last person whom the computing has reached."""
+
+    segment_id: str
+    version: int
+    state: Literal["computing", "live", "deleting", "deleted"]
+    definition: Definition
+    silent: bool
+    computed_to: str
+    basis: str
+    changed_at: int
+    computed_at: int | None
+    created_by: str
+
+    @property
+    def condition(self) -> Condition:
+        return self.definition.condition
+
+
+class Change(NamedTuple):
+    """Somebody entered or left; `backfill`: found by computing a new definition, so no news."""
+
+    segment_id: str
+    profile_id: str
+    version: int
+    kind: Literal["entered", "left"]
+    at: int
+    backfill: bool
+
+
+class Membership(NamedTuple):
+    """A profile is in a segment, since when."""
+
+    profile_id: str
+    segment_id: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """People who were asked a condition by SQL: who is in, and for whom time alone may change that."""
+
+    members: frozenset[str]
+    restless: frozenset[str]
+
+
+# Definitions ------------------------------------------------------------------------------------------------
+
+
+def segments(session: Session) -> dict[str, StoredSegment]:
+    """Every segment by id; deleted ones only while their members are being removed."""
+    return {row["segment_id"]: _stored(row) for row in session.rows("segments")}
+
+
+def segment(session: Session, segment_id: str) -> StoredSegment | None:
+    """One segment that is not deleted."""
+    row = session.row("segment", segment_id=segment_id)
+    stored = _stored(row) if row else None
+    return stored if stored is not None and stored.state in ("computing", "live") else None
+
+
+def save_segment(session: Session, segment_id: str, definition: Definition, now: int, by: str) -> int:
+    """Stores a definition as the next version, to be computed for everybody. Its version.
+
+    Raises SegmentInvalid where it asks for segments that are not there, or in a ring for itself.
+    """
+    check_references(session, segment_id, definition.condition)
+    row = session.row("segment", segment_id=segment_id)
+    before = _stored(row) if row else None
+    version = before.version + 1 if before else 1
+    if before is not None and before.state in ("computing", "live") and before.definition == definition:
+        return before.version
+    same = before is not None and before.condition == definition.condition
+    if same and before is not None and before.state in ("computing", "live"):
+        session.run("rename_segment", segment_id=segment_id, version=version, now=now)
+    else:
+        session.run("save_segment", segment_id=segment_id, version=version, now=now)
+    session.run(
+        "add_segment_version",
+        segment_id=segment_id,
+        version=version,
+        definition=msgspec.json.encode(definition).decode(),
+        now=now,
+        created_by=by,
+    )
+    return version
+
+
+def check_references(session: Session, segment_id: str, condition: Condition) -> None:
+    """Raises SegmentInvalid where a condition asks for segments that are not there, or for itself."""
+    stored = {key: found for key, found in segments(session).items() if found.state != "deleting"}
+    if segment_id not in stored and len(stored) >= MAX_SEGMENTS:
+        raise SegmentInvalid(f"there may be {MAX_SEGMENTS} segments")
+    asks_for = {key: references(found.condition) for key, found in stored.items()}
+    asks_for[segment_id] = references(condition)
+    ring = ring_of(segment_id, asks_for)
+    if ring is not None:
+        raise SegmentInvalid(f"segments ask for each other in a ring: {' → '.join(ring)}")
+    for missing in sorted(references(condition) - asks_for.keys()):
+        raise SegmentInvalid(f"there is no segment {missing}")
+
+
+def delete_segment(session: Session, segment_id: str, now: int) -> bool:
+    """Ends a segment; its members are removed little by little. False where there is none.
+
+    Raises SegmentInUse.
+    """
+    if segment(session, segment_id) is None:
+        return False
+    users = [key for key, found in segments(session).items() if segment_id in references(found.condition)]
+    if users:
+        raise SegmentInUse(f"segment {segment_id} is asked for by {', '.join(users)}")
+    session.run("delete_segment", segment_id=segment_id, now=now)
+    return True
+
+
+def versions(session: Session, segment_id: str, limit: int) -> list[dict[str, Any]]:
+    """What a segment was, newest first."""
+    return [
+        {**dict(row), "definition": _definition.decode(row["definition"])}
+        for row in session.rows("segment_versions", segment_id=segment_id, limit=limit)
+    ]
+
+
+def _stored(row: Row) -> StoredSegment:
+    return StoredSegment(
+        segment_id=row["segment_id"],
+        version=row["version"],
+        state=row["state"],
+        definition=_definition.decode(row["definition"]),
+        silent=bool(row["silent"]),
+        computed_to=row["computed_to"],
+        basis=row["basis"],
+        changed_at=row["changed_at"],
+        computed_at=row["computed_at"],
+        created_by=row["created_by"],
+    )
+
+
+# Computing for the whole base -------------------------------------------------------------------------------
+
+
+def people_after(session: Session, after: str, limit: int) -> list[str]:
+    """The next people in the order of their ids."""
+    return [row["profile_id"] for row in session.rows("segment_people_after", after=after, limit=limit)]
+
+
+def count_people(session: Session) -> int:
+    """Everybody who could be in a segment."""
+    return _number(session.row("count_people"))
+
+
+def ask(session: Session, condition: Condition, people: Collection[str], now: int) -> Asked:
+    """Asks people a condition by SQL."""
+    compiled = members_sql(condition, people, now)
+    rows = session.found(compiled.sql, compiled.values)
+    return Asked(
+        frozenset(row["person_id"] for row in rows if row["member"]),
+        frozenset(row["person_id"] for row in rows if row["restless"]),
+    )
+
+
+def start_computing(session: Session, segment_id: str, basis: str) -> None:
+    """Everybody is to be asked again, since the world changed; who comes or goes by it is news."""
+    session.run("restart_segment_computing", segment_id=segment_id, basis=basis)
+    session.run("begin_segment_computing", segment_id=segment_id, basis=basis)
+
+
+def move_computing(session: Session, segment_id: str, computed_to: str) -> None:
+    """Everybody up to a person has been asked."""
+    session.run("move_segment_computing", segment_id=segment_id, computed_to=computed_to)
+
+
+def end_computing(session: Session, segment_id: str, now: int) -> None:
+    """Everybody has been asked."""
+    session.run("end_segment_computing", segment_id=segment_id, now=now)
+
+
+def forget_segment(session: Session, segment_id: str) -> None:
+    """Its last member is removed."""
+    session.run("forget_segment", segment_id=segment_id)
+
+
+def basis_of(session: Session, condition: Condition) -> str:
+    """A mark of what operators set up that the answers depend on: the zones of the categories asked for."""
+    wanted = needs_of(condition).categories
+    if not wanted:
+        return ""
+    zones = [(*place, sorted(found & wanted)) for place, found in zone_categories(session).items()]
+    return hashlib.sha256(msgspec.json.encode([zone for zone in zones if zone[2]])).hexdigest()
+
+
+# Members ----------------------------------------------------------------------------------------------------
+
+
+def trees(session: Session, profiles: Iterable[str]) -> dict[str, list[str]]:
+    """The people around profiles: each root with all that is merged into it, itself the first."""
+    found: dict[str, list[str]] = {}
+    for row in session.rows("segment_trees", profiles=as_json(profiles)):
+        found.setdefault(row["person_id"], []).append(row["profile_id"])
+    return found
+
+
+def profiles_behind(session: Session, id_type: str, identifiers: Iterable[str]) -> list[str]:
+    """The profiles that identifiers belong to, or once did."""
+    rows = session.rows("segment_profiles_behind", id_type=id_type, ids=as_json(identifiers))
+    return [row["profile_id"] for row in rows]
+
+
+def memberships(session: Session, profiles: Iterable[str]) -> list[Membership]:
+    """Which segments profiles are in."""
+    rows = session.rows("segment_memberships", profiles=as_json(profiles))
+    return [Membership(row["profile_id"], row["segment_id"], row["since"]) for row in rows]
+
+
+def members_between(session: Session, segment_id: str, after: str, until: str) -> dict[str, int]:
+    """Who is in a segment, since when, among the people after one id and up to another."""
+    rows = session.rows("segment_members_between", segment_id=segment_id, after=after, until=until)
+    return {row["profile_id"]: row["since"] for row in rows}
+
+
+def members_beyond(session: Session, segment_id: str, after: str, limit: int) -> Sequence[Row]:
+    """A page of members in the order of their ids: profile_id, since, version."""
+    return session.rows("segment_members_beyond", segment_id=segment_id, after=after, limit=limit)
+
+
+def count_members(session: Session, segment_id: str) -> int:
+    """How many are in a segment."""
+    return _number(session.row("count_segment_members", segment_id=segment_id))
+
+
+def segments_of(session: Session, person_id: str) -> Sequence[Row]:
+    """Which segments a person is in: segment_id, since, version."""
+    return session.rows("segments_of_person", profile_id=person_id)
+
+
+def changes_of(session: Session, person_id: str, before: int, limit: int) -> Sequence[Row]:
+    """When a person entered and left segments before a time, newest first; for the timeline."""
+    return session.rows("segment_changes_of_person", profile_id=person_id, before=before, limit=limit)
+
+
+def put_members(session: Session, members: Iterable[tuple[Membership, int]]) -> None:
+    """People came in, under a version; whoever is in already keeps the earlier time."""
+    session.many("put_segment_member", ({**one._asdict(), "version": version} for one, version in members))
+
+
+def end_members(session: Session, gone: Iterable[tuple[str, str]]) -> None:
+    """Profiles are in a segment no more, given as (profile, segment)."""
+    session.many("end_segment_member", _pairs(gone))
+
+
+def add_changes(session: Session, changes: Iterable[Change]) -> None:
+    """For the timeline."""
+    session.many("add_segment_change", ({**one._asdict(), "backfill": int(one.backfill)} for one in changes))
+
+
+def erase(session: Session, profiles: Iterable[str]) -> None:
+    """Forgets all that segments and scores hold of profiles."""
+    rows = [{"profile_id": profile_id} for profile_id in profiles]
+    for query in ("erase_segment_members", "erase_segment_changes", "erase_segment_timers", "erase_scores"):
+        session.many(query, rows)
+
+
+# Timers -----------------------------------------------------------------------------------------------------
+
+
+def timers_of(session: Session, profiles: Iterable[str]) -> dict[tuple[str, str], int]:
+    """When (profile, segment) will be looked at again."""
+    rows = session.rows("segment_timers_of", profiles=as_json(profiles))
+    return {(row["profile_id"], row["segment_id"]): row["due_at"] for row in rows}
+
+
+def put_timers(session: Session, due: Mapping[tuple[str, str], int]) -> None:
+    """Looks at (profile, segment) at this time, or earlier if so was said before."""
+    rows = [
+        {"profile_id": profile_id, "segment_id": segment_id, "due_at": at}
+        for (profile_id, segment_id), at in due.items()
+    ]
+    session.many("put_segment_timer", rows)
+
+
+def ask_again(session: Session, profiles: Iterable[str], now: int) -> None:
+    """Has every segment asked again about people, in whatever transaction something changed about them.
+
+    For whoever merges, splits or scores people outside the fold.
+    """
+    put_timers(session, {(profile_id, EVERY): now for profile_id in profiles})
+
+
+def take_due(session: Session, now: int, limit: int) -> list[tuple[str, str]]:
+    """The (profile, segment) pairs that are due; they are waited for no longer."""
+    rows = session.rows("due_segment_timers", now=now, limit=limit)
+    due = [(row["profile_id"], row["segment_id"]) for row in rows]
+    end_timers(session, due)
+    return due
+
+
+def end_timers(session: Session, ended: Iterable[tuple[str, str]]) -> None:
+    """Waits for (profile, segment) no longer."""
+    session.many("end_segment_timer", _pairs(ended))
+
+
+def next_due(session: Session) -> int | None:
+    """When the next timer is due."""
+    row = session.row("next_segment_timer")
+    return None if row is None or row[0] is None else int(row[0])
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> Iterable[dict[str, str]]:
+    return [{"profile_id": profile_id, "segment_id": segment_id} for profile_id, segment_id in pairs]
+
+
+def _number(row: Row | None) -> int:
+    return 0 if row is None else int(row[0])

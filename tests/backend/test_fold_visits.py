@@ -1,0 +1,114 @@
+"""Visits to stores, and phones that hear a zone's beacon, through a fold on real files."""
+
+import pytest
+
+from backend.proximity.visits import AWAY_MS
+from sdk_bridge.wire.app_events import BeaconSighting
+
+ANNA = "ibeacon:00000000-0000-0000-0000-0000000000aa:1:1"
+SHELF = "ibeacon:00000000-0000-0000-0000-0000000000ff:1:2"
+
+
+async def quiet(shop, seconds: int) -> None:
+    """Time passes; the gateways are alive and hear nobody."""
+    for _ in range(seconds // 4 + 1):
+        shop.clock.forward(4000)
+        for gateway in ("g-a", "g-b"):
+            await shop.heartbeat(gateway)
+    await shop.folded()
+
+
+async def test_a_visit_spans_its_zones_and_ends_when_the_last_was_left(live_shop):
+    shop = live_shop
+    await shop.person("anna", ANNA)
+    await shop.folded()
+    await shop.hear(ANNA, "g-a", seconds=5)
+    await shop.folded()
+    begun = (await shop.rows("select * from visits"))[0]
+    assert begun["left_at"] is None
+    assert begun["profile_id"] is not None
+    await quiet(shop, 20)
+    assert (await shop.rows("select * from visits"))[0]["left_at"] is None, "perhaps only behind a shelf"
+    await quiet(shop, AWAY_MS // 1000 + 8)
+    [ended] = await shop.rows("select * from visits")
+    [zone] = await shop.rows("select * from zone_visits")
+    assert ended["left_at"] == zone["left_at"] >= zone["entered_at"] == ended["entered_at"]
+    assert zone["confidence"] in ("low", "medium", "high")
+
+
+async def test_an_open_visit_outlives_the_process(live_shop):
+    shop = live_shop
+    await shop.person("anna", ANNA)
+    await shop.folded()
+    await shop.hear(ANNA, "g-a", seconds=5)
+    await quiet(shop, 12)
+    again = shop.new_fold()
+    await again.load()
+    assert [visit.idle_since is not None for visit in again._live.visits.open.values()] == [True]
+
+
+@pytest.fixture
+async def shelf(live_shop):
+    def write(session) -> None:
+        session.run("save_beacon", beacon_key=SHELF, role="zone", store_id="s1", zone_id="b")
+
+    await live_shop.state.write(write)
+    live_shop.fold.refresh()
+    return live_shop
+
+
+async def near_the_shelf(
+    shop, *, seconds: int, what: str = "range", rssi: int | None = -55, late_ms: int = 0
+):
+    for _ in range(seconds):
+        shop.clock.forward(1000)
+        seen = BeaconSighting(SHELF, what, rssi)
+        event = shop.event(
+            "beacon_sighting",
+            user_id="anna",
+            device_id="phone-anna",
+            sighting=seen,
+            occurred_at=shop.clock() - late_ms,
+        )
+        await shop.journal.append_events([event])
+    await shop.folded()
+
+
+async def test_a_phone_beside_a_zones_beacon_is_in_the_zone(shelf):
+    await shelf.person("anna")
+    await near_the_shelf(shelf, seconds=5)
+    [visit] = await shelf.rows("select * from zone_visits")
+    assert (visit["beacon_key"], visit["zone_id"]) == ("phone:phone-anna", "b")
+    assert visit["profile_id"] == (await shelf.rows("select * from presences"))[0]["profile_id"]
+    await quiet(shelf, 20)
+    assert await shelf.column("select count(*) from presences") == [0]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({"rssi": 0}, id="a level that the phone did not know"),
+        pytest.param({"what": "leave", "rssi": None}, id="leaving"),
+        pytest.param({"late_ms": 60_000}, id="of a minute ago"),
+    ],
+)
+async def test_what_a_phone_says_that_places_nobody(shelf, how):
+    await shelf.person("anna")
+    await near_the_shelf(shelf, seconds=5, **how)
+    assert await shelf.column("select count(*) from zone_visits") == [0]
+
+
+async def test_whoever_has_not_agreed_is_nowhere_and_whoever_withdraws_leaves_at_once(shelf):
+    await shelf.person("anna", consent={"proximity": False})
+    await near_the_shelf(shelf, seconds=4)
+    assert await shelf.column("select count(*) from zone_visits") == [0]
+    for granted in (True, False):
+        shelf.clock.forward(1000)
+        event = shelf.event("consent", user_id="anna", device_id="phone-anna", consent={"proximity": granted})
+        await shelf.journal.append_events([event])
+        if granted:
+            await near_the_shelf(shelf, seconds=4)
+            assert await shelf.column("select left_at from visits") == [None]
+    await shelf.folded()
+    assert None not in await shelf.column("select left_at from visits")
+    assert await shelf.column("select count(*) from presences") == [0]

@@ -1,0 +1,215 @@
+"""Hostile bodies at every door that takes one: a 4xx that says why, never a 5xx, a hang or a crash."""
+
+import asyncio
+import gzip
+import json
+import random
+import zlib
+from typing import Any
+
+import aiohttp
+import pytest
+
+from backend.api.server import document_text
+from simulators.backend_alone import BackendAlone, running_backend
+
+PATIENCE_S = 10.0  # for one answer; a hang is as bad as a crash
+DOCUMENT = json.loads(document_text())
+SCHEMAS = DOCUMENT["components"]["schemas"]
+PACKED = {"Content-Encoding": "gzip"}
+RANDOM = random.Random(7)
+
+NO_JSON: dict[str, tuple[bytes, dict[str, str]]] = {
+    "random bytes": (RANDOM.randbytes(2_000), {}),
+    "one byte": (b"\xff", {}),
+    "not UTF-8": (b'{"name": "\xff\xfe"}', {}),
+    "a byte order mark": (b"\xef\xbb\xbf[", {}),
+    "half an object": (b'{"name": "', {}),
+    "two objects": (b"{}{}", {}),
+    "deep arrays": (b"[" * 200_000, {}),
+    "deep objects": (b'{"a":' * 100_000, {}),
+    "deep, and closed": (b"[" * 50_000 + b"]" * 50_000, {}),
+    "10 MB": (b'{"name": "' + b"x" * 10_000_000 + b'"}', {}),
+    "10 MB of digits": (b"9" * 10_000_000, {}),
+    "gzip bomb": (gzip.compress(bytes(50_000_000)), PACKED),
+    "bomb in a bomb": (gzip.compress(gzip.compress(bytes(50_000_000))), PACKED),
+    "damaged gzip": (gzip.compress(b"{}")[:-9] + b"\0" * 9, PACKED),
+    "half a gzip": (gzip.compress(RANDOM.randbytes(5_000))[:2_000], PACKED),
+    "no gzip at all": (b"{}", PACKED),
+    "deflate bomb": (zlib.compress(bytes(50_000_000)), {"Content-Encoding": "deflate"}),
+    "an encoding that nobody knows": (b"\0", {"Content-Encoding": "br, gzip, zstd"}),
+    "a charset that nobody knows": (b"\xff", {"Content-Type": "application/json; charset=utf-99"}),
+    "NaN": (b"NaN", {}),
+    "digits without end": (b"[" + b"9" * 100_000 + b"]", {}),
+    "an exponent": (b"1e999999999", {}),
+    "a lone surrogate": (b'"\\ud800"', {}),
+    "the wrong kind: null": (b"null", {}),
+    "the wrong kind: text": (b'"text"', {}),
+    "the wrong kind: number": (b"-0.0", {}),
+    "the wrong kind: list": (b'[{"name": "x"}]', {}),
+}
+IN_A_FIELD: dict[str, bytes] = {
+    "a huge integer": b"9" * 400,
+    "beyond 64 bits": str(2**64).encode(),
+    "beyond 63 bits": str(2**63).encode(),
+    "below 63 bits": str(-(2**63) - 1).encode(),
+    "a huge number": b"1e308",
+    "NaN": b"NaN",
+    "infinity": b"-Infinity",
+    "U+0000": b'"a\\u0000b"',
+    "a raw zero": b'"a\0b"',
+    "a lone surrogate": b'"\\udc00"',
+    "half a pair": b'"\\ud83d x"',
+    "a line break": b'"s1\\n"',
+    "a long text": b'"' + b"x" * 100_000 + b'"',
+    "null": b"null",
+    "true": b"true",
+    "a list": b"[[[[]]]]",
+    "a deep list": b"[" * 30_000 + b"]" * 30_000,
+    "a list of everything": b'[null, 1e308, "\\u0000", {"": ""}]',
+    "an object": b'{"\\u0000": 1e308}',
+}
+DOORS = [
+    (method, path, operation)
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+    if "requestBody" in operation and "_at_" not in operation["operationId"]  # other paths to the same
+]
+
+
+def test_every_door_is_tried():
+    assert len(DOORS) > 25
+    assert {"put", "post"} <= {method for method, *_ in DOORS}
+    silent = {
+        (method, path)
+        for path, item in DOCUMENT["paths"].items()
+        for method, operation in item.items()
+        if method in ("post", "put", "patch") and "requestBody" not in operation
+    }
+    assert silent <= {("post", "/api/gateways/{store}/{gateway}/revoke")}  # the path says it all
+
+
+@pytest.mark.timeout(240)
+async def test_hostile_bodies_are_refused_with_a_reason(tmp_path):
+    async with running_backend(tmp_path) as backend, _connected() as http:
+        wrong: list[str] = []
+        for method, path, operation in DOORS:
+            for name, (body, headers) in NO_JSON.items():
+                status, text = await _asked(http, backend, method, path, operation, body, headers)
+                if not 400 <= status < 500 or not _says_why(text):
+                    wrong.append(f"{method} {path} with {name}: {status} {text[:200]}")
+        assert not wrong, "\n".join(wrong)
+        await _is_well(http, backend)
+
+
+@pytest.mark.timeout(240)
+async def test_a_hostile_value_in_any_field_fails_nothing(tmp_path):
+    """Some fields take any JSON; what is taken must be taken whole, what is refused with a reason."""
+    async with running_backend(tmp_path) as backend, _connected() as http:
+        wrong: list[str] = []
+        for method, path, operation in DOORS:
+            for field, others in _bodies(operation):
+                for name, value in IN_A_FIELD.items():
+                    body = b"{" + b", ".join([*others, json.dumps(field).encode() + b": " + value]) + b"}"
+                    status, text = await _asked(http, backend, method, path, operation, body, {})
+                    if status >= 500 or (status >= 400 and not _says_why(text)):
+                        wrong.append(f"{method} {path} with {field} = {name}: {status} {text[:200]}")
+        assert not wrong, "\n".join(wrong)
+        await _is_well(http, backend)
+
+
+def _connected() -> aiohttp.ClientSession:
+    """A connection each: a server may close the one that brought a damaged body."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+
+
+async def _asked(
+    http: aiohttp.ClientSession,
+    backend: BackendAlone,
+    method: str,
+    path: str,
+    operation: dict[str, Any],
+    body: bytes,
+    headers: dict[str, str],
+) -> tuple[int, str]:
+    """Status and text of the answer; status 599 for none, or none in time."""
+    key = backend.write_key if "events" in operation["tags"] else backend.token
+    given = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", **headers}
+    url = backend.url + _filled(path)
+    try:
+        async with asyncio.timeout(PATIENCE_S), http.request(method, url, data=body, headers=given) as answer:
+            return answer.status, await answer.text()
+    except (TimeoutError, aiohttp.ClientError) as error:
+        return 599, repr(error)
+
+
+KNOWN = {"store": "s1", "zone": "a", "gateway": "g1"}
+
+
+def _filled(path: str) -> str:
+    """The path of something that is there, where it can be, so that the request gets as far as it can."""
+    for place in {part[1:-1] for part in path.split("/") if part.startswith("{")}:
+        path = path.replace(f"{{{place}}}", KNOWN.get(place, "x"))
+    return path
+
+
+def _says_why(text: str) -> bool:
+    """The API's error, or the bridge's."""
+    try:
+        body = json.loads(text)
+    except ValueError:
+        return False
+    error = body.get("error", body)
+    return bool(error.get("code")) and bool(error.get("message"))
+
+
+def _bodies(operation: dict[str, Any]) -> list[tuple[str, list[bytes]]]:
+    """Every field of the operation's body, with the other fields that it needs as JSON."""
+    content = operation.get("requestBody", {}).get("content", {})
+    schema = _resolved(content.get("application/json", {}).get("schema", {}))
+    fields = schema.get("properties", {})
+    needed = {name: _plausible(fields[name]) for name in schema.get("required", [])}
+    return [
+        (
+            field,
+            [
+                f"{json.dumps(name)}: {json.dumps(value)}".encode()
+                for name, value in needed.items()
+                if name != field
+            ],
+        )
+        for field in fields
+    ]
+
+
+def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    return SCHEMAS[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+
+
+def _plausible(schema: dict[str, Any]) -> Any:
+    """A value that fits a schema well enough to come past the other fields."""
+    schema = _resolved(schema)
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return _plausible(schema["anyOf"][0])
+    fields = schema.get("properties", {})
+    by_type = {
+        "string": "x" * schema.get("minLength", 1),
+        "integer": schema.get("minimum", 1),
+        "number": schema.get("minimum", 1),
+        "array": [_plausible(schema["items"])] if schema.get("items") else [],
+        "object": {name: _plausible(fields[name]) for name in schema.get("required", [])},
+    }
+    return by_type.get(schema.get("type", ""), True)
+
+
+async def _is_well(http: aiohttp.ClientSession, backend: BackendAlone) -> None:
+    async with http.get(f"{backend.url}/health") as answer:
+        assert answer.status == 200
+    async with http.get(f"{backend.url}/api/stores", headers=backend.headers) as answer:
+        assert (await answer.json())["stores"]
+    event = {"event": "Still here", "userId": "4711"}
+    key = {"Authorization": f"Bearer {backend.write_key}"}
+    async with http.post(f"{backend.url}/v1/track", json=event, headers=key) as answer:
+        assert answer.status == 200

@@ -1,0 +1,270 @@
+"""Identity as properties: any order of arrival, and ten thousand random merges and undoings."""
+
+import itertools
+import os
+import random
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backend.profiles.memory import MemoryProfiles
+from backend.profiles.model import IDENTIFIED, OPERATOR, Identifier
+from backend.profiles.placing import person_of
+from backend.profiles.rules import standing
+from backend.profiles.service import ProfileService, whose
+from backend.profiles.store import ProfileStore
+from backend.storage.database import open_for_writing, transaction
+from backend.storage.profile_rows import ProfileRows
+from sdk_bridge.wire.app_events import AppEvent, ExternalId, Link, PushAddress
+
+SEQUENCES = int(os.environ.get("FOOTFALL_SEQUENCES", "10000"))
+TAG = "ibeacon:2f234454-cf6d-4a0f-adf2-f4911ba9ffa6:1:7"
+USERS, ANONYMOUS, DEVICES, TAGS = ("u1", "u2", "u3"), ("a1", "a2", "u1"), ("d1", "d2"), (TAG, f"{TAG}7")
+KNOWN = (("email", "anna@x.at"), ("email", "bert@x.at"), ("loyalty_id", "C1"), ("phone", "+436601234567"))
+ADDRESS = PushAddress("token", "t1")
+DAY = 86_400_000
+TIMES = (*range(1, 12), 45 * DAY, 45 * DAY + 1, 80 * DAY)  # in one session, and months apart
+
+
+@st.composite
+def app_events(draw: st.DrawFn) -> AppEvent:
+    kinds = ["identify", "track", "alias", "device", "logout", "consent", "push_receipt", "link"]
+    kind, user = draw(st.sampled_from(kinds)), draw(st.sampled_from([None, *USERS]))
+    message_id = str(draw(st.integers(0, 10**6)))
+    return AppEvent(
+        kind=kind,
+        message_id=message_id,
+        source="app",
+        occurred_at=draw(st.sampled_from(TIMES)),
+        received_at=100 * DAY,
+        user_id=user,
+        proven=user is not None and draw(st.booleans()),
+        previous_id=draw(st.sampled_from([*ANONYMOUS, *USERS])) if kind == "alias" else None,
+        anonymous_id=draw(st.sampled_from([None, *ANONYMOUS])),
+        device_id=draw(st.sampled_from(DEVICES if kind == "link" else [None, *DEVICES])),
+        push_address=draw(st.sampled_from([None, ADDRESS, PushAddress("fid", "t2")])),
+        platform=draw(st.sampled_from([None, "ios", "android"])),
+        beacon_key=draw(st.sampled_from([None, *TAGS])) if kind == "device" else None,
+        traits=draw(st.dictionaries(st.sampled_from(["a", "b"]), st.integers(0, 3), max_size=2)),
+        consent=draw(st.dictionaries(st.sampled_from(["push", "proximity"]), st.booleans(), max_size=2)),
+        external_ids=[ExternalId(*one) for one in draw(st.lists(st.sampled_from(KNOWN), max_size=2))],
+        link=Link(message_id, "site", draw(st.sampled_from(ANONYMOUS)), 0, 1, draw(st.sampled_from([None, *USERS])))
+        if kind == "link"
+        else None,
+    )  # fmt: skip
+
+
+class World:
+    """A store, the rules, and what is asked of them; profiles are named by the identifiers they began with."""
+
+    def __init__(self, store: ProfileStore, service: ProfileService | None = None) -> None:
+        self.store, self.service = store, service or ProfileService()
+        self.events: list[tuple[str, AppEvent]] = []
+        numbers = itertools.count()
+        self.new_id: Callable[[], str] = lambda: f"p{next(numbers)}"
+
+    def hear(self, event: AppEvent) -> None:
+        number = int(event.message_id)
+        applied = self.service.apply(self.store, event, number, number * 7919, self.new_id)
+        if applied.profile_id is not None:
+            self.events.append((applied.profile_id, event))
+
+    def merge(self, one: Identifier, other: Identifier) -> None:
+        child, root = self.store.profile_of(one), self.store.profile_of(other)
+        if child and root:
+            self.service.merge(self.store, child, root, 200 * DAY, self.new_id)
+
+    def undo(self, identifier: Identifier) -> None:
+        profile_id = self.store.profile_of(identifier)
+        if profile_id:
+            self.service.undo_merge(self.store, profile_id, 200 * DAY, self.new_id)
+
+    def is_decided(self, identifier: Identifier) -> bool:
+        return any(claim.via == OPERATOR for claim in self.store.claims(identifier))
+
+
+def dump(world: World, identifiers: list[Identifier]) -> bytes:
+    """All that anybody can see of everybody, with profiles by their names."""
+    store = world.store
+    name = {profile_id: key for key in identifiers if (profile_id := store.profile_of(key))}
+    people: dict[str, list[str]] = {}
+    for profile_id in name:
+        people.setdefault(person_of(store, profile_id), []).append(profile_id)
+    seen: list[Any] = []
+    for root, tree in people.items():
+        seen.append(
+            [
+                name[root],
+                sorted(name[one] for one in tree),
+                sorted((name[one], store.profile(one).created_at, store.profile(one).shared) for one in tree),
+                sorted(event.message_id for own, event in world.events if whose(store, own, event.occurred_at) == root),
+                traits(store, tree),
+                consents(store, root),
+                sorted(key for key, (_, holder) in store.devices.items() if holder in tree),
+                sorted(
+                    (one.kind, one.value, known.proven)
+                    for one, known in store.addresses.items()
+                    if known.profile_id in tree
+                ),
+                sorted(tag for tag in TAGS if store.profile_of(("beacon", tag)) in tree),
+            ]
+        )  # fmt: skip
+    return msgspec.msgpack.encode(sorted(seen))
+
+
+def traits(store: MemoryProfiles, tree: list[str]) -> dict[str, str]:
+    best: dict[str, Any] = {}
+    for (owner, trait), (stamp, value) in store.traits.items():
+        profile = store.profile(owner)
+        if owner in tree and profile.attach_from <= stamp.occurred_at <= profile.attach_until:
+            rank = (profile.id_type in IDENTIFIED, stamp, value)
+            best[trait] = max(best.get(trait, rank), rank)
+    return {trait: rank[2] for trait, rank in sorted(best.items())}
+
+
+def consents(store: MemoryProfiles, root: str) -> dict[str, bool]:
+    return {purpose: standing(store.statements(root, purpose)) for purpose in ("proximity", "push")}
+
+
+def everybody(store: MemoryProfiles) -> list[Identifier]:
+    return sorted(key for key in store.edges if key[0] not in ("profile", "beacon"))
+
+
+def told(events: list[AppEvent]) -> World:
+    world = World(MemoryProfiles())
+    for one in events:
+        world.hear(one)
+    return world
+
+
+def picture(events: list[AppEvent]) -> bytes:
+    world = told(events)
+    return dump(world, everybody(world.store))
+
+
+some_events = st.lists(app_events(), max_size=9, unique_by=lambda one: one.message_id)
+
+
+@settings(max_examples=400, deadline=None)
+@given(some_events, st.integers(0, 2**32))
+def test_a_person_is_a_function_of_the_set_of_events(events: list[AppEvent], seed: int) -> None:
+    assert picture(random.Random(seed).sample(events, len(events))) == picture(events)
+
+
+@settings(max_examples=200, deadline=None)
+@given(some_events)
+def test_an_event_applied_twice_changes_nothing(events: list[AppEvent]) -> None:
+    once, twice = told(events), told(events + events)
+    twice.events = twice.events[: len(twice.events) // 2]
+    assert dump(once, everybody(once.store)) == dump(twice, everybody(twice.store))
+
+
+@settings(max_examples=200, deadline=None)
+@given(some_events)
+def test_two_user_ids_are_never_one_person_by_themselves(events: list[AppEvent]) -> None:
+    store = told(events).store
+    people = [person_of(store, found) for user in USERS if (found := store.profile_of(("user_id", user)))]
+    assert len(set(people)) == len(people)
+
+
+# Merges and undoings --------------------------------------------------------------------------------------
+
+PEOPLE: list[Identifier] = [
+    *(("user_id", user) for user in USERS),
+    *(("anonymous_id", one) for one in ("a1", "a2", "a3")),
+    *(("device_id", one) for one in DEVICES),
+    ("email", "anna@x.at"),
+]
+STEP = 3  # bytes of a sequence that make one step
+
+
+def steps(sequence: bytes) -> Iterator[tuple[int, int, int]]:
+    for at in range(0, len(sequence) - STEP + 1, STEP):
+        yield sequence[at], sequence[at + 1], sequence[at + 2]
+
+
+def heard(number: int, what: int, who: int) -> AppEvent:
+    """An event, from two bytes: who and through which browser, phone or address, what and when."""
+    user = USERS[who % 4] if who % 4 < len(USERS) else None
+    mail = [ExternalId("email", "anna@x.at")] if who // 64 == 3 else []
+    return AppEvent(
+        kind=("identify", "track", "consent", "device", "logout")[what % 5],
+        message_id=str(number),
+        source="app",
+        occurred_at=TIMES[what // 5 % len(TIMES)],
+        received_at=100 * DAY,
+        user_id=user,
+        proven=user is not None,
+        anonymous_id=(None, "a1", "a2", "a3")[who // 4 % 4],
+        device_id=(None, *DEVICES, None)[who // 16 % 4],
+        traits={"colour": number},
+        consent={"push": what % 2 == 0} if what % 5 == 2 else {},
+        push_address=ADDRESS if what % 5 == 3 else None,
+        external_ids=mail,
+    )
+
+
+def play(sequence: bytes, real: World, never: World, *, decided_only: bool) -> None:
+    """A step is an event, which both worlds hear, or in the real one a merge or an undoing."""
+    for number, (choice, one, other) in enumerate(steps(sequence)):
+        if choice < 128:
+            real.hear(heard(number, one, other))
+            never.hear(heard(number, one, other))
+        elif choice < 208:
+            real.merge(PEOPLE[one % len(PEOPLE)], PEOPLE[other % len(PEOPLE)])
+        elif not decided_only or real.is_decided(PEOPLE[one % len(PEOPLE)]):
+            real.undo(PEOPLE[one % len(PEOPLE)])
+
+
+def undo_all(world: World, *, decided_only: bool) -> None:
+    for identifier in PEOPLE:
+        while (not decided_only or world.is_decided(identifier)) and (
+            (found := world.store.profile_of(identifier)) and world.store.profile(found).parent
+        ):
+            world.undo(identifier)
+
+
+def check(sequence: bytes, new_store: Callable[[], ProfileStore]) -> None:
+    """What operators merged and took apart again leaves no trace; nor does what merged by itself."""
+    real, never = World(new_store()), World(new_store())
+    play(sequence, real, never, decided_only=True)
+    undo_all(real, decided_only=True)
+    assert dump(real, PEOPLE) == dump(never, PEOPLE)
+    undo_all(real, decided_only=False)
+    alone = World(new_store(), NeverMerging())
+    play(sequence, World(MemoryProfiles()), alone, decided_only=True)
+    forgotten = {"shared": False}
+    assert unshared(real) == unshared(alone), forgotten
+
+
+class NeverMerging(ProfileService):
+    """As if nothing had ever been seen together."""
+
+    def apply(self, store: Any, event: AppEvent, *rest: Any) -> Any:
+        store.add_claim = lambda *_: False
+        return super().apply(store, event, *rest)
+
+
+def unshared(world: World) -> bytes:
+    """Who is who, without the mark of what several people use: that is known of them also when apart."""
+    people = msgspec.msgpack.decode(dump(world, PEOPLE))
+    return msgspec.msgpack.encode(
+        [
+            [root, tree, events, known, said, devices, addresses]
+            for root, tree, _, events, known, said, devices, addresses, _ in people
+        ]
+    )
+
+
+@settings(
+    max_examples=SEQUENCES, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+@given(st.binary(min_size=4 * STEP, max_size=14 * STEP))
+def test_merges_and_undoings_leave_what_never_having_merged_would(sequence: bytes) -> None:
+    check(sequence, MemoryProfiles)

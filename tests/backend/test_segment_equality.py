@@ -1,0 +1,352 @@
+"""One meaning, two executions: for random trees and random lives, the predicate and the SQL say the same."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from backend.segments import model
+from backend.segments.dependencies import needs_of
+from backend.segments.predicate import Verdict, evaluate
+from backend.storage import database, segments
+from backend.storage.segment_facts import PeopleFacts
+
+NOON = 1_750_075_200_000  # 16 June 2025, 12:00 UTC
+HOUR, DAY = 3_600_000, 86_400_000
+NAMES = ("Product Viewed", "Order Completed")
+KEYS = ("category", "price", "ünï", "a.b", "products")
+TRAITS = ("plan", "born")
+PURPOSES = ("push", "proximity")
+STORES, ZONES, CATEGORIES = ("s1", "s2"), ("a", "b"), ("shoes", "bags")
+TEXTS = (
+    "shoes",
+    "Shoes",
+    "größe",
+    "GRÖSSE",
+    "",
+    "2025-06-10",
+    "2025-06-10T23:00:00+14:00",
+    "2025-02-31",
+    "7",
+    "null",
+)
+NUMBERS = (0, -1, 7, 7.0, 19.99, 0.1, 1e-7, 2**53, 2**53 + 1, 2**63, 2**64 - 1, -(2**63), -0.0, 1e15, 1e300)
+
+# Lives ------------------------------------------------------------------------------------------------------
+
+numbers = st.sampled_from(NUMBERS) | st.integers(-(10**9), 10**9).map(lambda cents: cents / 100)
+texts = st.sampled_from(TEXTS) | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6
+)
+atoms = st.none() | st.booleans() | numbers | texts
+values = st.recursive(
+    atoms,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
+    max_leaves=6,
+)
+products = st.lists(st.dictionaries(st.sampled_from(KEYS), atoms, max_size=3), max_size=3)
+properties = st.none() | st.fixed_dictionaries(
+    {}, optional={**dict.fromkeys(KEYS[:-1], values), "products": products | values}
+)
+moments = st.integers(0, 240).map(lambda steps: NOON - steps * HOUR) | st.integers(
+    NOON - 10 * DAY, NOON + HOUR
+)
+attachments = st.fixed_dictionaries({}, optional={"attach_from": moments, "attach_until": moments})
+hashes = st.integers(-(2**62), 2**62)
+
+
+@dataclass
+class World:
+    """Rows by table, as they would lie in the database."""
+
+    rows: list[tuple[str, dict]] = field(default_factory=list)
+    people: list[str] = field(default_factory=list)
+
+    def add(self, table: str, **values) -> None:
+        self.rows.append((table, values))
+
+
+@st.composite
+def worlds(draw) -> World:
+    world = World()
+    for store in STORES:
+        world.add("stores", store_id=store, name=store, timezone="UTC")
+        for zone in ZONES:
+            has = draw(st.lists(st.sampled_from(CATEGORIES), max_size=2))
+            world.add("zones", store_id=store, zone_id=zone, name=zone, categories=json.dumps(has))
+    number = 0
+    for person in range(draw(st.integers(1, 3))):
+        root = f"p{person}"
+        world.people.append(root)
+        tree = [root]
+        for child in range(draw(st.integers(0, 2))):
+            tree.append(f"{root}-{child}")
+        for place, profile in enumerate(tree):
+            parent = None if place == 0 else draw(st.sampled_from(tree[:place]))
+            merged_at = None if parent is None else draw(moments)
+            kind = draw(st.sampled_from(("user_id", "email", "anonymous_id", "device_id")))
+            attach = {} if parent is None else draw(attachments)
+            world.add(
+                "profiles",
+                profile_id=profile,
+                id_type=kind,
+                created_at=0,
+                merged_into=parent,
+                merged_at=merged_at,
+                **attach,
+            )
+            world.add(
+                "identity_edges",
+                id_type=kind,
+                id=f"id of {profile}",
+                profile_id=profile,
+                valid_from=0,
+                valid_to=draw(st.none() | moments),
+                cause="test",
+                event_id=None,
+            )
+            number = draw(_life(world, profile, number))
+        for segment in draw(st.sets(st.sampled_from(("vip", "new")))):
+            world.add("segment_members", segment_id=segment, profile_id=root, since=1, version=1)
+        if draw(st.booleans()):
+            scores = {score: draw(st.none() | st.integers(1, 5)) for score in "rfm"}
+            name = draw(st.none() | st.sampled_from(("Champions", "Lost")))
+            world.add("rfm_scores", profile_id=root, run_id=1, **scores, name=name, scored_at=1)
+    return world
+
+
+def _life(world: World, profile: str, number: int):
+    @st.composite
+    def life(draw) -> int:
+        nonlocal number
+        for name in draw(st.sets(st.sampled_from(TRAITS))):
+            value = msgspec.json.encode(draw(values)).decode()
+            stamp = {"occurred_at": draw(moments), "event_hash": draw(hashes)}
+            world.add("traits", profile_id=profile, name=name, value=value, **stamp)
+        for purpose in draw(st.sets(st.sampled_from(PURPOSES))):
+            stamp = {"occurred_at": draw(moments), "event_hash": draw(hashes)}
+            world.add(
+                "consents", profile_id=profile, purpose=purpose, granted=draw(st.integers(0, 1)), **stamp
+            )
+        for _ in range(draw(st.integers(0, 5))):
+            number += 1
+            world.add("events", **draw(_events(profile, number)))
+        for _ in range(draw(st.integers(0, 3))):
+            number += 1
+            entered = draw(moments)
+            left = draw(st.none() | st.integers(0, 5 * HOUR).map(lambda stay, at=entered: at + stay))
+            place = {"store_id": draw(st.sampled_from(STORES)), "zone_id": draw(st.sampled_from(ZONES))}
+            world.add(
+                "zone_visits",
+                visit_id=number,
+                beacon_key="b",
+                profile_id=profile,
+                **place,
+                entered_at=entered,
+                left_at=left,
+            )
+        if draw(st.booleans()):
+            zone = draw(st.none() | st.sampled_from(ZONES))
+            world.add(
+                "presences",
+                beacon_key=f"beacon of {profile}",
+                profile_id=profile,
+                store_id=draw(st.sampled_from(STORES)),
+                zone_id=zone,
+                entered_at=0,
+                seen_at=0,
+                engine=b"",
+            )
+        return number
+
+    return life()
+
+
+@st.composite
+def _events(draw, profile: str, number: int) -> dict:
+    found = draw(properties)
+    return {
+        "event_id": number,
+        "event_hash": number,
+        "profile_id": profile,
+        "kind": draw(st.sampled_from(("track", "track", "page", "identify", "device"))),
+        "name": draw(st.none() | st.sampled_from(NAMES)),
+        "source": "web",
+        "message_id": str(number),
+        "occurred_at": draw(moments),
+        "received_at": NOON,
+        "body": b"",
+        "properties": None if found is None else msgspec.json.encode(found).decode(),
+    }
+
+
+# Trees ------------------------------------------------------------------------------------------------------
+
+days = st.sampled_from(("2025-06-01", "2025-06-10", "2025-02-28", "2025-06-16"))
+some_number = numbers.filter(lambda n: abs(n) <= 1e15).map(float)
+few_days = st.integers(-8, 8)
+literals = st.booleans() | some_number | texts
+
+
+def some_of(kind, **bounds):
+    """A test with at least one of its bounds."""
+    one = st.sampled_from(sorted(bounds)).flatmap(lambda name: st.fixed_dictionaries({name: bounds[name]}))
+    more = st.fixed_dictionaries({}, optional=bounds)
+    return st.builds(lambda first, rest: kind(**{**rest, **first}), one, more)
+
+
+tests = st.one_of(
+    st.just(model.Exists()),
+    st.builds(model.Is, literals),
+    st.builds(model.OneOf, st.lists(literals, min_size=1, max_size=4).map(tuple)),
+    st.builds(model.Contains, texts.filter(bool), st.booleans()),
+    some_of(model.NumberIs, **dict.fromkeys(("at_least", "at_most", "more_than", "less_than"), some_number)),
+    some_of(model.DateIs, since=days, until=days),
+)
+paths = st.one_of(
+    st.sampled_from(KEYS),
+    st.sampled_from(
+        (("products", "[]", "category"), ("products", "[]"), ("category", "ünï"), ("price", "[]", "a.b"))
+    ),
+)
+filters = st.builds(model.Filter, paths, tests, st.booleans())
+within = st.none() | st.sampled_from((3600, 86_400, 7 * 86_400))
+
+
+@st.composite
+def counts(draw) -> dict:
+    least = draw(st.sampled_from((None, None, 0, 1, 2, 3)))
+    most = draw(st.integers(least or 0, 4)) if least == 0 or draw(st.booleans()) else None
+    return {"at_least": least, "at_most": most}
+
+
+@st.composite
+def happenings(draw) -> model.Did:
+    kind = draw(st.sampled_from(("track", "page", "any")))
+    name = draw(st.sampled_from(NAMES) if kind == "track" else st.none() | st.sampled_from(NAMES))
+    where = tuple(draw(st.lists(filters, max_size=2)))
+    return model.Did(name, kind, within_s=draw(within), where=where, **draw(counts()))
+
+
+trait_tests = tests | some_of(model.DaysAgo, at_least=few_days, at_most=few_days)
+trait_paths = st.one_of(
+    st.sampled_from(TRAITS),
+    st.sampled_from((("plan", "category"), ("born", "[]"), ("plan", "products", "[]", "price"))),
+)
+scores = st.builds(
+    lambda low, high: model.Between(min(low, high), max(low, high)), st.integers(1, 5), st.integers(1, 5)
+)
+leaves = st.one_of(
+    happenings(),
+    happenings(),
+    st.builds(model.HasTrait, trait_paths, trait_tests),
+    st.builds(
+        model.HasIdentifier,
+        st.sampled_from(("user_id", "email", "anonymous_id")),
+        st.just(()) | st.just(("id of p0", "id of p1-0")),
+    ),
+    st.builds(model.Agreed, st.sampled_from(PURPOSES)),
+    st.builds(model.IsIn, st.sampled_from(STORES), st.none() | st.sampled_from(ZONES)),
+    st.builds(model.Dwelt, st.integers(1, 4 * 3600), category=st.sampled_from(CATEGORIES), within_s=within),
+    st.builds(
+        model.Dwelt,
+        st.integers(1, 4 * 3600),
+        store_id=st.sampled_from(STORES),
+        zone_id=st.none() | st.sampled_from(ZONES),
+        within_s=within,
+    ),
+    st.builds(model.HasRfm, st.just(()) | st.just(("Champions",)), scores, scores, scores),
+    st.builds(model.InSegment, st.sampled_from(("vip", "new"))),
+)
+trees = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.builds(model.Not, inner),
+        st.builds(model.AllOf, st.lists(inner, min_size=1, max_size=3).map(tuple)),
+        st.builds(model.AnyOf, st.lists(inner, min_size=1, max_size=3).map(tuple)),
+    ),
+    max_leaves=6,
+)
+
+# The two executions -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[sqlite3.Connection]:
+    made = sqlite3.connect(":memory:", isolation_level=None)
+    made.row_factory = sqlite3.Row
+    database.migrate(made, "state")
+    yield made
+    made.close()
+
+
+@contextmanager
+def session_in(connection: sqlite3.Connection, world: World):
+    """A session in which the world is; nothing of it stays."""
+
+    class Undone(Exception):
+        pass
+
+    def insert(session):
+        for table, row in world.rows:
+            names = ", ".join(row)
+            session.found(
+                f"insert into {table} ({names}) values ({', '.join(f':{name}' for name in row)})", row
+            )
+        return session
+
+    connection.execute("begin")
+    try:
+        yield insert(database.SqliteSession(connection, database.named_queries("state")))
+    finally:
+        connection.execute("rollback")
+
+
+def by_predicate(session, condition: model.Condition, people: list[str], now: int) -> dict[str, Verdict]:
+    trees = segments.trees(session, people)
+    members: dict[str, set[str]] = {}
+    for held in segments.memberships(session, people):
+        members.setdefault(held.profile_id, set()).add(held.segment_id)
+    facts = PeopleFacts(session, trees, needs_of(condition), now, members)
+    return {person: evaluate(condition, facts.of(person), now) for person in people}
+
+
+def who(verdicts: dict[str, Verdict]) -> set[str]:
+    return {person for person, verdict in verdicts.items() if verdict.holds}
+
+
+@settings(max_examples=200)
+@given(worlds(), trees)
+def test_the_predicate_and_the_sql_say_the_same(connection, world, condition):
+    with session_in(connection, world) as session:
+        verdicts = by_predicate(session, condition, world.people, NOON)
+        asked = segments.ask(session, condition, world.people, NOON)
+        event("somebody" if asked.members else "nobody")
+        assert who(verdicts) == set(asked.members)
+        waits = {person for person, verdict in verdicts.items() if verdict.changes_at is not None}
+        assert waits <= asked.restless
+
+
+@settings(max_examples=100)
+@given(worlds(), trees, st.data())
+def test_nothing_changes_before_the_predicate_says_so(connection, world, condition, data):
+    with session_in(connection, world) as session:
+        now = by_predicate(session, condition, world.people, NOON)
+        for person, (holds, changes_at) in now.items():
+            assert changes_at is None or changes_at > NOON
+            last = NOON + 400 * DAY if changes_at is None else changes_at - 1
+            for moment in (last, data.draw(st.integers(NOON, last))):
+                assert (person in segments.ask(session, condition, [person], moment).members) == holds
+
+
+@settings(max_examples=50)
+@given(trees)
+def test_the_definition_survives_json(condition):
+    again = model.parse_condition(msgspec.json.encode(condition))
+    assert again == condition
