@@ -43,7 +43,7 @@ from gateway.presence import Presence
 from gateway.remote import Health
 from gateway.scanner import Condition, Hearing, Scanner
 from gateway.standby import Standby
-from gateway.uplink import Uplink
+from gateway.uplink import Store, Uplink
 from gateway.watchdog import Flow, starves
 from sdk_bridge.mqtt import Broker
 from sdk_bridge.wire.codec import encode
@@ -184,7 +184,7 @@ class Gateway:
         self,
         config: Config,
         clock: Clock,
-        outbox: Standby,
+        outbox: Store,
         random: Random,
         membership: Membership | None = None,
     ) -> None:

@@ -12,7 +12,7 @@ from dbus_fast import BusType, Message, MessageType, Variant
 from dbus_fast.aio.message_bus import MessageBus
 
 from gateway.bluez_repair import repair
-from gateway.scanner import Condition, Heard, RadioError, Stop
+from gateway.scanner import Condition, Heard, RadioError, RadioUnanswered, Stop
 
 START_SECONDS: Final = 15.0  # a daemon that never replies would hold bleak's global lock for ever
 STOP_SECONDS: Final = 5.0
@@ -200,7 +200,7 @@ async def _within(seconds: float, call: Awaitable[Any]) -> Any:
         async with asyncio.timeout(seconds):
             return await call
     except TimeoutError as error:
-        raise RadioError(f"no answer in {seconds:g} s") from error
+        raise RadioUnanswered(f"no answer in {seconds:g} s") from error
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():

@@ -30,13 +30,9 @@ POWER_ON_MS: Final = 10_000  # between attempts to switch on a radio that somebo
 POWER_OFF_SECONDS: Final = 1.0  # a controller that is switched on again at once may keep its fault
 DOWN_MS: Final = 5_000  # a restart of bluetoothd takes less, and is no deafness
 GRACE_MS: Final = 15_000  # after the start nobody is called deaf: bluetoothd may still be starting too
-FIRST_PATIENCE_MS: Final = (
-    20_000  # a beacon of 1 Hz at the edge of range is heard in that time, and a shop not lost
-)
+FIRST_PATIENCE_MS: Final = 20_000  # a beacon of 1 Hz is heard by then even at the edge of its range
 NEXT_PATIENCE_MS: Final = 4_000  # a radio that a remedy has cured hears by then; the ladder must fit a minute
-PEACE_MS: Final = (
-    45_000  # between new scanners in peace: with its start, a scan that got stuck is back in 60 s
-)
+PEACE_MS: Final = 45_000  # between new scanners in peace: with its start, a stuck scan is back in a minute
 PEACE_CYCLE_MS: Final = 900_000  # oftener, and a quiet night would be full of small deafnesses
 CROWD: Final = 8  # a family with telephones, watches and a tag leaves together; so many devices do not
 CROWD_MS: Final = 5_000  # a crowd that is leaving thins out over more than that
@@ -52,6 +48,10 @@ log = structlog.get_logger()
 
 class RadioError(RuntimeError):
     """A call to the radio failed or was not answered in time; the text is the cause."""
+
+
+class RadioUnanswered(RadioError):
+    """Nobody answered in time. A daemon that is alive answers, if only that it will not."""
 
 
 class RadiosLost(RuntimeError):
@@ -96,6 +96,7 @@ LADDER: Final[tuple[Remedy, ...]] = (
     Remedy.NEW_SCANNER,
     Remedy.GIVE_UP,
 )
+_NEW_DAEMON: Final = LADDER.index(Remedy.RESTART_BLUETOOTHD)
 GENTLE: Final = (Remedy.NEW_SCANNER, Remedy.NEW_SCANNER, Remedy.POWER_CYCLE)  # where silence may be peace
 TEARING_DOWN: Final = (Remedy.RESTART_BLUETOOTHD, Remedy.GIVE_UP)  # what takes other radios' scans along
 
@@ -162,9 +163,13 @@ class Ladder:
         self._failures = 0
         self._since = now
 
-    def failed(self, now: int) -> None:
+    def failed(self, now: int, *, unanswered: bool = False) -> None:
+        """`unanswered`: bluetoothd hangs, so nothing that it would have to do can help."""
         if self.scanning:
             self._fell(now)
+        if unanswered and self.rung <= _NEW_DAEMON:
+            self.rung = _NEW_DAEMON
+            self._since = now - FAILING_MS
         self._retry_at = now + min(FIRST_RETRY_MS << min(self._failures, 8), LAST_RETRY_MS)
         self._failures += 1
 
@@ -482,7 +487,7 @@ class Supervisor:
             await self._prepare(remedy)
             self._stop = await self._radio.scan(self._adapter, self._take)
         except RadioError as error:
-            self.ladder.failed(self._boot_ms())
+            self.ladder.failed(self._boot_ms(), unanswered=isinstance(error, RadioUnanswered))
             self._log.warning("cannot scan", cause=str(error), condition=self.ladder.condition.name.lower())
         else:
             self.ladder.started(self._boot_ms())

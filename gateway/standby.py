@@ -249,5 +249,9 @@ class Standby:
 
 
 def _delete(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    """Where the card refuses, the next start finds it, empty, and tries again."""
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("spare outbox not deleted", name=path.name, cause=str(error))

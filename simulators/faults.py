@@ -11,9 +11,10 @@ from simulators.bluez_adapter import Cure
 from simulators.bus import PrivateBus
 
 Kind: TypeAlias = Literal[
-    "daemon_restart", "daemon_down", "unplug", "power_off", "hang", "stall", "bus_restart", "bus_down"
+    "daemon_restart", "daemon_down", "unplug", "power_off", "hang", "stall", "bus_restart", "bus_down", "hung"
 ]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+EVERY_KIND: tuple[Kind, ...] = get_args(Kind)
+KINDS = tuple(kind for kind in EVERY_KIND if kind != "hung")  # those that end with nobody's permission
 Sleep: TypeAlias = Callable[[float], Awaitable[None]]
 
 
@@ -102,6 +103,12 @@ async def _hang(fault: Fault, bluez: FakeBluez, _bus: PrivateBus, sleep: Sleep) 
         await bluez.unhang()
 
 
+async def _hung(fault: Fault, bluez: FakeBluez, _bus: PrivateBus, sleep: Sleep) -> None:
+    """For good: only a new bluetoothd ends it."""
+    bluez.hang()
+    await sleep(fault.seconds)
+
+
 async def _stall(fault: Fault, bluez: FakeBluez, _bus: PrivateBus, sleep: Sleep) -> None:
     bluez.stall(fault.adapter, fault.cure)
     await sleep(fault.seconds)
@@ -128,6 +135,7 @@ _FAULTS: dict[Kind, Callable[[Fault, FakeBluez, PrivateBus, Sleep], Awaitable[No
     "unplug": _unplug,
     "power_off": _power_off,
     "hang": _hang,
+    "hung": _hung,
     "stall": _stall,
     "bus_restart": _bus_restart,
     "bus_down": _bus_down,

@@ -1,17 +1,18 @@
 """Marketers' campaigns, and how their candidates ended."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from backend.api.auth import STATE
+from backend.api.auth import CALLER, STATE
 from backend.api.errors import Problem
 from backend.api.host import HOST, change
 from backend.api.operations import operation
-from backend.api.parameters import identifier
-from backend.campaigns.model import Campaign, CampaignInvalid, State, parse_campaign
+from backend.api.parameters import LIMIT, identifier
+from backend.campaigns.model import NEXT, Campaign, CampaignInvalid, State, parse_campaign
 from backend.storage import campaigns as campaign_rows
 from backend.storage.database import Session
 
@@ -70,21 +71,88 @@ def _decode(raw: bytes) -> Campaign:
         raise Problem(400, "campaign", str(error)) from error
 
 
-@operation("marketer", takes=(CAMPAIGN,), body=Campaign, decode=_decode, answer=Saved)
+class StateChange(Struct, forbid_unknown_fields=True):
+    """Where a campaign shall go: draft → scheduled → live → paused → ended."""
+
+    state: State
+
+
+class Version(Struct):
+    """What a campaign was, since when, and who wrote it."""
+
+    version: int
+    state: State
+    definition: Campaign
+    changed_at: int
+    changed_by: str
+
+
+class VersionList(Struct):
+    """A campaign's versions, the newest first."""
+
+    versions: list[Version]
+
+
+@operation("marketer", takes=(CAMPAIGN,), body=Campaign, decode=_decode, answer=Saved, errors=(409,))
 async def put_campaign(request: web.Request, body: Campaign) -> Saved:
-    """Saves a campaign. Its texts are Liquid templates, and are tried before they are stored."""
+    """Saves a campaign. Its texts are Liquid templates, and are tried before they are stored.
+
+    Whatever it names (stores, zones, geofences, segments, code pools) must be there. What has ended stays
+    so: 409.
+    """
     campaign_id = CAMPAIGN.of(request)
     if body.campaign_id != campaign_id:
         raise Problem(400, "campaign_id", f"the path says {campaign_id}, the body {body.campaign_id}")
-    now = request.app[HOST].now_ms()
     version = await change(
-        request,
-        "campaign saved",
-        campaign_id,
-        lambda session: campaign_rows.save_campaign(session, body, now),
-        {"state": body.state},
+        request, "campaign saved", campaign_id, _saving(request, body), {"state": body.state}
     )
     return Saved(campaign_id, version, body.state)
+
+
+@operation("marketer", takes=(CAMPAIGN,), body=StateChange, answer=Saved, errors=(404, 409))
+async def post_campaign_state(request: web.Request, body: StateChange) -> Saved:
+    """Starts, pauses or ends a campaign; its definition stays as it is."""
+    campaign_id = CAMPAIGN.of(request)
+
+    def move(session: Session) -> int:
+        chosen = campaign_rows.campaign(session, campaign_id)
+        if chosen is None:
+            raise Problem(404, "campaign", f"there is no campaign {campaign_id}")
+        moved = msgspec.structs.replace(chosen.campaign, state=body.state)
+        if moved.state == "scheduled" and moved.starts_at is None:
+            raise Problem(409, "state", "a scheduled campaign needs starts_at")
+        return _saving(request, moved)(session)
+
+    version = await change(request, f"campaign {body.state}", campaign_id, move)
+    return Saved(campaign_id, version, body.state)
+
+
+def _saving(request: web.Request, campaign: Campaign) -> Callable[[Session], int]:
+    """Stores a definition if its state may follow the present one and all that it names is there."""
+    now, by = request.app[HOST].now_ms(), request[CALLER].name
+
+    def save(session: Session) -> int:
+        known = campaign_rows.campaign(session, campaign.campaign_id)
+        before = known.campaign.state if known else "draft"
+        if campaign.state not in NEXT[before]:
+            may = ", ".join(NEXT[before])
+            raise Problem(
+                409, "state", f"the campaign is {before}; what may follow is {may}, not {campaign.state}"
+            )
+        missing = campaign_rows.missing_references(session, campaign)
+        if missing:
+            raise Problem(400, "reference", missing)
+        return campaign_rows.save_campaign(session, campaign, now, by)
+
+    return save
+
+
+@operation("viewer", takes=(CAMPAIGN, LIMIT), answer=VersionList)
+async def get_campaign_versions(request: web.Request) -> VersionList:
+    """What a campaign was, the newest first, and who changed it."""
+    campaign_id, limit = CAMPAIGN.of(request), LIMIT.of(request)
+    rows = await request.app[STATE].read(lambda session: campaign_rows.versions(session, campaign_id, limit))
+    return VersionList(msgspec.convert(rows, list[Version]))
 
 
 @operation("viewer", answer=CampaignList)
@@ -125,4 +193,6 @@ ROUTES = [
     web.put("/api/campaigns/{campaign}", put_campaign),
     web.get("/api/campaigns", get_campaigns),
     web.get("/api/campaigns/{campaign}", get_campaign),
+    web.post("/api/campaigns/{campaign}/state", post_campaign_state),
+    web.get("/api/campaigns/{campaign}/versions", get_campaign_versions),
 ]

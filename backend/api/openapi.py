@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from backend.api.auth import COOKIE
 from backend.api.errors import ErrorBody
@@ -96,8 +97,9 @@ def document(app: web.Application) -> Spec:
     taken = _reached(
         [operation.get("requestBody") for item in paths.values() for operation in item.values()], components
     )
+    as_they_are = taken | _sparse()
     components = {
-        name: schema if name in taken else _always_whole(schema) for name, schema in components.items()
+        name: schema if name in as_they_are else _always_whole(schema) for name, schema in components.items()
     }
     return {
         "openapi": "3.1.0",
@@ -188,6 +190,18 @@ def _always_whole(schema: Spec) -> Spec:
         name for name, field in fields.items() if name in schema.get("required", ()) or "default" in field
     ]
     return {**schema, "required": needed} if fields else schema
+
+
+def _sparse() -> set[str]:
+    """The names of the types that leave out what has its default."""
+    found: set[str] = set()
+    open_ends: list[type[Struct]] = Struct.__subclasses__()
+    while open_ends:
+        each = open_ends.pop()
+        open_ends += each.__subclasses__()
+        if each.__struct_config__.omit_defaults:
+            found.add(each.__name__)
+    return found
 
 
 def _plain(schema: Any) -> Any:

@@ -13,6 +13,7 @@ from backend.api import (
     fleet,
     floor,
     imports,
+    measurement,
     openapi,
     people,
     setup,
@@ -24,7 +25,7 @@ from backend.api.host import HOST, Host
 from backend.api.operations import operation
 
 MAX_BODY_BYTES = 1024 * 1024  # of the API; the bridge has its own, smaller limits
-CHAPTERS = (floor, eid, setup, sources, campaigns, people, fleet, catalog, imports, dead_letters)
+CHAPTERS = (floor, eid, setup, sources, campaigns, measurement, people, fleet, catalog, imports, dead_letters)
 """Modules with `ROUTES`."""
 DOCUMENT = web.AppKey("openapi", bytes)
 

@@ -102,7 +102,7 @@ class MemoryProfiles:
         known = claims.get((profile_id, via))
         if known is None:
             claims[profile_id, via] = Claim(profile_id, via, stamp.occurred_at, stamp)
-            if profile_id != NOBODY:
+            if profile_id != NOBODY and identifier[0] != "beacon":
                 self.claimed.setdefault(profile_id, {})[identifier] = None
             return True
         first_at, last = min(known.first_at, stamp.occurred_at), max(known.last, stamp)

@@ -7,6 +7,7 @@ from itertools import combinations
 from msgspec.structs import replace
 
 from backend.profiles.model import (
+    EVER,
     IDENTIFIED,
     NOBODY,
     OPERATOR,
@@ -111,10 +112,7 @@ class Placing:
         store, id_type = self.store, identifier[0]
         claims = store.claims(identifier)
         wanted = placement(id_type, claims, self._claimants(claims))
-        profile_id = store.profile_of(identifier)
-        if profile_id is None and not wanted.shared and id_type not in IDENTIFIED:
-            return False  # nothing ever happened under it by itself
-        profile = self._dated(identifier, profile_id, claims, wanted)
+        profile = self._dated(identifier, claims)
         if wanted.shared and id_type in IDENTIFIED:
             self._ask_about(identifier, claims)
         after = replace(
@@ -152,16 +150,13 @@ class Placing:
                 found[profile_id] = Claimant(profile, person_of(self.store, profile_id))
         return found
 
-    def _dated(
-        self, identifier: Identifier, profile_id: str | None, claims: Sequence[Claim], wanted: Placement
-    ) -> Profile:
-        """The identifier's profile, begun no later than the first claim that would have made it."""
+    def _dated(self, identifier: Identifier, claims: Sequence[Claim]) -> Profile:
+        """The identifier's profile, begun no later than the first claim."""
+        profile_id = self.store.profile_of(identifier)
         profile = self.store.profile(profile_id) if profile_id is not None else None
-        if profile is not None and identifier[0] not in IDENTIFIED and not wanted.shared:
-            return profile
-        first = min((claim.first_at for claim in claims if claim.profile_id != NOBODY), default=self.at)
+        first = min((claim.first_at for claim in claims if claim.profile_id != NOBODY), default=EVER)
         if profile is None:
-            return self.begin(identifier, first, "seen")
+            return self.begin(identifier, min(first, self.at), "seen")
         return self.began(profile, first, "seen")
 
     def begin(self, identifier: Identifier, at: int, cause: str) -> Profile:

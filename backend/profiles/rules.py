@@ -172,17 +172,17 @@ def standing(statements: Iterable[Statement]) -> bool:
     """Whether a person agrees, given the last statement of each of the person's profiles.
 
     The person's own word sets the answer, later over earlier. What a merged profile said before, and what an
-    unproven one says at any time, can only take away; it counts from the merge on. Silence is no.
+    unproven one says at any time, can only take away; it counts from the merge on. Of a yes and a no at the
+    same time the no counts. Silence is no.
     """
-    ordered = sorted((_effect(statement) for statement in statements), key=lambda effect: effect[:2])
     answer: bool | None = None
-    for _, only_restricts, granted in ordered:
-        answer = granted if answer is None or not only_restricts else answer and granted
+    for _, only_restricts, refused in sorted(_effect(statement) for statement in statements):
+        answer = not refused if answer is None or not only_restricts else answer and not refused
     return bool(answer)
 
 
 def _effect(statement: Statement) -> tuple[int, bool, bool]:
     merged_at = statement.merged_at
     if merged_at is None or (statement.identified and statement.occurred_at >= merged_at):
-        return statement.occurred_at, False, statement.granted
-    return max(statement.occurred_at, merged_at), True, statement.granted
+        return statement.occurred_at, False, not statement.granted
+    return max(statement.occurred_at, merged_at), True, not statement.granted

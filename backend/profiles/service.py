@@ -233,16 +233,10 @@ class _Application:
 
     def _user_appeared(self, user_id: str, profile_id: str) -> None:
         """What was said of this user id before anybody knew that it is one."""
-        store = self._store
-        alias: Identifier = ("anonymous_id", user_id)
-        claims = store.claims(alias)
-        for claim in claims:
+        for claim in self._store.claims(("anonymous_id", user_id)):
             if claim.via == "alias":
                 self._review(("user_id", user_id), (claim.profile_id, profile_id), "alias")
-        if claims:
-            store.drop_claims(alias, "alias")
-            self._placing.settle(alias)
-        if store.profile_of(("claimed_user_id", user_id)) is not None:
+        if self._store.profile_of(("claimed_user_id", user_id)) is not None:
             self._placing.claim(("claimed_user_id", user_id), profile_id, "named", SINCE_EVER)
 
     # What is proven of somebody ---------------------------------------------------------------------------
@@ -277,14 +271,13 @@ class _Application:
             self._placing.claim((id_type, identifier), claimant_id, via, self._stamp)
 
     def _alias(self, proven: str) -> None:
-        """`previousId` is an anonymous id, or a user: then a person decides, for both are identified."""
+        """`previousId` is an anonymous id; if it is a user, too, an operator decides: both are identified."""
         previous = usable(self._event.previous_id)
         if previous is None or previous == self._event.user_id:
             return
+        self._claim("anonymous_id", previous, proven, "alias")
         other = self._store.profile_of(("user_id", previous))
-        if other is None:
-            self._claim("anonymous_id", previous, proven, "alias")
-        else:
+        if other is not None:
             self._review(("user_id", previous), (proven, other), "alias")
 
     def _claim_beacon(self, beacon_key: str, proven: str) -> None:

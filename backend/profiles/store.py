@@ -71,7 +71,7 @@ class ProfileStore(Protocol):
         ...
 
     def claimed_by(self, profile_id: str) -> Sequence[Identifier]:
-        """Every identifier that the profile has a claim on."""
+        """Every identifier that the profile has a claim on, but for beacons."""
         ...
 
     def add_review(self, at: int, identifier: Identifier, pair: tuple[str, str], cause: str) -> None:

@@ -10,6 +10,7 @@ from backend.campaigns.eligibility import Decision
 from backend.campaigns.model import Campaign
 from backend.campaigns.triggers import Holds
 from backend.occurrences import Confidence
+from backend.segments.model import references
 from backend.storage.session import Row, Session
 
 
@@ -69,6 +70,26 @@ def save_campaign(session: Session, campaign: Campaign, now: int, by: str = "") 
     version = int(row["version"]) if row else 0
     session.run("keep_campaign_version", **written, version=version, changed_by=by)
     return version
+
+
+def missing_references(session: Session, campaign: Campaign) -> str | None:
+    """What the campaign names and nobody has set up, in words; None where all is there."""
+    trigger = campaign.trigger
+    store_id, zone_id = getattr(trigger, "store_id", None), getattr(trigger, "zone_id", None)
+    if store_id is not None and session.row("store", store_id=store_id) is None:
+        return f"trigger.store_id: there is no store {store_id}"
+    if zone_id is not None and session.row("zone", store_id=store_id, zone_id=zone_id) is None:
+        return f"trigger.zone_id: the store {store_id} has no zone {zone_id}"
+    named: str | None = getattr(trigger, "segment_id", None)
+    asked = set() if named is None else {named}
+    asked |= references(campaign.audience) if campaign.audience is not None else set()
+    for segment_id in sorted(asked):
+        if session.row("segment", segment_id=segment_id) is None:
+            return f"there is no segment {segment_id}"
+    for offer in (campaign.offer, *(variant.offer for variant in campaign.variants)):
+        if offer.code_pool is not None and session.row("code_pool", pool_id=offer.code_pool) is None:
+            return f"offer.code_pool: there is no pool {offer.code_pool}"
+    return None
 
 
 def campaigns(session: Session) -> dict[str, VersionedCampaign]:

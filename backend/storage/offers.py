@@ -1,12 +1,17 @@
 """What the rules of campaigns ask the database about a person: at the decision, and before a push leaves."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
+
+from backend.campaigns.allocation import variant_of
 from backend.campaigns.eligibility import Hold, PersonFacts, SendFacts, Stop, recheck
 from backend.campaigns.hours import day_bounds, time_zone, week_bounds
 from backend.campaigns.model import Campaign, Offer
+from backend.campaigns.triggers import holds_of
 from backend.catalog.shelves import Shelves, ZoneRef
 from backend.profiles.behaviour import View
 from backend.push.model import Claimed
@@ -77,6 +82,35 @@ def offer_products(
     if offer.products == "viewed":
         return wanted
     return [view for view in wanted if zone is not None and _lies_in(session, shelves, zone, view)]
+
+
+def with_products(
+    session: Session, campaign: Campaign, facts: PersonFacts, waiting: Waiting, now: int
+) -> PersonFacts:
+    """The facts, and whether there is any product that the offer could speak of."""
+    offer = campaign.offers.get(variant_of(campaign, facts.profile_id), campaign.offer)
+    if offer.products == "none":
+        return facts
+    zone = ZoneRef(waiting.store_id, waiting.zone_id) if waiting.store_id and waiting.zone_id else None
+    if zone is None and offer.products == "viewed_here":
+        offer = msgspec.structs.replace(offer, products="viewed")  # of no zone in particular
+    shelves = catalog.load_shelves(session)
+    found = offer_products(session, facts.profile_id, offer, zone, shelves, now)
+    return replace(facts, has_products=bool(found))
+
+
+def is_there_now(session: Session, campaign: Campaign, profile_id: str) -> bool | None:
+    """Whether the person is where the campaign's trigger looks; None where it looks at no one place."""
+    trigger = campaign.trigger
+    place = {"store_id": getattr(trigger, "store_id", None), "zone_id": getattr(trigger, "zone_id", None)}
+    found = _THERE.get(holds_of(trigger))
+    if found is None:
+        return None
+    query, names = found
+    if any(place[name] is None for name in names):
+        return None
+    row = session.row(query, profile_id=profile_id, **{name: place[name] for name in names})
+    return bool(row and row[0])
 
 
 def _lies_in(session: Session, shelves: Shelves, zone: ZoneRef, view: View) -> bool:

@@ -27,7 +27,7 @@ from simulators.bluez import FakeBluez
 from simulators.bluez_adapter import Cure
 from simulators.bus import PrivateBus, private_bus
 from simulators.endurance.figures import open_files, resident_bytes
-from simulators.faults import Fault, Pace, inflict, schedule
+from simulators.faults import EVERY_KIND, Fault, Pace, inflict, schedule
 from simulators.systemd import FakeSystemd
 
 ADAPTER = "hci0"
@@ -127,7 +127,7 @@ async def play(seed: int, count: int, shop: Shop, settings: ScanSettings) -> Non
             await ears.hear(time.monotonic())
             files = open_files()
             over_s = 0.0
-            for at_s, fault in schedule(seed, count, (ADAPTER,), PACE, cures=shop.cures):
+            for at_s, fault in schedule(seed, count, (ADAPTER,), PACE, EVERY_KIND, shop.cures):
                 await asyncio.sleep(at_s - over_s)
                 over_s = at_s + fault.seconds
                 _tell(**await _befall(fault, bluez, bus, systemd, ears))

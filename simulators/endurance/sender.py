@@ -15,7 +15,8 @@ from random import Random
 from typing import Any
 
 from gateway.log import configure
-from gateway.outbox import Outbox, Parcel, Stock, Turn
+from gateway.outbox import Parcel, Stock, Turn
+from gateway.standby import Standby
 from gateway.uplink import Uplink
 from sdk_bridge.mqtt import Broker
 from sdk_bridge.wire.codec import encode
@@ -66,7 +67,7 @@ class Notes:
         return [int(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-class NotingOutbox(Outbox):
+class NotingOutbox(Standby):
     """The outbox, which notes what a turn has committed as soon as it has."""
 
     def __init__(self, notes: Notes, path: Path, **more: Any) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -375,6 +376,13 @@ async def test_settings_that_nobody_may_change_from_afar_are_refused(backend):
 
 def heartbeat(version, state):
     return Heartbeat("", 0, "hearing", 0, 0, 0, 0, 0, 0, True, "1", version, state)
+
+
+async def test_a_card_that_takes_nothing_raises_one_alert(backend):
+    for _ in range(3):
+        beat = msgspec.structs.replace(heartbeat(0, ""), outbox_writable=False)
+        await backend.state.write(lambda s, beat=beat: rows.note_report(s, DOOR, backend.clock(), beat))
+    assert await backend.alerts() == [("outbox not writable", DOOR)]
 
 
 async def test_what_a_gateway_says_is_kept_once_and_a_bad_end_raises_an_alert(backend):

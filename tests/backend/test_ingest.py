@@ -277,7 +277,7 @@ async def test_what_nobody_can_read_becomes_a_dead_letter_and_consumes_its_seque
     )
     assert origin == "s1/g1"
     assert reason
-    assert size == min(len(payload), 65_536)
+    assert size == min(len(payload), MAX_PAYLOAD_BYTES)
     assert len(await kept(journal)) == 2
 
 

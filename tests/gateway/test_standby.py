@@ -1,12 +1,15 @@
 """An outbox over a card that comes and goes: heard in memory meanwhile, and everything delivered once."""
 
+import errno
 import itertools
+import os
 from random import Random
 
 import pytest
 from structlog.testing import capture_logs
 
 import gateway.standby
+from gateway.app import AlreadyRunning, only_one
 from gateway.outbox import LANES, MemoryOutbox, Outbox, OutboxTooNew, OutboxUnavailable, Parcel, Turn
 from gateway.standby import LOOK_MS, MAX_SPARES, RETREAT_MS, Standby
 from sdk_bridge.wire.codec import decode_up, encode
@@ -229,6 +232,20 @@ def test_a_newer_gateways_file_is_no_full_card(tmp_path, card):
         world.open()
 
 
+@pytest.mark.parametrize("cause", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_card_that_takes_no_lock_file_still_admits_one_gateway_only(tmp_path, monkeypatch, cause):
+    real = os.open
+
+    def refuse(path, flags, *more):
+        if flags & os.O_CREAT:
+            raise OSError(cause, os.strerror(cause))
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with only_one(tmp_path), pytest.raises(AlreadyRunning), only_one(tmp_path):
+        pass
+
+
 def test_little_room_is_no_room(tmp_path, card, monkeypatch):
     card.full = True
     world = World(tmp_path)
@@ -253,7 +270,7 @@ def test_a_card_that_comes_and_goes_is_not_filled_with_spares(tmp_path, card):
     assert len(list(tmp_path.glob("spare-*.db"))) <= MAX_SPARES
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(15))
 def test_whatever_the_card_does_every_batch_arrives_once(tmp_path, card, seed):
     dice = Random(seed)
     world = World(tmp_path, seed)

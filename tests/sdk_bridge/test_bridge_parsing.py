@@ -450,9 +450,7 @@ def test_a_letter_read_again_says_what_its_batch_would_have_said() -> None:
     assert events == read(body, WEB)[0]
 
 
-@pytest.mark.parametrize(
-    "broken", [with_value("9" * 5000), "tru", '{"a":"x,]}",}', "[1}", '"\\ud83d'[:-6] + '"']
-)
+@pytest.mark.parametrize("broken", [with_value("9" * 5000), "tru", '{"a":"x,]}",}', "[1}"])
 def test_a_letter_of_what_is_not_json_stays_one(broken: str) -> None:
     opened = open_batch(f'{{"batch": [{broken}, {broken}]}}'.encode())
     _, rejects = read_batch(opened, arrival())

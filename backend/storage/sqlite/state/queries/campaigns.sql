@@ -159,6 +159,10 @@ returning code;
 -- What give_code will give.
 select code from codes where pool_id = :pool_id and decision_id is null order by added_at, code limit 1;
 
+-- name: code_pool
+-- One pool.
+select pool_id, name, created_at from code_pools where pool_id = :pool_id;
+
 -- name: code_pools
 -- Every pool with what it has.
 select p.pool_id, p.name, count(c.code) as codes, count(c.decision_id) as given

@@ -24,8 +24,8 @@ join profiles p on p.profile_id = w.value
 join identity_edges e on e.profile_id = p.profile_id and e.id_type = p.id_type and e.valid_to is null;
 
 -- name: claimed_by_profile
--- Every identifier that a profile has a claim on.
-select distinct id_type, id from identity_claims where profile_id = :profile_id;
+-- Every identifier that a profile has a claim on, but for beacons.
+select distinct id_type, id from identity_claims where profile_id = :profile_id and id_type <> 'beacon';
 
 -- name: add_profile!
 -- An identifier's own profile.

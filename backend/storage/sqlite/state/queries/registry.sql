@@ -25,6 +25,10 @@ on conflict (beacon_key) do update set role = excluded.role, store_id = excluded
 -- One shop.
 select store_id, name, timezone from stores where store_id = :store_id;
 
+-- name: zone
+-- One zone.
+select store_id, zone_id, name, categories from zones where store_id = :store_id and zone_id = :zone_id;
+
 -- name: stores
 -- Every shop.
 select store_id, name, timezone from stores order by store_id;

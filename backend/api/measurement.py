@@ -1,0 +1,362 @@
+"""What a campaign does and did: why a person would get it or not, who would have got it, what it brought."""
+
+from typing import Annotated, Any
+
+import msgspec
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from backend.api.auth import STATE
+from backend.api.campaigns import CAMPAIGN
+from backend.api.errors import Problem
+from backend.api.host import HOST, change
+from backend.api.operations import operation
+from backend.api.parameters import Name, identifier, text, whole
+from backend.campaigns import results as campaign_results
+from backend.campaigns.allocation import arm_of, variant_of
+from backend.campaigns.eligibility import Moment, decide, judge, send_time
+from backend.campaigns.model import Campaign
+from backend.campaigns.rehearsal import Played, rehearse
+from backend.campaigns.results import Comparison, Funnel, Outcome
+from backend.storage import campaigns as campaign_rows
+from backend.storage import offers, profiles
+from backend.storage import results as result_rows
+from backend.storage.campaigns import Waiting
+from backend.storage.results import NoPast
+from backend.storage.session import Session
+
+DAY_MS = 86_400_000
+MOST_SHOWN = 1_000
+MAX_CODES = 50_000
+
+PROFILE = text(
+    "profile",
+    "Whom to ask about, as `type:id`, such as `user_id:4711`.",
+    pattern=r"[^:\x00-\x1f\x7f]{1,64}:[^\x00-\x1f\x7f]{1,512}",
+    must="type:id, such as user_id:4711",
+)
+DAYS = whole("days", "How many days back.", least=1, most=90, default=30)
+POOL = identifier("pool", "The pool's id.")
+
+
+class Rule(Struct):
+    """One rule's verdict."""
+
+    rule: str
+    passes: bool
+    reason: str
+
+
+class Explained(Struct):
+    """What would become of the campaign's trigger if it happened to this person now.
+
+    `send` is the answer; `reason` is the first objection. `there_now`: whether the person is where the
+    trigger looks; null where it looks at no one place. `send_at` is later than now in quiet hours.
+    """
+
+    profile_id: str
+    send: bool
+    verdict: str
+    reason: str
+    arm: str
+    variant: str
+    send_at: int
+    there_now: bool | None
+    rules: list[Rule]
+
+
+class Rehearsed(Struct):
+    """What would have become of one moment."""
+
+    profile_id: str
+    at: int
+    verdict: str
+    reason: str
+    variant: str
+    send_at: int
+
+
+class Rehearsal(Struct):
+    """Who would have got a campaign: moments by how they would have ended, and the newest of them.
+
+    Consent, addresses, audience and codes are those of today.
+    """
+
+    days: int
+    moments: int
+    people: int
+    decisions: dict[str, int]
+    newest: list[Rehearsed]
+
+
+class FunnelView(Struct):
+    """From candidates to money; `revenue` in hundredths by currency."""
+
+    candidates: int
+    suppressed: dict[str, int]
+    held_out: int
+    sent: int
+    accepted: int
+    opened: int
+    people: int
+    reached: int
+    visited: int
+    bought: int
+    revenue: dict[str, int]
+
+
+class Bounds(Struct):
+    """A figure, and between what it lies with 95 % confidence."""
+
+    value: float
+    low: float
+    high: float
+
+
+class UpliftView(Struct):
+    """By how much more of the treated than of the held out reached the goal.
+
+    `sure`: the interval of `absolute` does not contain nothing. `relative` is null where none held out did.
+    """
+
+    absolute: Bounds
+    relative: float | None
+    sure: bool
+
+
+class ComparisonView(Struct):
+    """Treated and held out people, how many of them reached the goal, and the difference."""
+
+    treated: int
+    treated_reached: int
+    held_out: int
+    held_out_reached: int
+    uplift: UpliftView | None
+
+
+class PlaceFunnel(FunnelView, kw_only=True):
+    """The funnel at one place; empty texts where there is none."""
+
+    store_id: str
+    zone_id: str
+    fence_id: str
+
+
+class CampaignResults(Struct):
+    """What a campaign brought within `days`: as a whole, by variant, by place, and against the held out."""
+
+    days: int
+    goal: str
+    within_s: int
+    whole: FunnelView
+    variants: dict[str, FunnelView]
+    places: list[PlaceFunnel]
+    comparison: ComparisonView
+    by_variant: dict[str, ComparisonView]
+
+
+@operation("viewer", takes=(CAMPAIGN, PROFILE), answer=Explained, errors=(404,))
+async def post_explain(request: web.Request) -> Explained:
+    """Says whether a person would get the offer now, and what every rule says to that.
+
+    Nothing is sent and nothing is recorded.
+    """
+    who, now = PROFILE.of(request), request.app[HOST].now_ms()
+    id_type, _, identifier = who.partition(":")
+
+    def read(session: Session) -> Explained:
+        campaign = _campaign(session, CAMPAIGN.of(request))
+        person = profiles.resolve(session, id_type, identifier)
+        if person is None:
+            raise Problem(404, "profile", f"nobody is known as {who}")
+        return _explained(session, campaign, person, now)
+
+    return await request.app[STATE].read(read)
+
+
+def _explained(session: Session, campaign: Campaign, person: str, now: int) -> Explained:
+    trigger = campaign.trigger
+    waiting = Waiting(
+        campaign_id=campaign.campaign_id,
+        subject="",
+        begun_at=now,
+        profile_id=person,
+        due_at=now,
+        stays=False,
+        holds="nothing",
+        store_id=getattr(trigger, "store_id", None),
+        zone_id=getattr(trigger, "zone_id", None),
+        fence_id=getattr(trigger, "fence_id", None),
+    )
+    zone = offers.zone_of_person(session, person, waiting.store_id)
+    facts = offers.person_facts(session, campaign, waiting, send_time(campaign, now, zone), zone, now)
+    facts = offers.with_products(session, campaign, facts, waiting, now)
+    decision = decide(campaign, facts, now, Moment(now))
+    verdicts = judge(campaign, facts, now, Moment(now))
+    return Explained(
+        profile_id=person,
+        send=decision.sends,
+        verdict=decision.verdict,
+        reason=decision.reason,
+        arm=arm_of(campaign, person),
+        variant=variant_of(campaign, person),
+        send_at=decision.send_at,
+        there_now=offers.is_there_now(session, campaign, person),
+        rules=[Rule(verdict.rule, verdict.passes, verdict.reason) for verdict in verdicts],
+    )
+
+
+@operation("viewer", takes=(CAMPAIGN, DAYS), answer=Rehearsal, errors=(404, 409))
+async def post_dry_run(request: web.Request) -> Rehearsal:
+    """Says who would have got a campaign over the last days, had it been live. Nothing is sent."""
+    days, now = DAYS.of(request), request.app[HOST].now_ms()
+
+    def read(session: Session) -> list[Played]:
+        campaign = _campaign(session, CAMPAIGN.of(request))
+        try:
+            moments = result_rows.past_moments(session, campaign, now - days * DAY_MS, now)
+        except NoPast as error:
+            raise Problem(409, "trigger", str(error)) from error
+        return rehearse(
+            campaign, moments, lambda moment: result_rows.facts_then(session, campaign, moment, now)
+        )
+
+    played = await request.app[STATE].read(read)
+    decisions: dict[str, int] = {}
+    for one in played:
+        told = one.decision
+        ended = told.verdict if told.verdict != "suppressed" else f"suppressed: {told.reason}"
+        decisions[ended] = decisions.get(ended, 0) + 1
+    people = {one.moment.profile_id for one in played if one.decision.sends}
+    newest = [_rehearsed(one) for one in played[: -MOST_SHOWN - 1 : -1]]
+    return Rehearsal(days, len(played), len(people), decisions, newest)
+
+
+def _rehearsed(played: Played) -> Rehearsed:
+    moment, decision = played.moment, played.decision
+    return Rehearsed(
+        moment.profile_id,
+        moment.due_at,
+        decision.verdict,
+        decision.reason,
+        decision.variant,
+        decision.send_at,
+    )
+
+
+@operation("viewer", takes=(CAMPAIGN, DAYS), answer=CampaignResults, errors=(404,))
+async def get_campaign_results(request: web.Request) -> CampaignResults:
+    """What a campaign brought: candidates, suppressed by reason, held out, accepted, opened, visited, bought,
+    revenue; by variant and place; and the uplift against the held out."""
+    state, campaign_id, days = request.app[STATE], CAMPAIGN.of(request), DAYS.of(request)
+    since = request.app[HOST].now_ms() - days * DAY_MS
+    campaign = await state.read(lambda session: _campaign(session, campaign_id))
+    outcomes: list[Outcome] = []
+    after = 0
+    while True:
+        last = after
+        page, after = await state.read(
+            lambda session, last=last: result_rows.outcomes_page(session, campaign, since, last)  # type: ignore[misc]
+        )
+        outcomes += page
+        if not after:
+            break
+    found = campaign_results.results_of(outcomes)
+    return CampaignResults(
+        days=days,
+        goal=campaign.goal.event,
+        within_s=campaign.goal.within_s,
+        whole=FunnelView(**_funnel(found.whole)),
+        variants={name: FunnelView(**_funnel(funnel)) for name, funnel in sorted(found.variants.items())},
+        places=[
+            PlaceFunnel(**_funnel(funnel), store_id=place[0], zone_id=place[1], fence_id=place[2])
+            for place, funnel in sorted(found.places.items())
+        ],
+        comparison=_comparison(found.comparison),
+        by_variant={name: _comparison(compared) for name, compared in found.by_variant.items()},
+    )
+
+
+def _funnel(funnel: Funnel) -> dict[str, Any]:
+    told: dict[str, Any] = msgspec.to_builtins(funnel)
+    return told
+
+
+def _comparison(compared: Comparison) -> ComparisonView:
+    uplift = compared.uplift
+    view = None
+    if uplift is not None:
+        absolute = Bounds(uplift.absolute.value, uplift.absolute.low, uplift.absolute.high)
+        view = UpliftView(absolute, uplift.relative, uplift.is_sure)
+    treated, held_out = compared.treated, compared.held_out
+    return ComparisonView(treated.people, treated.reached, held_out.people, held_out.reached, view)
+
+
+def _campaign(session: Session, campaign_id: str) -> Campaign:
+    chosen = campaign_rows.campaign(session, campaign_id)
+    if chosen is None:
+        raise Problem(404, "campaign", f"there is no campaign {campaign_id}")
+    return chosen.campaign
+
+
+# Codes --------------------------------------------------------------------------------------------------
+
+
+class PoolBody(Struct, forbid_unknown_fields=True):
+    """A pool of codes that are given away once each, and codes to add to it."""
+
+    name: Name
+    codes: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=100)]], Meta(max_length=MAX_CODES)
+    ] = []
+
+
+class PoolView(Struct):
+    """A pool: how many codes it has, and how many of them are given."""
+
+    pool_id: str
+    name: str
+    codes: int
+    given: int
+
+
+class PoolList(Struct):
+    """Every pool."""
+
+    pools: list[PoolView]
+
+
+class PoolSaved(Struct):
+    """How many of the codes were new."""
+
+    pool_id: str
+    added: int
+
+
+@operation("marketer", takes=(POOL,), body=PoolBody, answer=PoolSaved)
+async def put_code_pool(request: web.Request, body: PoolBody) -> PoolSaved:
+    """Makes a pool of codes, or adds codes to it; a code that is there already is not added again."""
+    pool_id, now = POOL.of(request), request.app[HOST].now_ms()
+
+    def save(session: Session) -> int:
+        session.run("add_code_pool", pool_id=pool_id, name=body.name, created_at=now)
+        return campaign_rows.add_codes(session, pool_id, body.codes, now)
+
+    added = await change(request, "code pool saved", pool_id, save, {"codes": len(body.codes)})
+    return PoolSaved(pool_id, added)
+
+
+@operation("viewer", answer=PoolList)
+async def get_code_pools(request: web.Request) -> PoolList:
+    """Lists the pools of codes."""
+    rows = await request.app[STATE].read(lambda session: [dict(row) for row in session.rows("code_pools")])
+    return PoolList(msgspec.convert(rows, list[PoolView]))
+
+
+ROUTES = [
+    web.post("/api/campaigns/{campaign}/explain", post_explain),
+    web.post("/api/campaigns/{campaign}/dry-run", post_dry_run),
+    web.get("/api/campaigns/{campaign}/results", get_campaign_results),
+    web.put("/api/code-pools/{pool}", put_code_pool),
+    web.get("/api/code-pools", get_code_pools),
+]

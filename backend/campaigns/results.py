@@ -1,0 +1,150 @@
+"""What a campaign brought: its funnel and its uplift, from what became of each person. Pure.
+
+A person counts once, by their first decision of the campaign that was sent or held out; so both groups are
+those who passed every rule, and the comparison is by intention to treat: whoever was to get the offer counts
+as treated, whether or not a phone took it.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from backend.campaigns.uplift import Group, Uplift, uplift
+
+Verdict: TypeAlias = Literal["sent", "held_out", "suppressed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One decision and what followed it within the campaign's window.
+
+    `accepted`, `opened`: any of its pushes; `visited`: the person came to a store afterwards; `bought` and
+    `revenue` (hundredths, by currency): orders afterwards, refunds taken off.
+    """
+
+    person_id: str
+    verdict: Verdict
+    reason: str
+    decided_at: int
+    variant: str = "offer"
+    store_id: str = ""
+    zone_id: str = ""
+    fence_id: str | None = None
+    accepted: bool = False
+    opened: bool = False
+    reached: bool = False
+    visited: bool = False
+    bought: int = 0
+    revenue: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Store, zone, fence; empty where there is none."""
+        return self.store_id, self.zone_id, self.fence_id or ""
+
+
+@dataclass(slots=True)
+class Funnel:
+    """From candidates to money. `people` are those whom the offer was meant for, without the held out."""
+
+    candidates: int = 0
+    suppressed: Counter[str] = field(default_factory=Counter)
+    held_out: int = 0
+    sent: int = 0
+    accepted: int = 0
+    opened: int = 0
+    people: int = 0
+    reached: int = 0
+    visited: int = 0
+    bought: int = 0
+    revenue: Counter[str] = field(default_factory=Counter)
+
+    def count(self, outcome: Outcome) -> None:
+        """One more decision."""
+        self.candidates += 1
+        if outcome.verdict == "suppressed":
+            self.suppressed[outcome.reason] += 1
+        elif outcome.verdict == "held_out":
+            self.held_out += 1
+        else:
+            self.sent += 1
+            self.accepted += outcome.accepted
+            self.opened += outcome.opened
+
+    def count_person(self, outcome: Outcome) -> None:
+        """What a person did since their first offer."""
+        self.people += 1
+        self.reached += outcome.reached
+        self.visited += outcome.visited
+        self.bought += outcome.bought
+        self.revenue.update(outcome.revenue)
+
+
+@dataclass(slots=True)
+class _Arms:
+    treated: Counter[str] = field(default_factory=Counter)
+    held_out: Counter[str] = field(default_factory=Counter)
+
+    def count(self, outcome: Outcome) -> None:
+        arm = self.held_out if outcome.verdict == "held_out" else self.treated
+        arm["people"] += 1
+        arm["reached"] += outcome.reached
+
+    def groups(self) -> tuple[Group, Group]:
+        return (
+            Group(self.treated["people"], self.treated["reached"]),
+            Group(self.held_out["people"], self.held_out["reached"]),
+        )
+
+
+@dataclass(slots=True)
+class Comparison:
+    """The treated against the held out."""
+
+    treated: Group
+    held_out: Group
+    uplift: Uplift | None
+
+
+@dataclass(slots=True)
+class Results:
+    """Of the whole campaign, of each variant, and of each place."""
+
+    whole: Funnel
+    variants: dict[str, Funnel]
+    places: dict[tuple[str, str, str], Funnel]
+    comparison: Comparison
+    by_variant: dict[str, Comparison]
+
+
+def results_of(outcomes: Iterable[Outcome]) -> Results:
+    """The figures; `outcomes` in any order."""
+    whole = Funnel()
+    variants: dict[str, Funnel] = {}
+    places: dict[tuple[str, str, str], Funnel] = {}
+    arms, arms_by_variant = _Arms(), dict[str, _Arms]()
+    first: dict[str, Outcome] = {}
+    for outcome in sorted(outcomes, key=lambda one: (one.decided_at, one.person_id)):
+        parts = (
+            whole,
+            variants.setdefault(outcome.variant, Funnel()),
+            places.setdefault(outcome.place, Funnel()),
+        )
+        for part in parts:
+            part.count(outcome)
+        if outcome.verdict == "suppressed" or outcome.person_id in first:
+            continue
+        first[outcome.person_id] = outcome
+        arms.count(outcome)
+        arms_by_variant.setdefault(outcome.variant, _Arms()).count(outcome)
+        if outcome.verdict == "sent":
+            for part in parts:
+                part.count_person(outcome)
+    compared = {variant: _compare(some) for variant, some in sorted(arms_by_variant.items())}
+    return Results(whole, variants, places, _compare(arms), compared)
+
+
+def _compare(arms: _Arms) -> Comparison:
+    treated, held_out = arms.groups()
+    return Comparison(treated, held_out, uplift(treated, held_out))
