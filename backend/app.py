@@ -180,7 +180,8 @@ async def _eids(config: Config, state: SqliteFile) -> EidRegistrar:
 
 
 async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> Running:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+    # Whoever reads a body unpacks it, within its limit: aiohttp would unpack a bomb to its end, to ignore it.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0, auto_decompress=False)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     try:

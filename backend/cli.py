@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn, TypeVar
 import typer
 import uvloop
 
-from backend import cli_fleet, cli_import
+from backend import cli_fleet, cli_import, cli_letters
 from backend.clock import unix_ms
 from backend.config import STATE_FILE, Config, read_config
 from backend.fleet.keys import AuthorityUnusable
@@ -30,6 +30,7 @@ token = typer.Typer(no_args_is_help=True, help="API tokens. Only their hashes ar
 main.add_typer(token, name="token")
 main.add_typer(cli_fleet.authority, name="authority")
 main.add_typer(cli_fleet.gateway, name="gateway")
+main.add_typer(cli_letters.letters, name="dead-letters")
 main.add_typer(cli_import.import_, name="import")
 _CANNOT_START = (AuthorityUnusable, EidKeysUnusable, StorageError, OSError)
 

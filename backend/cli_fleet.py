@@ -1,43 +1,27 @@
 """The commands `footfall-backend authority …` and `footfall-backend gateway …`."""
 
-import http.client
-import json
-import ssl
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any
 
 import typer
 from cryptography import x509
 
+from backend.cli_running import DEFAULT_CONFIG, ConfigOption, RunningBackend, TokenOption, UrlOption
+from backend.cli_running import fail as _fail
+from backend.cli_running import settings_of as _settings
 from backend.clock import unix_ms
-from backend.config import AUTHORITY_FOLDER, STATE_FILE, Config, read_config
+from backend.config import AUTHORITY_FOLDER, STATE_FILE, Config
 from backend.fleet.authority import RequestRefused, Subject, new_key
-from backend.fleet.keys import CERTIFICATE_FILE, AuthorityUnusable, Keys, open_keys, replace_file
+from backend.fleet.keys import AuthorityUnusable, Keys, open_keys, replace_file
 from backend.storage import registry
 from backend.storage.database import StorageError, open_for_writing, transaction
-from sdk_bridge.settings import SettingsError
-
-TIMEOUT_SECONDS: Final = 15.0  # a backend that hangs must not hold the terminal
-MAX_ANSWER_BYTES: Final = 64 * 1024
 
 authority = typer.Typer(no_args_is_help=True, help="The backend's own certificate authority.")
 gateway = typer.Typer(no_args_is_help=True, help="The life of gateways; these ask the running backend.")
 
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="The settings file.", envvar="FOOTFALL_BACKEND_CONFIG")
-]
 OutOption = Annotated[Path, typer.Option("--out", help="The folder to write to; made where it is missing.")]
 StoreOption = Annotated[str, typer.Option("--store", help="The shop's id.")]
 GatewayOption = Annotated[str, typer.Option("--gateway", help="The gateway's id within the shop.")]
-TokenOption = Annotated[
-    str, typer.Option("--api-token", help="An operator's API token.", envvar="FOOTFALL_API_TOKEN")
-]
-UrlOption = Annotated[
-    str | None, typer.Option("--url", help="The running backend; by default, where the settings say.")
-]
-DEFAULT_CONFIG = Path("/etc/footfall/backend.toml")
 
 
 @authority.command("export")
@@ -83,7 +67,7 @@ def enrol_token(
 ) -> None:
     """Makes a one-time token for `footfall-gateway enroll` and prints it, this once."""
     path = f"/api/gateways/{store}/{gateway}/enrol-token"
-    answer = _post(url or _own_url(config), path, api_token, {"minutes": minutes}, _trust(config))
+    answer = RunningBackend.of(url, api_token, config).post(path, {"minutes": minutes})
     typer.echo(answer["token"])
 
 
@@ -97,7 +81,7 @@ def revoke(
 ) -> None:
     """Refuses a gateway from now on, until it is enrolled anew; brokers read the new revocation list."""
     path = f"/api/gateways/{store}/{gateway}/revoke"
-    answer = _post(url or _own_url(config), path, api_token, {}, _trust(config))
+    answer = RunningBackend.of(url, api_token, config).post(path, {})
     typer.echo(f"{answer['gateway']}: {answer['certificates_revoked']} certificates revoked")
 
 
@@ -137,55 +121,3 @@ def _keys(settings: Config) -> Keys:
         return open_keys(settings.folder / AUTHORITY_FOLDER, unix_ms())
     except AuthorityUnusable as error:
         _fail(str(error))
-
-
-def _own_url(config: Path) -> str:
-    http = _settings(config).http
-    return f"{'http' if http.certificate is None else 'https'}://{http.host}:{http.port}"
-
-
-def _settings(path: Path) -> Config:
-    try:
-        return read_config(path)
-    except SettingsError as error:
-        _fail(str(error))
-
-
-def _trust(config: Path) -> ssl.SSLContext:
-    """The machine's usual authorities, and our own where this machine has it."""
-    context = ssl.create_default_context()
-    if config.is_file():
-        own = _settings(config).folder / AUTHORITY_FOLDER / CERTIFICATE_FILE
-        if own.is_file():
-            context.load_verify_locations(own)
-    return context
-
-
-def _post(
-    base: str, path: str, api_token: str, body: dict[str, Any], trust: ssl.SSLContext
-) -> dict[str, Any]:
-    url = base.rstrip("/") + path
-    if not url.startswith(("http://", "https://")):
-        _fail("--url begins with http:// or https://")
-    headers = {"Authorization": f"Bearer {api_token}", "Content-Type": "application/json"}
-    try:
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - checked above
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=trust) as response:  # noqa: S310
-            answer: dict[str, Any] = json.loads(response.read(MAX_ANSWER_BYTES))
-    except urllib.error.HTTPError as error:
-        _fail(_told(error.read(MAX_ANSWER_BYTES)) or f"the backend answered {error.code}")
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        _fail(f"{url}: {getattr(error, 'reason', error)}; is the backend running?")
-    return answer
-
-
-def _told(answer: bytes) -> str:
-    try:
-        return str(json.loads(answer)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return ""
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(2)

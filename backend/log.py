@@ -7,7 +7,8 @@ import structlog
 
 from backend.config import Log
 
-_MALFORMED = "aiohttp.http_exceptions"  # by its name: commands that serve nothing do without aiohttp
+# By its name: commands that serve nothing do without aiohttp.
+_MALFORMED = ("aiohttp.http_exceptions", "aiohttp.web_protocol")
 
 
 class MalformedRequests(logging.Filter):
@@ -17,7 +18,7 @@ class MalformedRequests(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if error is None or type(error).__module__ != _MALFORMED:
+        if error is None or type(error).__module__ not in _MALFORMED:
             return True
         self.count += 1
         record.msg, record.args = "malformed request, %d so far: %.200s", (self.count, error)

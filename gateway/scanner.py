@@ -96,7 +96,6 @@ LADDER: Final[tuple[Remedy, ...]] = (
     Remedy.NEW_SCANNER,
     Remedy.GIVE_UP,
 )
-_NEW_DAEMON: Final = LADDER.index(Remedy.RESTART_BLUETOOTHD)
 GENTLE: Final = (Remedy.NEW_SCANNER, Remedy.NEW_SCANNER, Remedy.POWER_CYCLE)  # where silence may be peace
 TEARING_DOWN: Final = (Remedy.RESTART_BLUETOOTHD, Remedy.GIVE_UP)  # what takes other radios' scans along
 
@@ -145,6 +144,8 @@ class Ladder:
         self._power_at = now
         self._cycle_at = now  # when peace may be disturbed by the next power cycle
         self._last: Remedy | None = None  # tried since it was last heard
+        self._daemon_hangs = False
+        self._daemon_is_new = False  # since it was last heard; once is enough, then the ladder goes on
         self._failures = 0
 
     def learned(self, condition: Condition, now: int) -> None:
@@ -152,6 +153,7 @@ class Ladder:
         if condition is self.condition:
             return
         self.condition = condition
+        self._daemon_hangs = False
         if self.scanning and condition is not Condition.READY:
             self._fell(now)
         elif not self.scanning:
@@ -164,12 +166,10 @@ class Ladder:
         self._since = now
 
     def failed(self, now: int, *, unanswered: bool = False) -> None:
-        """`unanswered`: bluetoothd hangs, so nothing that it would have to do can help."""
+        """`unanswered`: bluetoothd hangs, so nothing that it would have to do itself can help."""
         if self.scanning:
             self._fell(now)
-        if unanswered and self.rung <= _NEW_DAEMON:
-            self.rung = _NEW_DAEMON
-            self._since = now - FAILING_MS
+        self._daemon_hangs = unanswered
         self._retry_at = now + min(FIRST_RETRY_MS << min(self._failures, 8), LAST_RETRY_MS)
         self._failures += 1
 
@@ -181,6 +181,7 @@ class Ladder:
             self._cycle_at = at_ms  # it has helped, so it may come as soon again; later, somebody passed by
         self._since = at_ms
         self._last = None
+        self._daemon_is_new = False
         self.rung = 0
 
     def next(self, now: int, *, certain: bool, alone: bool) -> Step:
@@ -188,6 +189,8 @@ class Ladder:
 
         `certain`: silence is a fault. `alone`: no other adapter hears, so nothing is lost by tearing down.
         """
+        if self._daemon_hangs and alone and not self._daemon_is_new and self.condition is Condition.READY:
+            return Step(self._renew_daemon(now), now)
         patience = self._patience_ms(certain)
         if now - self._since >= patience and (self.scanning or self.condition is Condition.READY):
             return Step(self._climb(now, certain, alone), now)
@@ -217,6 +220,13 @@ class Ladder:
         self._since = now
         gently = self.scanning and not certain
         self._last = self._gentle_remedy(now) if gently else self._remedy(alone)
+        self.rung += 1
+        return self._last
+
+    def _renew_daemon(self, now: int) -> Remedy:
+        self._since = now
+        self._daemon_is_new = True
+        self._last = Remedy.RESTART_BLUETOOTHD
         self.rung += 1
         return self._last
 

@@ -1,7 +1,8 @@
-"""Request bodies and path parts into typed values, or one clear 400."""
+"""Request bodies into typed values, or one clear 4xx."""
 
 import asyncio
 import re
+import zlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -9,9 +10,10 @@ import msgspec
 from aiohttp import ClientError, web
 
 from backend.api.errors import Problem
-from sdk_bridge.wire.topics import is_id
 
 T = TypeVar("T")
+_GZIP_MAGIC = b"\x1f\x8b"  # no JSON begins so
+_GZIP_WINDOW = 31
 BODY_SECONDS = 30  # a sender that trickles its body would hold a connection and its memory for ever
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # the escape itself, not an escaped backslash before `u0000`
 
@@ -27,33 +29,33 @@ async def body_as(request: web.Request, kind: type[T], decode: Callable[[bytes],
 
 
 async def raw_body(request: web.Request) -> bytes:
-    """The body, unpacked, in no longer than a body may take. Raises Problem 400 or 408; aiohttp's own 413."""
+    """The body, unpacked, in no longer than a body may take. Raises Problem 400, 408, 413 or 415."""
+    packing = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if packing not in ("identity", "gzip"):
+        raise Problem(415, "content_encoding", "a body may be packed with gzip, and with nothing else")
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await request.read()
+            return _unpacked(await request.read(), request.client_max_size)
     except TimeoutError as error:
         raise Problem(408, "too_slow", f"the body took longer than {BODY_SECONDS} s") from error
-    except (ClientError, web.RequestPayloadError) as error:
-        raise Problem(400, "body", "the body ended early, or is not packed as its headers say") from error
+    except (ClientError, web.RequestPayloadError, zlib.error) as error:
+        raise Problem(400, "body", "the body ended early, or is damaged") from error
+
+
+def _unpacked(body: bytes, limit: int) -> bytes:
+    """The body without its gzip, told by its first bytes. Raises Problem past `limit` bytes; zlib.error."""
+    if body[:2] != _GZIP_MAGIC:
+        return body
+    stream = zlib.decompressobj(_GZIP_WINDOW)
+    plain = stream.decompress(body, limit + 1)
+    if len(plain) > limit:
+        raise Problem(413, "too_large", f"the body exceeds {limit // 1024} KB once unpacked")
+    if not stream.eof:
+        raise zlib.error("it ends too early")
+    return plain
 
 
 def _refuse_nul(raw: bytes) -> None:
     """No text of ours holds U+0000, which PostgreSQL cannot store. Raises Problem 400."""
     if _NUL.search(raw):
         raise Problem(400, "body", "a text holds the character U+0000")
-
-
-def id_in_path(request: web.Request, name: str) -> str:
-    """A path part that names a store, zone, gateway or campaign. Raises Problem 400."""
-    value = request.match_info[name]
-    if not is_id(value):
-        raise Problem(400, name, f"{name} must be 1 to 64 of A–Z a–z 0–9 _ and -")
-    return value
-
-
-def limit_of(request: web.Request, default: int, most: int) -> int:
-    """The `limit` parameter, 1 to `most`. Raises Problem 400."""
-    text = request.query.get("limit", str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and 1 <= int(text) <= most):
-        raise Problem(400, "limit", f"limit must be a whole number from 1 to {most}")
-    return int(text)

@@ -1,11 +1,11 @@
 """Operators look at what could not be understood, and let it be tried once more."""
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from backend.api.errors import Problem
 from backend.api.host import HOST, change
@@ -89,9 +89,9 @@ class Replayed(Struct):
 class ReplayMany(Struct, forbid_unknown_fields=True):
     """Which letters to try: those with this reason, from this origin, numbered above `after`."""
 
-    reason: str | None = None
-    origin: str | None = None
-    after: int = 0
+    reason: Annotated[str, Meta(max_length=1_000)] | None = None
+    origin: Annotated[str, Meta(max_length=1_000)] | None = None
+    after: Annotated[int, Meta(ge=0, le=2**53)] = 0  # a database's integers end somewhere
 
 
 class ReplayedMany(Struct):

@@ -298,7 +298,7 @@ def _error_statuses(said: Operation) -> set[int]:
     if said.role == "viewer":
         statuses -= {403} - set(said.errors)
     if said.body is not None or said.uploads:
-        statuses |= {408, 413}
+        statuses |= {408, 413, 415}
     return statuses
 
 

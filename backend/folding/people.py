@@ -61,7 +61,7 @@ class PeoplePart:
 
     def _consequences(self, one: Numbered, did: Applied, asked: set[str]) -> Iterator[Occurrence]:
         event = one.event
-        self.disturbed |= did.moved
+        self.disturbed |= did.moved | did.placed
         if did.beacons_changed and event.beacon_key is not None:
             self.disturbed.update(segments.profiles_behind(self._session, "beacon", [event.beacon_key]))
         for beacon_key in sorted(self._perhaps_another_bearer(event, did, asked)):

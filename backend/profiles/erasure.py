@@ -176,14 +176,14 @@ class Traces:
     """Finds somebody's names in bytes.
 
     Names that are not telling are found only where an identifier stands: as the value of a key that is
-    called like one.
+    called like one. `written` are the telling ones as bytes, in lower case.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = frozenset(names)
         telling = sorted(name for name in self.names if is_telling(name))
         short = sorted(self.names.difference(telling))
-        self._written = sorted({form.lower() for name in telling for form in _written(name)})
+        self.written: list[bytes] = sorted({form.lower() for name in telling for form in _written(name)})
         self._packed = [_packed(place, name).lower() for name in short for place in _PLACES]
         choices = b"|".join(re.escape(_bytes(name).lower()) for name in short)
         self._keyed = re.compile(_KEYS % choices) if short else None
@@ -199,24 +199,15 @@ class Traces:
     def in_rows(self, stored: bytes) -> bool:
         """Whether rows as we write them do, MessagePack and JSON; quick, for there are millions."""
         lowered = stored.lower()
-        return any(name in lowered for name in (*self._written, *self._packed))
-
-    def offsets(self, block: bytes) -> Iterator[int]:
-        """Where in a block of a database's file a telling name stands."""
-        lowered = block.lower()
-        for name in self._written:
-            found = lowered.find(name)
-            while found >= 0:
-                yield found
-                found = lowered.find(name, found + 1)
+        return any(name in lowered for name in (*self.written, *self._packed))
 
     @property
     def longest(self) -> int:
-        """Bytes of the longest form that `offsets` looks for."""
-        return max(map(len, self._written), default=0)
+        """Bytes of the longest that is written."""
+        return max(map(len, self.written), default=0)
 
     def _in(self, lowered: bytes) -> bool:
-        if any(name in lowered for name in (*self._written, *self._packed)):
+        if any(name in lowered for name in (*self.written, *self._packed)):
             return True
         return self._keyed is not None and self._keyed.search(lowered) is not None
 

@@ -190,7 +190,8 @@ class Applied:
     profile itself where the event lies outside of what its person has of it. `beacons_changed`: the event's
     beacon has another owner. `moved` are profiles that became part of a person, ceased to be, or said
     something else about consent, with whoever they belonged to before and after: if any of these people
-    carries a beacon, who is listened for may have changed. `refused`: the event changes nothing, and is not
+    carries a beacon, who is listened for may have changed. `placed` are profiles of which people have more, less
+    or nothing now, with whoever they belonged to before and after. `refused`: the event changes nothing, and is not
     to be kept.
     """
 
@@ -200,4 +201,5 @@ class Applied:
     receipt: Receipt | None
     merged: tuple[str, ...] = ()
     moved: frozenset[str] = frozenset()
+    placed: frozenset[str] = frozenset()
     refused: bool = False

@@ -42,7 +42,7 @@ def person_of(store: ProfileStore, profile_id: str) -> str:
 class Placing:
     """One change of what is claimed, by an event or an operator, and what follows from it.
 
-    `at` is when we heard of it, unix milliseconds; `moved` and `merged` are as in Applied.
+    `at` is when we heard of it, unix milliseconds; `moved`, `merged` and `placed` are as in Applied.
     """
 
     store: ProfileStore
@@ -52,6 +52,7 @@ class Placing:
     new_id: Callable[[], str]
     merged: list[str] = field(default_factory=list)
     moved: set[str] = field(default_factory=set)
+    placed: set[str] = field(default_factory=set)
 
     # What is said -----------------------------------------------------------------------------------------
 
@@ -193,6 +194,7 @@ class Placing:
             self.merged.append(after.profile_id)
             if after.id_type not in _CLAIM_NOTHING or store.has_consents(after.profile_id):
                 self.moved |= {after.profile_id, person_before, person_of(store, after.profile_id)}
+        self.placed |= {after.profile_id, person_before, person_of(store, after.profile_id)}
         self._below(after)
 
     def _ask_about(self, identifier: Identifier, claims: Sequence[Claim]) -> None:

@@ -184,6 +184,7 @@ class _Application:
             receipt=self._receipt(),
             merged=tuple(self._placing.merged),
             moved=frozenset(self._placing.moved),
+            placed=frozenset(self._placing.placed),
         )
 
     def _receipt(self) -> Receipt | None:

@@ -115,6 +115,19 @@ class SqliteFile:
         except sqlite3.Error as error:
             raise StorageError(f"{self.path}: {error}") from error
 
+    async def alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs `work` on the writer's thread outside of any transaction: checkpoints, and building anew."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._alone, work)
+
+    def _alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._write_connection is None:
+            raise StorageError(f"{self.path} is not open")
+        try:
+            return work(self._write_connection)
+        except sqlite3.Error as error:
+            _raise_as_ours(error, self._area)
+            raise
+
     def _transaction(self, work: Callable[[Session], T]) -> T:
         if self._write_connection is None:
             raise StorageError(f"{self.path} is not open")

@@ -24,9 +24,7 @@ from sdk_bridge.wire.app_events import AppEvent
 CHUNK: Final = 200  # rows a statement; with the budget below, what else wants to write waits 20 ms at most
 BUDGET_S: Final = 0.012
 SEARCHED_AT_ONCE: Final = 2_000
-SIGHTINGS_S: Final = (
-    60  # a busy chain hears 10,000 rows in this, which take some milliseconds to look through
-)
+SIGHTINGS_S: Final = 60  # a busy chain hears 10,000 rows in this: a few milliseconds to look through
 PHONE: Final = "phone:"  # before a device's id, where the floor follows a phone
 _PLACES: Final = frozenset({"user_id", "anonymous_id", "device_id", "previous_id", "beacon_key"})
 
@@ -103,24 +101,31 @@ def gather(session: Session, profile_ids: Iterable[str], now: int, new_id: Calla
     """Everything by which a person is to be found, given all of their profiles."""
     profiles = {profile_id: new_id() for profile_id in profile_ids}
     person = Person(now, profiles, [], [], [], {})
-    person.identifiers = sorted(
-        {one for profile in profiles for one in _identifiers(session, profile, profiles)}
-    )
+    candidates = {one for profile in profiles for one in _candidates(session, profile)}
+    person.identifiers = sorted(one for one in candidates if _is_theirs_alone(session, *one, profiles))
     person.tags = {name: f"erased:{new_id()}" for id_type, name in person.identifiers if id_type == "beacon"}
     person.addresses = sorted(_addresses(session, person))
     person.contacts = sorted({one for profile in profiles for one in _contacts(session, profile, profiles)})
     return person
 
 
-def _identifiers(session: Session, profile_id: str, profiles: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Those that lead, or led, to nobody else."""
-    for row in session.rows("erasure_edges", profile_id=profile_id):
-        if row["owner"] is not None and row["owner"] not in profiles:
-            continue
-        claimants = session.rows("erasure_claimants", id_type=row["id_type"], id=row["id"])
-        others = [one for one in claimants if one["profile_id"] not in profiles]
-        if not others or (row["id_type"] != "beacon" and row["owner"] is not None):
-            yield row["id_type"], row["id"]
+def _candidates(session: Session, profile_id: str) -> Iterator[tuple[str, str]]:
+    """What a profile is or was known by, what was proven to go with it, and the devices it holds."""
+    for query in ("erasure_edges", "erasure_claims"):
+        yield from ((row["id_type"], row["id"]) for row in session.rows(query, profile_id=profile_id))
+    for row in session.rows("erasure_devices", profile_id=profile_id):
+        yield "device_id", row["device_id"]
+
+
+def _is_theirs_alone(session: Session, id_type: str, name: str, profiles: Mapping[str, str]) -> bool:
+    """Whether an identifier leads to nobody else, and never was proven to."""
+    owner = session.row("profile_of_identifier", id_type=id_type, id=name)
+    if owner is not None and owner["profile_id"] not in profiles:
+        return False
+    if owner is not None and id_type != "beacon":
+        return True
+    claimants = session.rows("erasure_claimants", id_type=id_type, id=name)
+    return all(one["profile_id"] in profiles for one in claimants)
 
 
 def _addresses(session: Session, person: Person) -> set[tuple[str, str]]:
@@ -226,11 +231,6 @@ def erase_sightings(session: Session, receipt_id: str, person: Person) -> bool:
     for hidden in person.tags.values():
         session.run("drop_hidden_key", hidden=hidden)
     return False
-
-
-SIGHTINGS_S: Final = (
-    60  # a busy chain hears 10,000 rows in this, which take some milliseconds to look through
-)
 
 
 def _number(session: Session, hidden: str) -> Row | None:

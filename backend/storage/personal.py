@@ -11,7 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 By: TypeAlias = Literal["profile", "identifier", "device", "address", "beacon", "subject"]
 """What a row is found by. Queries get `:profile_id` and `:hidden` (what takes its place); `:id_type`, `:id`;
-`:device_id`; `:kind`, `:value`; `:beacon_key` and `:hidden`; `:subject`. All get `:limit`, `:at`, `:content`."""
+`:device_id`; `:kind`, `:value`; `:beacon_key` and `:hidden`; `:subject`. All get `:limit` and `:at`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ SEARCHED: Final[Mapping[str, tuple[str, ...]]] = {
     "entries": ("payload",),
     "dead_letters": ("payload", "envelope"),
 }
-"""Tables in which people may be mentioned by anybody, read from end to end; the last two are the journal's."""
+"""Where people may be mentioned by anybody: read from end to end. The last two are the journal's."""
 
 IMPERSONAL: Final[Mapping[str, str]] = {
     "sightings.key_number": "a number that means nothing once heard_keys is emptied; the rows follow",

@@ -30,7 +30,7 @@ def _root() -> None:
 def faults(
     radio: Annotated[int, typer.Option(help="How many radio faults.", min=0)] = 1000,
     kills: Annotated[int, typer.Option(help="How many gateways are killed.", min=0)] = 1000,
-    lanes: Annotated[int, typer.Option(help="Radios side by side.", min=1)] = 16,
+    lanes: Annotated[int, typer.Option(help="Radios side by side.", min=1)] = 24,
     chains: Annotated[int, typer.Option(help="Gateways side by side.", min=1)] = 4,
     seed: Seed = None,
 ) -> None:

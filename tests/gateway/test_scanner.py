@@ -174,6 +174,26 @@ def test_an_adapter_that_is_there_and_cannot_scan_is_given_up_after_a_minute():
     assert remedies[-1][0] == pytest.approx(wanted, abs=len(remedies) * LAST_RETRY_MS)
 
 
+def test_a_daemon_that_does_not_answer_is_renewed_at_once_and_once():
+    ladder = scanning()
+    assert ladder.next(20_000, **FAULT).remedy is NEW
+    ladder.failed(40_000, unanswered=True)
+    assert ladder.next(40_000, **FAULT).remedy is Remedy.RESTART_BLUETOOTHD
+    ladder.failed(40_100)
+    ladder.failed(55_000, unanswered=True)
+    assert ladder.next(55_100, **FAULT).remedy is not Remedy.RESTART_BLUETOOTHD
+    ladder.started(60_000)
+    ladder.heard(60_100)
+    ladder.failed(75_000, unanswered=True)
+    assert ladder.next(75_000, **FAULT).remedy is Remedy.RESTART_BLUETOOTHD
+
+
+def test_a_daemon_that_does_not_answer_is_left_alone_while_another_radio_hears():
+    ladder = scanning()
+    ladder.failed(40_000, unanswered=True)
+    assert ladder.next(40_000, certain=True, alone=False).remedy is not Remedy.RESTART_BLUETOOTHD
+
+
 @pytest.mark.parametrize(
     ("devices", "every_ms", "silent_ms", "vanished"),
     [

@@ -1,11 +1,12 @@
 -- Who is to be erased ----------------------------------------------------------------------------------------
 
 -- name: erasure_edges
--- What a profile is or was known by, and whose it is now.
-select e.id_type, e.id, e.valid_to,
-  (select o.profile_id from identity_edges o where o.id_type = e.id_type and o.id = e.id and o.valid_to is null)
-    as owner
-from identity_edges e where e.profile_id = :profile_id and e.id_type <> 'profile';
+-- What a profile is or was known by.
+select id_type, id from identity_edges where profile_id = :profile_id and id_type <> 'profile';
+
+-- name: erasure_claims
+-- What was proven to go with a profile.
+select distinct id_type, id from identity_claims where profile_id = :profile_id;
 
 -- name: erasure_claimants
 -- Everybody who was ever proven to go with an identifier; a logout is nobody.

@@ -1,0 +1,217 @@
+"""Who is in which geofence, from fixes of any quality in any order; and who comes nearer. Pure.
+
+A fix that is less accurate than the fence is large says nothing about it: one of 17 km once threw people out
+of fences. What is surely inside (or outside, with a margin) counts at once; what only may be, when a second
+fix says so. Times are unix milliseconds, lengths metres.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from backend.occurrences import Confidence
+from backend.proximity.fences import Near
+
+LEAVE_MARGIN_M: Final = 30.0  # behind the edge before anybody has left: fixes jump by as much at a standstill
+NEARER_M: Final = 50.0  # by how much somebody must have come nearer to be coming
+SILENT_MS: Final = 6 * 3_600_000  # unheard for so long, nobody knows where the phone is
+CONFIRM_MS: Final = 10 * 60_000  # a second doubtful fix must come within this time to confirm the first
+
+Kind: TypeAlias = Literal["entered", "stayed", "left", "approached"]
+
+
+class Fix(NamedTuple):
+    """Where a phone was; `accuracy_m` is the radius within which it is with 68 %."""
+
+    at: int
+    accuracy_m: float
+
+
+@dataclass(frozen=True, slots=True)
+class FenceTransition:
+    """Someone entered or left a fence, is still in it, or comes nearer."""
+
+    kind: Kind
+    subject: str
+    fence_id: str
+    at: int
+    entered_at: int
+    confidence: Confidence = "high"
+
+
+@dataclass(slots=True)
+class FenceTrack:
+    """What is remembered of a phone and a fence near it. `doubtful_at`: when a fix first contradicted it."""
+
+    subject: str
+    fence_id: str
+    inside: bool = False
+    entered_at: int = 0
+    seen_at: int = 0
+    farthest: float | None = None
+    doubtful_at: int | None = None
+    approached: bool = False
+
+
+Key: TypeAlias = tuple[str, str]
+
+
+@dataclass(slots=True)
+class FenceTracks:
+    """Every phone's fences, by phone and fence. `changed` is what has to be stored."""
+
+    tracks: dict[str, dict[str, FenceTrack]] = field(default_factory=dict)
+    last_fix_at: dict[str, int] = field(default_factory=dict)
+    changed: set[Key] = field(default_factory=set)
+
+    def locate(self, subject: str, fix: Fix, around: Iterable[Near]) -> Iterator[FenceTransition]:
+        """A fix with all the fences near it. One that is older than the last says nothing about now."""
+        if fix.at <= self.last_fix_at.get(subject, -1):
+            return
+        self.last_fix_at[subject] = fix.at
+        near = {one.geometry.fence.fence_id: one for one in around}
+        mine = self.tracks.get(subject, {})
+        for fence_id in sorted(mine.keys() | near.keys()):
+            track = mine.get(fence_id) or FenceTrack(subject, fence_id)
+            yield from self._weigh(track, fix, near.get(fence_id))
+
+    def report(
+        self, subject: str, fence_id: str, what: Literal["enter", "dwell", "leave"], fix: Fix, reach_m: float
+    ) -> Iterator[FenceTransition]:
+        """A phone's own system watched the fence. Its word counts, unless its fix is worse than the fence."""
+        if fix.accuracy_m > reach_m or fix.at < self._seen_at(subject, fence_id):
+            return
+        track = self.tracks.get(subject, {}).get(fence_id) or FenceTrack(subject, fence_id)
+        if what == "leave":
+            yield from self._leave(track, fix.at, "medium")
+        elif track.inside:
+            yield self._stay(track, fix.at)
+        else:
+            yield from self._enter(track, fix.at, "medium")
+
+    def expire(self, now: int) -> Iterator[FenceTransition]:
+        """Whoever has been silent for long left when they were last seen, as far as anybody knows."""
+        for mine in list(self.tracks.values()):
+            for track in list(mine.values()):
+                if now - track.seen_at > SILENT_MS:
+                    if track.inside:
+                        yield from self._leave(track, track.seen_at, "low")
+                    self._drop(track)
+
+    def forget(self, subject: str, at: int) -> Iterator[FenceTransition]:
+        """They withdrew: nothing of them is kept."""
+        self.last_fix_at.pop(subject, None)
+        for track in list(self.tracks.get(subject, {}).values()):
+            if track.inside:
+                yield from self._leave(track, max(at, track.entered_at), "high")
+            self._drop(track)
+
+    def restore(self, tracks: Iterable[FenceTrack]) -> None:
+        """Puts stored tracks back."""
+        for track in tracks:
+            self.tracks.setdefault(track.subject, {})[track.fence_id] = track
+            self.last_fix_at[track.subject] = max(track.seen_at, self.last_fix_at.get(track.subject, 0))
+
+    # One phone and one fence ----------------------------------------------------------------------------
+
+    def _weigh(self, track: FenceTrack, fix: Fix, near: Near | None) -> Iterator[FenceTransition]:
+        if near is not None and fix.accuracy_m > near.geometry.reach_m:
+            return
+        if near is None:
+            yield from self._far_away(track, fix)
+            return
+        distance = near.distance
+        if track.inside:
+            yield from self._weigh_inside(track, fix, distance)
+        else:
+            yield from self._weigh_outside(track, fix, distance)
+
+    def _far_away(self, track: FenceTrack, fix: Fix) -> Iterator[FenceTransition]:
+        """Beyond the fence's approach: whoever was in it has left, if the fix is any good."""
+        if track.inside and fix.accuracy_m > LEAVE_MARGIN_M * 10 and not self._is_confirmed(track, fix.at):
+            return
+        if track.inside:
+            yield from self._leave(track, fix.at, "high")
+        self._drop(track)
+
+    def _weigh_inside(self, track: FenceTrack, fix: Fix, distance: float) -> Iterator[FenceTransition]:
+        if distance <= 0:
+            track.doubtful_at = None
+            yield self._stay(track, fix.at)
+            return
+        surely_out = distance - fix.accuracy_m > LEAVE_MARGIN_M
+        if surely_out or (distance > LEAVE_MARGIN_M and self._is_confirmed(track, fix.at)):
+            yield from self._leave(track, fix.at, "high" if surely_out else "medium")
+        else:
+            self._keep(track)
+
+    def _weigh_outside(self, track: FenceTrack, fix: Fix, distance: float) -> Iterator[FenceTransition]:
+        track.seen_at = fix.at
+        if distance <= 0:
+            surely_in = distance + fix.accuracy_m <= 0
+            if surely_in or self._is_confirmed(track, fix.at):
+                yield from self._enter(track, fix.at, "high" if surely_in else "medium")
+            else:
+                self._keep(track)
+            return
+        track.doubtful_at = None
+        yield from self._approach(track, fix, distance)
+
+    def _approach(self, track: FenceTrack, fix: Fix, distance: float) -> Iterator[FenceTransition]:
+        """Nearer by more than the fixes may err since the farthest point of this way; once for each way."""
+        track.farthest = distance if track.farthest is None else max(track.farthest, distance)
+        nearer = track.farthest - distance
+        if not track.approached and nearer > max(NEARER_M, fix.accuracy_m):
+            track.approached = True
+            self._keep(track)
+            confidence: Confidence = "high" if nearer > 2 * fix.accuracy_m else "medium"
+            yield FenceTransition("approached", track.subject, track.fence_id, fix.at, fix.at, confidence)
+        self._keep(track)
+
+    def _is_confirmed(self, track: FenceTrack, at: int) -> bool:
+        """Whether this is the second fix in a row that contradicts what we took for true."""
+        first = track.doubtful_at
+        if first is not None and at - first <= CONFIRM_MS:
+            return True
+        track.doubtful_at = at
+        self._keep(track)
+        return False
+
+    def _enter(self, track: FenceTrack, at: int, confidence: Confidence) -> Iterator[FenceTransition]:
+        track.inside, track.entered_at, track.seen_at = True, at, at
+        track.doubtful_at, track.approached = None, False
+        self._keep(track)
+        yield FenceTransition("entered", track.subject, track.fence_id, at, at, confidence)
+
+    def _stay(self, track: FenceTrack, at: int) -> FenceTransition:
+        track.seen_at = at
+        self._keep(track)
+        return FenceTransition("stayed", track.subject, track.fence_id, at, track.entered_at)
+
+    def _leave(self, track: FenceTrack, at: int, confidence: Confidence) -> Iterator[FenceTransition]:
+        if not track.inside:
+            return
+        at = max(at, track.entered_at)
+        track.inside, track.seen_at, track.doubtful_at = False, at, None
+        track.farthest, track.approached = None, True  # whoever leaves does not approach it by turning round
+        self._keep(track)
+        yield FenceTransition("left", track.subject, track.fence_id, at, track.entered_at, confidence)
+
+    def _seen_at(self, subject: str, fence_id: str) -> int:
+        track = self.tracks.get(subject, {}).get(fence_id)
+        return track.seen_at if track is not None else -1
+
+    def _keep(self, track: FenceTrack) -> None:
+        self.tracks.setdefault(track.subject, {})[track.fence_id] = track
+        self.changed.add((track.subject, track.fence_id))
+
+    def _drop(self, track: FenceTrack) -> None:
+        mine = self.tracks.get(track.subject, {})
+        if mine.pop(track.fence_id, None) is not None:
+            self.changed.add((track.subject, track.fence_id))
+        if not mine:
+            self.tracks.pop(track.subject, None)
+
+    def track_of(self, key: Key) -> FenceTrack | None:
+        """What is remembered now; None where it was forgotten."""
+        return self.tracks.get(key[0], {}).get(key[1])

@@ -1,0 +1,303 @@
+"""Geofences: circles and polygons on the earth, and how far a point is from their edges. Pure.
+
+Degrees are WGS 84, lengths metres. Around each fence the earth is taken as flat (equirectangular around its
+middle), which for the sizes allowed errs by less than a phone's fix does. A distance is negative inside.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Annotated, Final, NamedTuple, TypeAlias
+
+import msgspec
+import numpy as np
+import shapely
+from msgspec import Meta, Struct
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+Degrees: TypeAlias = Annotated[float, Meta(ge=-180, le=180)]
+Position: TypeAlias = Annotated[tuple[Degrees, Degrees], Meta(description="longitude, latitude")]
+Ring: TypeAlias = Annotated[tuple[Position, ...], Meta(min_length=4, max_length=2_000)]
+
+METRES_A_DEGREE: Final = 111_195.0  # of latitude, on a sphere of 6,371 km
+MOST_LATITUDE: Final = 85.0  # nearer to the poles a degree of longitude is too short to reckon with
+LARGEST_M: Final = 100_000.0  # across; beyond it the flat earth is no longer flat enough
+CELL_DEGREES: Final = 0.02  # some 2 km: a street's fences, not a city's
+MOST_CELLS: Final = 10_000  # a fence may lie in; a larger one is asked for everywhere
+
+
+class FenceInvalid(ValueError):
+    """The fence cannot be used; the text names the field and what it may be."""
+
+
+class Circle(Struct, frozen=True, forbid_unknown_fields=True, tag="circle"):
+    """Everything within `radius_m` of a point."""
+
+    latitude: Annotated[float, Meta(ge=-MOST_LATITUDE, le=MOST_LATITUDE)]
+    longitude: Degrees
+    radius_m: Annotated[float, Meta(ge=20, le=LARGEST_M / 2)]
+
+
+class Polygon(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="Polygon"):
+    """A GeoJSON polygon (RFC 7946, section 3.1.6): an outer ring, and holes in it."""
+
+    coordinates: Annotated[tuple[Ring, ...], Meta(min_length=1, max_length=50)]
+
+
+class Area(Struct, frozen=True, forbid_unknown_fields=True, tag="polygon"):
+    """The inside of a polygon."""
+
+    geometry: Polygon
+
+
+Shape: TypeAlias = Circle | Area
+
+
+class Fence(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A place outdoors that matters; with `store_id` the area around that store.
+
+    `approach_m`: from how far somebody who comes nearer approaches it.
+    """
+
+    fence_id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    name: Annotated[str, Meta(min_length=1, max_length=200)]
+    shape: Shape
+    store_id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
+    approach_m: Annotated[float, Meta(ge=0, le=20_000)] = 500.0
+
+
+class Box(NamedTuple):
+    """A fence's bounds in degrees."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+    def widened(self, metres: float) -> "Box":
+        """Larger by so much on every side."""
+        up = metres / METRES_A_DEGREE
+        across = up / max(math.cos(math.radians(max(abs(self.south), abs(self.north)))), 0.05)
+        return Box(self.west - across, self.south - up, self.east + across, self.north + up)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """A fence as it is reckoned with: metres around its middle."""
+
+    fence: Fence
+    latitude: float
+    longitude: float
+    radius_m: float
+    """Of the circle around the middle that holds all of it."""
+    reach_m: float
+    """How large it is: a fix that is less accurate than this says nothing about it."""
+    box: Box
+    polygon: shapely.Polygon | None = None
+
+    @property
+    def east_metres(self) -> float:
+        """Of a degree of longitude here."""
+        return METRES_A_DEGREE * math.cos(math.radians(self.latitude))
+
+    def distance(self, latitude: float, longitude: float) -> float:
+        """From a point to the edge; negative inside."""
+        x = _turn(longitude - self.longitude) * self.east_metres
+        y = (latitude - self.latitude) * METRES_A_DEGREE
+        if self.polygon is None:
+            return math.hypot(x, y) - self.radius_m
+        point = shapely.Point(x, y)
+        away = float(self.polygon.exterior.distance(point))
+        for hole in self.polygon.interiors:
+            away = min(away, float(hole.distance(point)))
+        return -away if self.polygon.covers(point) else away
+
+
+def parse_fence(body: bytes) -> Fence:
+    """A fence from JSON, its geometry checked. Raises FenceInvalid."""
+    try:
+        fence = msgspec.json.decode(body, type=Fence)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise FenceInvalid(str(error)) from error
+    geometry_of(fence)
+    return fence
+
+
+def geometry_of(fence: Fence) -> Geometry:
+    """What is reckoned with. Raises FenceInvalid for rings that enclose nothing or cross themselves."""
+    if isinstance(fence.shape, Circle):
+        circle = fence.shape
+        point = Box(circle.longitude, circle.latitude, circle.longitude, circle.latitude)
+        return Geometry(
+            fence,
+            circle.latitude,
+            circle.longitude,
+            circle.radius_m,
+            circle.radius_m,
+            point.widened(circle.radius_m),
+        )
+    return _polygon_geometry(fence, fence.shape.geometry.coordinates)
+
+
+def _polygon_geometry(fence: Fence, rings: Sequence[Ring]) -> Geometry:
+    outer = np.array(rings[0], np.float64)
+    west, south = outer.min(axis=0).tolist()
+    east, north = outer.max(axis=0).tolist()
+    if east - west > 180:
+        raise FenceInvalid("shape.geometry: a polygon across the 180th meridian must be cut in two there")
+    if max(abs(south), abs(north)) > MOST_LATITUDE:
+        raise FenceInvalid(
+            f"shape.geometry: latitudes may go to {MOST_LATITUDE:.0f}°; a position is [longitude, latitude]"
+        )
+    latitude, longitude = (south + north) / 2, (west + east) / 2
+    scale = np.array([METRES_A_DEGREE * math.cos(math.radians(latitude)), METRES_A_DEGREE])
+    flat = [(np.array(ring, np.float64) - (longitude, latitude)) * scale for ring in rings]
+    for ring in flat:
+        if not np.array_equal(ring[0], ring[-1]):
+            raise FenceInvalid("shape.geometry: a ring must end where it begins")
+    polygon = shapely.Polygon(flat[0], flat[1:])
+    if not polygon.is_valid:
+        raise FenceInvalid(f"shape.geometry: {shapely.is_valid_reason(polygon)}")
+    across = float(np.hypot(*(flat[0].max(axis=0) - flat[0].min(axis=0))))
+    if across > LARGEST_M or polygon.area < 400:
+        raise FenceInvalid(f"shape.geometry: a fence may be 20 m to {LARGEST_M / 1000:.0f} km across")
+    radius = float(np.hypot(flat[0][:, 0], flat[0][:, 1]).max())
+    reach = math.sqrt(polygon.area / math.pi)
+    shapely.prepare(polygon)
+    return Geometry(fence, latitude, longitude, radius, reach, Box(west, south, east, north), polygon)
+
+
+def _turn(degrees: float) -> float:
+    """A difference of longitudes by the shorter way round."""
+    return (degrees + 180) % 360 - 180
+
+
+class Near(NamedTuple):
+    """A fence around a point, and how far its edge is."""
+
+    geometry: Geometry
+    distance: float
+
+
+@dataclass(slots=True)
+class Fences:
+    """All fences, ready to be asked: a grid for single points, a tree for many at once."""
+
+    by_id: dict[str, Geometry] = field(default_factory=dict)
+    _grid: dict[tuple[int, int], list[Geometry]] = field(default_factory=dict)
+    _everywhere: list[Geometry] = field(default_factory=list)
+    _columns: "_Table | None" = None
+
+    @classmethod
+    def of(cls, fences: Iterable[Fence]) -> "Fences":
+        """All of them were checked before they were stored."""
+        made = cls()
+        for fence in fences:
+            geometry = geometry_of(fence)
+            made.by_id[fence.fence_id] = geometry
+            cells = list(_cells(geometry.box.widened(fence.approach_m)))
+            if len(cells) > MOST_CELLS:
+                made._everywhere.append(geometry)
+                continue
+            for cell in cells:
+                made._grid.setdefault(cell, []).append(geometry)
+        return made
+
+    def around(self, latitude: float, longitude: float) -> list[Near]:
+        """Every fence that holds a point, or that it is within `approach_m` of."""
+        found = []
+        cell = _cell(latitude, longitude)
+        for geometry in (*self._grid.get(cell, ()), *self._everywhere):
+            distance = geometry.distance(latitude, longitude)
+            if distance <= geometry.fence.approach_m:
+                found.append(Near(geometry, distance))
+        return found
+
+    def around_all(
+        self, latitudes: Array, longitudes: Array
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+        """The same for many points: pairs of point and fence (both numbered, fences as in `by_id`), and how
+        far each is."""
+        table = self._table
+        points, fences = table.pairs(latitudes, longitudes)
+        x = (longitudes[points] - table.longitudes[fences] + 180) % 360 - 180
+        x *= table.east_metres[fences]
+        y = (latitudes[points] - table.latitudes[fences]) * METRES_A_DEGREE
+        distances = np.hypot(x, y) - table.radii[fences]
+        polygons = table.is_polygon[fences]
+        if polygons.any():
+            spots = shapely.points(x[polygons], y[polygons])
+            shapes = table.polygons[fences[polygons]]
+            edges = shapely.distance(shapely.boundary(shapes), spots)
+            distances[polygons] = np.where(shapely.covers(shapes, spots), -edges, edges)
+        near = distances <= table.approach[fences]
+        return points[near], fences[near], distances[near]
+
+    def nearest(self, latitude: float, longitude: float, limit: int) -> list[Near]:
+        """The fences whose edges are the nearest to a point, the nearest first."""
+        if not self.by_id:
+            return []
+        table = self._table
+        x = ((longitude - table.longitudes + 180) % 360 - 180) * table.east_metres
+        y = (latitude - table.latitudes) * METRES_A_DEGREE
+        rough = np.hypot(x, y) - table.radii
+        count = min(4 * limit, len(rough))
+        candidates = np.argpartition(rough, count - 1)[:count]
+        near = [
+            Near(geometry, geometry.distance(latitude, longitude))
+            for geometry in (table.geometries[number] for number in candidates.tolist())
+        ]
+        return sorted(near, key=lambda one: (one.distance, one.geometry.fence.fence_id))[:limit]
+
+    @property
+    def _table(self) -> "_Table":
+        """Made when it is first asked for; a shop without phones never does."""
+        if self._columns is None:
+            self._columns = _Table(list(self.by_id.values()))
+        return self._columns
+
+
+class _Table:
+    """The fences as columns, and a tree over their bounds with the approach around them."""
+
+    def __init__(self, geometries: Sequence[Geometry]) -> None:
+        self.geometries = list(geometries)
+        self.latitudes = np.array([one.latitude for one in geometries])
+        self.longitudes = np.array([one.longitude for one in geometries])
+        self.east_metres = np.array([one.east_metres for one in geometries])
+        self.radii = np.array([one.radius_m for one in geometries])
+        self.approach = np.array([one.fence.approach_m for one in geometries])
+        self.is_polygon = np.array([one.polygon is not None for one in geometries])
+        self.polygons = np.array([one.polygon for one in geometries], dtype=object)
+
+    def pairs(self, latitudes: Array, longitudes: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Points and the fences whose bounds they lie in; near the 180th meridian from both sides of it."""
+        points, fences = self.tree.query(shapely.points(longitudes, latitudes))
+        edge = np.flatnonzero(np.abs(longitudes) > 179)
+        if not edge.size:
+            return points, fences
+        turned = longitudes[edge] - np.copysign(360.0, longitudes[edge])
+        more_points, more_fences = self.tree.query(shapely.points(turned, latitudes[edge]))
+        return np.concatenate([points, edge[more_points]]), np.concatenate([fences, more_fences])
+
+    @cached_property
+    def tree(self) -> shapely.STRtree:
+        boxes = [one.box.widened(one.fence.approach_m) for one in self.geometries]
+        return shapely.STRtree([shapely.box(*box) for box in boxes])
+
+
+def _cell(latitude: float, longitude: float) -> tuple[int, int]:
+    return math.floor(latitude / CELL_DEGREES), math.floor(_turn(longitude) / CELL_DEGREES)
+
+
+def _cells(box: Box) -> Iterator[tuple[int, int]]:
+    """The grid's cells that a box touches; one more than MOST_CELLS if there are too many."""
+    rows = range(math.floor(box.south / CELL_DEGREES), math.floor(box.north / CELL_DEGREES) + 1)
+    columns = range(math.floor(box.west / CELL_DEGREES), math.floor(box.east / CELL_DEGREES) + 1)
+    around = round(360 / CELL_DEGREES)
+    for count, (row, column) in enumerate((row, column) for row in rows for column in columns):
+        yield row, (column + around // 2) % around - around // 2
+        if count == MOST_CELLS:
+            return

@@ -1,0 +1,123 @@
+"""Everything that is kept about a person, as one JSON document in parts."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from backend.storage import profiles
+from backend.storage.personal import AT_ONCE, HISTORY
+from backend.storage.session import Database, Row, Session
+
+PAGE: Final = 500  # rows in memory at once
+SIGHTINGS_S: Final = 3_600  # of all sightings of a shop; there is no index by tag
+TABLES: Final = tuple(dict.fromkeys(one.table for one in (*AT_ONCE, *HISTORY) if one.exported))
+"""What the document has a part for, beside the sightings of the person's beacons."""
+_JSON_COLUMNS: Final = frozenset({"properties", "value", "content"})
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Whose document it is: the root's profile, and all profiles that are the person's."""
+
+    person: str
+    profiles: tuple[str, ...]
+
+    @classmethod
+    def of(cls, session: Session, person: str) -> "Export":
+        return cls(person, tuple(profiles.profiles_of_person(session, person)))
+
+    async def parts(self, state: Database, now: int) -> AsyncIterator[bytes]:
+        """The document's bytes, each part read in a view of its own. Raises StorageError."""
+        head = {"profile_id": self.person, "exported_at": now, "profiles": self.profiles}
+        yield msgspec.json.encode(head)[:-1]
+        for table in TABLES:
+            yield b', "%b": [' % table.encode()
+            async for part in _listed(self._table(state, table)):
+                yield part
+            yield b"]"
+        yield b', "sightings": ['
+        async for part in _listed(self._sightings(state)):
+            yield part
+        yield b"]}"
+
+    async def _table(self, state: Database, table: str) -> AsyncIterator[list[dict[str, Any]]]:
+        for profile_id in self.profiles:
+            offset = 0
+            while True:
+                work = partial(_page, table=table, profile_id=profile_id, offset=offset)
+                rows = await asyncio.to_thread(state.view, work)
+                yield rows
+                if len(rows) < PAGE:
+                    break
+                offset += PAGE
+
+    async def _sightings(self, state: Database) -> AsyncIterator[list[dict[str, Any]]]:
+        """In spans of an hour of the shop's own sightings."""
+        beacons, first, last = await asyncio.to_thread(state.view, self._heard)
+        for beacon_key in beacons:
+            for low in range(first, last + 1, SIGHTINGS_S):
+                yield await asyncio.to_thread(state.view, partial(_span, beacon_key=beacon_key, low=low))
+
+    def _heard(self, session: Session) -> tuple[list[str], int, int]:
+        beacons = [
+            row["id"]
+            for profile_id in self.profiles
+            for row in session.rows("export_beacons_of", profile_id=profile_id)
+        ]
+        span = session.row("sightings_span")
+        if span is None or span["first"] is None:
+            return [], 0, -1
+        return beacons, span["first"], span["last"]
+
+
+async def _listed(pages: AsyncIterator[list[dict[str, Any]]]) -> AsyncIterator[bytes]:
+    """The pages' rows, a comma between any two."""
+    first = True
+    async for page in pages:
+        if page:
+            yield (b"" if first else b", ") + b", ".join(map(msgspec.json.encode, page))
+            first = False
+
+
+def _page(session: Session, *, table: str, profile_id: str, offset: int) -> list[dict[str, Any]]:
+    rows = session.rows(f"export_{table}", profile_id=profile_id, limit=PAGE, offset=offset)
+    return [dict(_readable(row)) for row in rows]
+
+
+def _span(session: Session, *, beacon_key: str, low: int) -> list[dict[str, Any]]:
+    rows = session.rows("export_sightings", beacon_key=beacon_key, low=low, high=low + SIGHTINGS_S)
+    return [{"beacon_key": beacon_key, **dict(row)} for row in rows]
+
+
+def _readable(row: Row) -> Iterator[tuple[str, Any]]:
+    """Each column for machines to read: what is JSON or MessagePack in the database is decoded."""
+    for column, value in dict(row).items():
+        if isinstance(value, bytes):
+            yield column, _decoded(value)
+        elif isinstance(value, str) and column in _JSON_COLUMNS:
+            yield column, _json_or(value)
+        else:
+            yield column, value
+
+
+def _json_or(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _decoded(blob: bytes) -> Any:
+    for decode in (msgspec.json.decode, msgspec.msgpack.decode):
+        try:
+            value = decode(blob)
+            msgspec.json.encode(value)  # MessagePack also holds what JSON cannot
+        except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, ValueError):
+            continue
+        return value
+    return {"base64": base64.b64encode(blob).decode()}
