@@ -50,6 +50,9 @@ test-api: $(STAMP) ## requests generated from the OpenAPI document for ten minut
 	@API_SECONDS=$(or $(SECONDS),600) API_SEED=$(or $(SEED),$$RANDOM) $(BIN)/pytest -q -s --show-capture=no \
 	  tests/backend/test_api_generated.py tests/backend/test_hostile_bodies.py $(ARGS)
 
+docs: $(STAMP) ## writes docs/calls.md afresh from the code
+	@$(BIN)/footfall-backend openapi --calls > docs/calls.md
+
 check: $(STAMP) ## formatting, lint, strict types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
 
@@ -59,4 +62,4 @@ format: $(STAMP) ## let ruff put the formatting right
 lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
 	@bash .ci/lock
 
-.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-api bench-decode check format lock
+.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-api bench-decode docs check format lock

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from backend.api.dead_letters import LETTERS
 from backend.api.eid import EID, EidRegistrar
+from backend.api.erasures import ERASER
 from backend.api.fleet import FLEET, Fleet
 from backend.api.host import Host
 from backend.api.imports import IMPORTS
@@ -26,6 +27,7 @@ from backend.config import AUTHORITY_FOLDER, JOURNAL_FILE, STATE_FILE, Config
 from backend.custody import Custody
 from backend.dead_letters import DeadLetterDesk, Stores
 from backend.eid_desk import EidDesk
+from backend.eraser import Eraser, GuardedJournal, Places
 from backend.fleet.authority import DAY_MS
 from backend.fleet.configurations import ConfigurationPublisher
 from backend.fleet.keys import open_keys
@@ -33,17 +35,23 @@ from backend.fold import Fold
 from backend.import_desk import ImportDesk
 from backend.ingest import Ingest
 from backend.listening import Listening
+from backend.profiles.erasure import ErasureKeys, Tombstones
 from backend.proximity.eid_keys import open_eid_keys
 from backend.push.fcm import FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
-from backend.storage.offers import SendChecks
-from backend.storage.database import SqliteFile, StorageError
+from backend.secret_file import SECRET_BYTES, make_secret, read_secret
+from backend.storage.database import SqliteFile
 from backend.storage.eid import EidRows, any_registered
+from backend.storage.erasure import newest_receipt
 from backend.storage.fleet import newest_configurations
 from backend.storage.journal import Journal
+from backend.storage.offers import SendChecks
+from backend.storage.opening import open_area
 from backend.storage.places import StoredPlaces
 from backend.storage.pushes import PushStore
+from backend.storage.session import Database, StorageError
 from backend.storage.sources import StoredSources
+from backend.storage.wipe import SqliteWiper
 from sdk_bridge.server.app import Bridge
 
 log = structlog.get_logger()
@@ -96,8 +104,13 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
     """The whole backend, alive inside the context; the tasks are its parts."""
     async with AsyncExitStack() as stack:
         stack.enter_context(_OnlyOwner(config.folder))
-        journal_file = await stack.enter_async_context(SqliteFile(config.folder / JOURNAL_FILE, "journal"))
-        state = await stack.enter_async_context(SqliteFile(config.folder / STATE_FILE, "state"))
+        url = config.database.url
+        journal_file = await stack.enter_async_context(
+            open_area(url, config.folder / JOURNAL_FILE, "journal")
+        )
+        state = await stack.enter_async_context(
+            open_area(url, config.folder / STATE_FILE, "state", owner=True)
+        )
         journal = Journal(journal_file, unix_ms)
         custody = Custody(await journal.load())
         client_id = f"footfall-backend-{os.getpid()}-{os.urandom(4).hex()}"
@@ -106,7 +119,8 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         def listen(listening: Listening) -> None:
             ingest.listening = listening
 
-        fold = Fold(journal, state, unix_ms, on_listening=listen)
+        erasure_keys, tombstones = await _erasure_keys(config, state)
+        fold = Fold(journal, state, unix_ms, on_listening=listen, tombstones=tombstones)
         await fold.load()
         eids = await _eids(config, state)
         ingest.resolver = eids.desk
@@ -121,16 +135,21 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
             changed=fold.refresh,
             health=lambda: _health(ingest, fold, journal),
         )
-        app = build(host, _bridge(journal, state).add_to)
+        door = GuardedJournal(journal, tombstones)
+        app = build(host, _bridge(door, state).add_to)
         fleet = app[FLEET] = await _fleet(config, state, ingest)
         app[EID] = eids
         letters = app[LETTERS] = DeadLetterDesk(Stores(journal, journal_file, state), ingest, unix_ms)
-        app[IMPORTS] = ImportDesk(state, journal, fold, unix_ms)
+        app[IMPORTS] = ImportDesk(state, door, fold, unix_ms)
+        places = Places(state, journal_file, journal, fold, config.folder, *_wipers(state, journal_file))
+        eraser = app[ERASER] = Eraser(places, erasure_keys, tombstones, unix_ms)
+        eraser.on_tags_gone = eids.desk.all_removed
         parts = {
             asyncio.create_task(part, name=name)
             for name, part in (
                 ("journal", journal.run()),
                 ("fold", fold.run()),
+                ("eraser", eraser.run()),
                 ("eid tables", eids.desk.run()),
                 ("ingest", ingest.run()),
                 ("housekeeping", _housekeeping(journal)),
@@ -143,13 +162,13 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         yield await _listen(stack, app, config), parts
 
 
-def _bridge(journal: Journal, state: SqliteFile) -> Bridge:
+def _bridge(journal: GuardedJournal, state: Database) -> Bridge:
     places = StoredPlaces(state, unix_ms)
     return Bridge(journal, StoredSources(state, unix_ms), unix_ms, beacons=places, places=places)
 
 
 async def _sender(
-    stack: AsyncExitStack, config: Config, state: SqliteFile, fold: Fold, owner: str
+    stack: AsyncExitStack, config: Config, state: Database, fold: Fold, owner: str
 ) -> PushSender | None:
     if config.push is None:
         log.warning("no_push", hint="without [push] in the settings no offer is ever sent")
@@ -160,7 +179,7 @@ async def _sender(
     return PushSender(PushStore(state), fcm, guards, Rim(owner, unix_ms, random.random))
 
 
-async def _fleet(config: Config, state: SqliteFile, ingest: Ingest) -> Fleet:
+async def _fleet(config: Config, state: Database, ingest: Ingest) -> Fleet:
     keys = await asyncio.to_thread(open_keys, config.folder / AUTHORITY_FOLDER, unix_ms())
     publisher = ConfigurationPublisher(lambda: state.read(newest_configurations), ingest.publish_retained)
     ingest.on_connected = publisher.connected
@@ -170,13 +189,30 @@ async def _fleet(config: Config, state: SqliteFile, ingest: Ingest) -> Fleet:
     return fleet
 
 
-async def _eids(config: Config, state: SqliteFile) -> EidRegistrar:
+async def _eids(config: Config, state: Database) -> EidRegistrar:
     """A new secret is made only while there is no key that the lost one would have to open."""
     may_make = config.eid.key_file is None and not await state.read(any_registered)
     keys = await asyncio.to_thread(open_eid_keys, config.eid_key_file, may_make=may_make)
     desk = EidDesk(EidRows(state), keys.wrap, unix_ms)
     await desk.load()
     return EidRegistrar(keys, desk)
+
+
+async def _erasure_keys(config: Config, state: Database) -> tuple[ErasureKeys, Tombstones]:
+    """A new secret is made only before the first erasure: another could not tell whom to refuse."""
+    may_make = not await state.read(newest_receipt)
+    if may_make and not config.erasure_key_file.exists():
+        await asyncio.to_thread(make_secret, config.erasure_key_file, os.urandom(SECRET_BYTES))
+    keys = ErasureKeys(await asyncio.to_thread(read_secret, config.erasure_key_file))
+    return keys, Tombstones(keys.digest)
+
+
+def _wipers(state: Database, journal: Database) -> tuple[SqliteWiper | None, SqliteWiper | None]:
+    """The journal is never built anew, for senders would wait; PostgreSQL's VACUUM does all of it."""
+    return (
+        SqliteWiper(state, may_rebuild=True) if isinstance(state, SqliteFile) else None,
+        SqliteWiper(journal, may_rebuild=False) if isinstance(journal, SqliteFile) else None,
+    )
 
 
 async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> Running:

@@ -14,8 +14,10 @@ from backend.config import STATE_FILE, Config, read_config
 from backend.fleet.keys import AuthorityUnusable
 from backend.log import set_up_logging
 from backend.proximity.eid_keys import EidKeysUnusable
+from backend.secret_file import SecretUnusable
 from backend.storage import registry
-from backend.storage.database import Session, StorageError, open_for_writing, transaction
+from backend.storage.opening import write_once
+from backend.storage.session import Session, StorageError
 from sdk_bridge.settings import SettingsError
 
 T = TypeVar("T")
@@ -32,7 +34,7 @@ main.add_typer(cli_fleet.authority, name="authority")
 main.add_typer(cli_fleet.gateway, name="gateway")
 main.add_typer(cli_letters.letters, name="dead-letters")
 main.add_typer(cli_import.import_, name="import")
-_CANNOT_START = (AuthorityUnusable, EidKeysUnusable, StorageError, OSError)
+_CANNOT_START = (AuthorityUnusable, EidKeysUnusable, SecretUnusable, StorageError, OSError)
 
 ConfigOption = Annotated[
     Path, typer.Option("--config", "-c", help="The settings file.", envvar="FOOTFALL_BACKEND_CONFIG")
@@ -70,7 +72,10 @@ def inspect(
     """Looks into the databases, read-only, also beside a running backend: tables, or one table's rows."""
     from backend.storage import inspection  # noqa: PLC0415 - sqlite-utils, which the others can spare
 
-    folder = _settings(config).folder
+    settings = _settings(config)
+    folder = settings.folder
+    if settings.database.url is not None:
+        _fail("database.url is set; ask psql, in the schemas footfall_state and footfall_journal")
     try:
         if table is None:
             for size in inspection.tables(folder):
@@ -83,11 +88,14 @@ def inspect(
 
 
 @main.command()
-def openapi() -> None:
+def openapi(
+    calls: Annotated[bool, typer.Option("--calls", help="Only a list of the calls, in Markdown.")] = False,
+) -> None:
     """Prints the OpenAPI document of the HTTP API, as GET /api/openapi.json serves it."""
-    from backend.api import server  # noqa: PLC0415 - as in `serve`
+    from backend.api import openapi, server  # noqa: PLC0415 - as in `serve`
 
-    typer.echo(server.document_text(), nl=False)
+    document = server.document()
+    typer.echo(openapi.calls(document) if calls else openapi.render(document), nl=False)
 
 
 @token.command("create")
@@ -131,15 +139,9 @@ def _settings(path: Path) -> Config:
 
 def _in_state(settings: Config, work: Callable[[Session], T]) -> T:
     try:
-        connection = open_for_writing(settings.folder / STATE_FILE, "state")
+        return write_once(settings.database.url, settings.folder / STATE_FILE, work)
     except StorageError as error:
         _fail(str(error))
-    try:
-        return transaction(connection, "state", work)
-    except StorageError as error:
-        _fail(str(error))
-    finally:
-        connection.close()
 
 
 def _fail(message: str) -> NoReturn:

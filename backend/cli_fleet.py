@@ -14,7 +14,8 @@ from backend.config import AUTHORITY_FOLDER, STATE_FILE, Config
 from backend.fleet.authority import RequestRefused, Subject, new_key
 from backend.fleet.keys import AuthorityUnusable, Keys, open_keys, replace_file
 from backend.storage import registry
-from backend.storage.database import StorageError, open_for_writing, transaction
+from backend.storage.opening import write_once
+from backend.storage.session import StorageError
 
 authority = typer.Typer(no_args_is_help=True, help="The backend's own certificate authority.")
 gateway = typer.Typer(no_args_is_help=True, help="The life of gateways; these ask the running backend.")
@@ -103,15 +104,11 @@ def _write_certificate(settings: Config, subject: Subject, out: Path, stem: str)
 
 def _note(settings: Config, now: int, subject: str, detail: dict[str, Any]) -> None:
     try:
-        connection = open_for_writing(settings.folder / STATE_FILE, "state")
-        try:
-            transaction(
-                connection,
-                "state",
-                lambda s: registry.note(s, now, "command line", "certificate issued", subject, detail),
-            )
-        finally:
-            connection.close()
+        write_once(
+            settings.database.url,
+            settings.folder / STATE_FILE,
+            lambda s: registry.note(s, now, "command line", "certificate issued", subject, detail),
+        )
     except StorageError as error:
         _fail(str(error))
 

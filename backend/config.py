@@ -67,6 +67,12 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
         return Broker(self.host, self.port, client_id, self.username, password, tls)
 
 
+class Database(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where everything is kept: files in `data_dir`, unless the URL of a PostgreSQL is given."""
+
+    url: Annotated[str, Meta(pattern="^postgres(ql)?://.")] | None = None
+
+
 class Push(Struct, frozen=True, forbid_unknown_fields=True):
     """Firebase Cloud Messaging. `send_url` is for simulators; Google's own is used without it."""
 
@@ -105,6 +111,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     fleet: Fleet = Fleet()
     eid: Eid = Eid()
     log: Log = Log()
+    database: Database = Database()
 
     @property
     def folder(self) -> Path:
@@ -114,6 +121,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     def eid_key_file(self) -> Path:
         """Without a setting, beside the databases: back it up apart from them."""
         return Path(self.eid.key_file) if self.eid.key_file else self.folder / "eid.key"
+
+    @property
+    def erasure_key_file(self) -> Path:
+        """The secret that tombstones of erased people are made with; in the data folder, in no database."""
+        return self.folder / "erasure.key"
 
     @property
     def broker_for_gateways(self) -> tuple[str, int]:

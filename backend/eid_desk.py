@@ -16,7 +16,7 @@ import structlog
 from numpy.typing import NDArray
 
 from backend.proximity.eid import EidError, KeyWrap
-from backend.proximity.eid_roll import Roll, SealedBeacon
+from backend.proximity.eid_roll import PREFIX, Roll, SealedBeacon
 from backend.proximity.eid_shelf import ClockSeen, EidShelf, Want
 from backend.proximity.eid_table import MAX_BYTES, EidBeacon, EidTable
 from backend.storage.database import StorageError
@@ -100,6 +100,12 @@ class EidDesk:
         """A beacon is registered no more, and is nobody from this moment on."""
         self._roll.strike(beacon_key)
         self.changed()
+
+    def all_removed(self, beacon_keys: Sequence[str]) -> None:
+        """Whoever carried them was erased; those that are none of ours change nothing."""
+        for beacon_key in beacon_keys:
+            if beacon_key.startswith(PREFIX):
+                self.removed(beacon_key)
 
     def resolve(
         self, eids: Sequence[bytes], at_s: Sequence[int], ready: Callable[[], None]

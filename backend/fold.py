@@ -11,6 +11,7 @@ import structlog
 
 from backend.folding import LiveState, Transaction
 from backend.listening import Listening
+from backend.profiles.erasure import Tombstones
 from backend.profiles.service import ProfileService
 from backend.proximity.zones import ZoneSettings
 from backend.storage import floor
@@ -39,6 +40,7 @@ class Fold:
         *,
         on_listening: Callable[[Listening], None],
         settings: ZoneSettings | None = None,
+        tombstones: Tombstones | None = None,
     ) -> None:
         self._journal = journal
         self._state = state
@@ -47,6 +49,7 @@ class Fold:
         self.on_pushes: Callable[[], None] = lambda: None
         """Called after a commit that queued pushes; the sender's `wake`, where there is one."""
         self._settings = settings or ZoneSettings()
+        self._tombstones = tombstones or Tombstones()
         self._people = ProfileService()
         self._live: LiveState | None = None
         self._moved = asyncio.Event()
@@ -58,7 +61,10 @@ class Fold:
     async def load(self) -> None:
         """Reads the live state and the position; call once before `run`."""
         live, self.position = await self._state.write(
-            lambda session: (LiveState.read(session, self._settings), floor.position(session))
+            lambda session: (
+                LiveState.read(session, self._settings, self._tombstones),
+                floor.position(session),
+            )
         )
         self._start_grace(live)
         self._live = live
@@ -153,8 +159,12 @@ class Fold:
         await self._reload()
 
     async def _reload(self) -> None:
+        before = self._live
         live, position = await self._state.write(
-            lambda session: (LiveState.read(session, self._settings), floor.position(session))
+            lambda session: (
+                LiveState.read(session, self._settings, self._tombstones, before),
+                floor.position(session),
+            )
         )
         if self._live is not None:
             live.engine.gateway_heard_at.update(self._live.engine.gateway_heard_at)

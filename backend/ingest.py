@@ -191,7 +191,8 @@ class Ingest:
         self, append: GatewayAppend, offset: int | None, known: Batch, unresolved: int
     ) -> GatewayAppend:
         """The append with what may be kept of a batch, and the count of what may not."""
-        kept, strangers = without_strangers(known, self.listening.may_keep)
+        begins = None if offset is None else known.base_ms + offset
+        kept, strangers = without_strangers(known, self.listening.may_keep_since(begins))
         forgotten = {NO_CONSENT: strangers, EID_UNRESOLVED: unresolved}
         return replace(
             append,

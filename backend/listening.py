@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
+from backend.profiles.erasure import Tombstones
 from sdk_bridge.wire.messages import Batch, Readings
 
 
@@ -28,15 +29,31 @@ class Listening:
     """A snapshot, replaced whole whenever the fold or an operator changes it.
 
     `places` are the fixed and asset beacons; `people` the tags whose owner agreed to proximity, with the
-    owner's profile. Everything else that a gateway hears is counted and forgotten.
+    owner's profile. Everything else that a gateway hears is counted and forgotten, and so is what it heard
+    of a tag before its owner was erased.
     """
 
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     places: frozenset[str] = frozenset()
     people: Mapping[str, str] = field(default_factory=dict)
+    tombstones: Tombstones = field(default_factory=Tombstones)
+
+    def may_keep_since(self, begins: int | None) -> Callable[[str], bool]:
+        """What may be kept of a batch whose first reading is of then (unix ms); None: nobody knows when."""
+        return unless_erased(self.may_keep, self.tombstones, begins)
 
     def may_keep(self, beacon_key: str) -> bool:
         return beacon_key in self.people or beacon_key in self.places
+
+
+def unless_erased(
+    may_keep: Callable[[str], bool], tombstones: Tombstones, begins: int | None
+) -> Callable[[str], bool]:
+    """The same, but for tags whose owner was erased after a batch began, in unix milliseconds."""
+    at = 0 if begins is None else begins
+    if at > tombstones.newest:
+        return may_keep
+    return lambda key: may_keep(key) and not tombstones.refuses(key, at)
 
 
 def without_strangers(batch: Batch, may_keep: Callable[[str], bool]) -> tuple[Batch | None, int]:

@@ -173,16 +173,17 @@ class Ladder:
         self._retry_at = now + min(FIRST_RETRY_MS << min(self._failures, 8), LAST_RETRY_MS)
         self._failures += 1
 
-    def heard(self, at_ms: int) -> None:
-        """The latest advert; an older one is no news."""
+    def heard(self, at_ms: int) -> bool:
+        """The first advert of a scan, and the latest now and then; whether it was news."""
         if not self.scanning or at_ms <= self._since:
-            return
+            return False
         if self._last is Remedy.POWER_CYCLE and at_ms - self._since <= self.patience.next_ms:
             self._cycle_at = at_ms  # it has helped, so it may come as soon again; later, somebody passed by
         self._since = at_ms
         self._last = None
         self._daemon_is_new = False
         self.rung = 0
+        return True
 
     def next(self, now: int, *, certain: bool, alone: bool) -> Step:
         """What to do now.
@@ -435,6 +436,7 @@ class Supervisor:
         self._boot_ms = boot_ms
         self._settings = settings
         self._stop: Stop | None = None
+        self._awaits_first = False
         self._peaceful = False  # the new scanners of a quiet night would fill the log
         self._changed = asyncio.Event()
         self._log = log.bind(adapter=adapter)
@@ -501,6 +503,7 @@ class Supervisor:
             self._log.warning("cannot scan", cause=str(error), condition=self.ladder.condition.name.lower())
         else:
             self.ladder.started(self._boot_ms())
+            self._awaits_first = True
             (self._log.debug if self._peaceful else self._log.info)("scanning")
 
     async def _prepare(self, remedy: Remedy) -> None:
@@ -521,5 +524,7 @@ class Supervisor:
         self, address: str, manufacturer: Mapping[int, bytes], service: Mapping[str, bytes], rssi: int
     ) -> None:
         self.last_heard_ms = now = self._boot_ms()
+        if self._awaits_first:
+            self._awaits_first = not self.ladder.heard(now)  # how soon it came tells which remedy it was
         self._crowd.heard(address, now)
         self._heard(address, manufacturer, service, rssi)

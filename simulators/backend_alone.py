@@ -36,7 +36,7 @@ async def running_backend(folder: Path) -> AsyncIterator[BackendAlone]:
         token, write_key = transaction(connection, "state", _set_up)
     finally:
         connection.close()
-    async with running(Config(str(folder), Http(port=0), NO_BROKER)) as (backend, _parts):
+    async with running(Config(str(folder), http=Http(port=0), mqtt=NO_BROKER)) as (backend, _parts):
         yield BackendAlone(f"http://{backend.host}:{backend.port}", token, write_key)
 
 

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from backend.api import campaigns, eid, fleet, floor, people, setup
+from backend.api import openapi, server
 from backend.config import Config
-from sdk_bridge.server import bodies
+from sdk_bridge.server import bodies, calls
 from sdk_bridge.server.app import Bridge
 from sdk_bridge.server.proof import user_hash
 from sdk_bridge.server.rates import Rate
@@ -36,20 +36,9 @@ def test_every_backend_setting_is_documented_and_no_other():
     assert set(re.findall(r"^\| `([a-z_.]+)`", table, re.MULTILINE)) == settings_keys(Config)
 
 
-def test_every_route_of_the_api_is_documented():
-    text = (ROOT / "docs/operations.md").read_text("utf-8")
-    routes: list[web.RouteDef] = [
-        *floor.PUBLIC_ROUTES,
-        *floor.ROUTES,
-        *eid.ROUTES,
-        *setup.ROUTES,
-        *campaigns.ROUTES,
-        *people.ROUTES,
-        *fleet.PUBLIC_ROUTES,
-        *fleet.ROUTES,
-    ]
-    missing = [route.path for route in routes if route.path.replace("{who}", "{type}:{id}") not in text]
-    assert not missing
+def test_the_page_of_every_call_is_what_the_code_says():
+    said = (ROOT / "docs/calls.md").read_text("utf-8")
+    assert said == openapi.calls(server.document()), "`make docs` writes it afresh"
 
 
 BRIDGE = ROOT / "docs/bridge.md"
@@ -76,14 +65,22 @@ def curl_examples() -> list[tuple[str, str]]:
 async def test_the_bridge_takes_what_the_page_shows():
     examples = curl_examples()
     shown = {"/v1/devices", "/v1/devices/logout", "/v1/push/received", "/v1/push/opened", "/v1/consent"}
+    shown |= {"/v1/beacons", "/v1/geofences", "/v1/location"}
     assert {path for path, _ in examples} == shown
     async with running_bridge() as bridge, aiohttp.ClientSession() as http:
+        bridge.places.keys = frozenset(
+            {
+                "ibeacon:f7826da6-4fa2-4e98-8024-bc5b71e0893e:100:1",
+                "ibeacon:f7826da6-4fa2-4e98-8024-bc5b71e0893e",
+            }
+        )
         headers = {**bridge.basic("app-key"), "Content-Type": "application/x-www-form-urlencoded"}  # curl's
         for path, body in examples:
             async with http.post(bridge.url + path, data=body, headers=headers) as answer:
                 assert answer.status == 200, (path, await answer.text())
     assert [event.kind for event in bridge.journal.events] == [
-        "device", "logout", "push_receipt", "push_receipt", "consent",
+        "device", "logout", "push_receipt", "push_receipt", "consent", "beacon_sighting", "beacon_sighting",
+        "fence_transition", "location",
     ]  # fmt: skip
 
 
@@ -103,6 +100,7 @@ def test_the_pages_limits_are_the_bridges():
         f"{bodies.MAX_BATCH_BYTES // 1024} KB, packed",
         f"{bodies.MAX_BATCH_EVENTS:,} events",
         f"{Rate().per_second:,.0f} events a second in the long run, {Rate().burst:,.0f} at once",
+        f"sightings or transitions in a call | {calls.MAX_PARTS} |",
     ):
         assert limit in table
 

@@ -8,14 +8,14 @@ from aiohttp.typedefs import Handler
 
 from backend.api.errors import Problem
 from backend.storage import registry
-from backend.storage.database import SqliteFile
 from backend.storage.registry import Caller
+from backend.storage.session import Database
 
 ROLES = ("viewer", "marketer", "operator", "admin")
 _RANK = {"viewer": 0, "marketer": 1, "operator": 1, "admin": 2}
 COOKIE = "footfall_session"
 CALLER = web.RequestKey("caller", Caller)
-STATE = web.AppKey("state", SqliteFile)
+STATE: web.AppKey[Database] = web.AppKey("state")
 PUBLIC = web.AppKey("public", set[web.AbstractRoute])
 H = TypeVar("H", bound=Callable[..., Awaitable[web.StreamResponse]])
 _NEEDED: dict[Callable[..., object], frozenset[str]] = {}

@@ -31,7 +31,7 @@ from backend.fleet.enrolment import (
 from backend.fleet.keys import Keys
 from backend.storage import fleet as rows
 from backend.storage import registry
-from backend.storage.database import Session, SqliteFile
+from backend.storage.database import Database, Session
 from backend.storage.fleet import SqlFleetRows
 from sdk_bridge.wire.codec import WireError
 from sdk_bridge.wire.configuration import Configuration, RemoteSettings, decode_settings
@@ -58,7 +58,7 @@ class Fleet:
         terms = Terms(*broker, public_key(keys.signing), life_ms)
         return cls(keys, Enrolment(keys.authority, terms), publisher)
 
-    async def write_revocations(self, state: SqliteFile, now: int) -> None:
+    async def write_revocations(self, state: Database, now: int) -> None:
         """Brings the brokers' revocation list up to date with the database. Raises OSError."""
         async with self._writing:
             revoked = await state.read(lambda session: rows.revoked_certificates(session, now))

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from backend.api.auth import CALLER, STATE
 from backend.storage import registry
-from backend.storage.database import Session, SqliteFile
+from backend.storage.database import Database, Session
 
 T = TypeVar("T")
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 class Host:
     """The running backend as the handlers see it. `changed` is called after operators changed something."""
 
-    state: SqliteFile
-    journal: SqliteFile
+    state: Database
+    journal: Database
     now_ms: Callable[[], int]
     changed: Callable[[], None]
     health: Callable[[], dict[str, Any]]

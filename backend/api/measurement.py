@@ -246,8 +246,11 @@ def _rehearsed(played: Played) -> Rehearsed:
 
 @operation("viewer", takes=(CAMPAIGN, DAYS), answer=CampaignResults, errors=(404,))
 async def get_campaign_results(request: web.Request) -> CampaignResults:
-    """What a campaign brought: candidates, suppressed by reason, held out, accepted, opened, visited, bought,
-    revenue; by variant and place; and the uplift against the held out."""
+    """What a campaign brought, and its uplift against those held out.
+
+    Candidates, suppressed by reason, held out, accepted, opened, visited, bought, and revenue; as a whole, by
+    variant and by place.
+    """
     state, campaign_id, days = request.app[STATE], CAMPAIGN.of(request), DAYS.of(request)
     since = request.app[HOST].now_ms() - days * DAY_MS
     campaign = await state.read(lambda session: _campaign(session, campaign_id))

@@ -61,6 +61,14 @@ _SECURITY_SCHEMES: Final[dict[str, Spec]] = {
         "description": "What `POST /api/session` sets. It only reads.",
     },
 }
+_HEAD: Final = "| call | least role | what it does |\n|---|---|---|"
+_CALLS: Final = """\
+# Every call of the API
+
+Made from the code by `make docs`; do not edit. What each call takes and answers is in the OpenAPI document
+(`GET /api/openapi.json`, see [api.md](api.md)); the calls of apps and sites are in [bridge.md](bridge.md).
+`public` calls need no token: they say nothing of the shop, or check by themselves who asks.
+"""
 _DESCRIPTION: Final = """\
 The API of a Footfall backend, and beside it the calls that apps, sites and servers make (`events`).
 
@@ -125,6 +133,21 @@ def document(app: web.Application) -> Spec:
 def render(document: Spec) -> str:
     """The document as text."""
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def calls(document: Spec) -> str:
+    """Every call but the bridge's as a page in Markdown, for people who look for one."""
+    chapters: dict[str, list[str]] = {}
+    for path, item in document["paths"].items():
+        for method, said in item.items():
+            row = f"| `{method.upper()} {path}` | {said['x-role']} | {said['summary']} |"
+            chapters.setdefault(said["tags"][0], []).append(row)
+    parts = [_CALLS]
+    for tag in document["tags"]:
+        if tag["name"] != bridge.TAG:
+            rows = "\n".join(chapters[tag["name"]])
+            parts.append(f"## {tag['name']}\n\n{tag['description']}\n\n{_HEAD}\n{rows}\n")
+    return "\n".join(parts)
 
 
 def described_routes(app: web.Application) -> Iterator[Route]:

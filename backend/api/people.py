@@ -1,6 +1,8 @@
-"""People: who they are, what they did and bought, what they agreed to; finding them, and giving all of it out."""
+"""People: who they are, what they did, bought and agreed to; finding them, and giving all of it out."""
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -25,11 +27,13 @@ from backend.api.people_views import (
 from backend.profiles.behaviour import ConsentStatement, latest_by_channel
 from backend.profiles.timeline import CHANNELS, KINDS, Item, Position, Window, position
 from backend.storage import behaviour, orders, profiles, search
+from backend.storage.behaviour import Behaviour
 from backend.storage.export import Export
 from backend.storage.search import SEARCHES, BadCursor
 from backend.storage.session import Session
 from backend.storage.timeline import timeline_of
 
+T = TypeVar("T")
 MAX_PAGE = 200  # items of one timeline page; each holds an event's properties
 MAX_IDENTITIES = 5_000
 MAX_ORDERS = 1_000
@@ -42,11 +46,21 @@ WHO = text(
 )
 BY = choice("by", "What the text is the beginning of; `recent` takes none.", SEARCHES, default="recent")
 TEXT = text("text", "What it begins with; the case of names and addresses is ignored.", default="")
-AFTER_PAGE = text("after", "`next` of the page before.", pattern=r"[A-Za-z0-9_-]{1,2000}", must="what `next` was", default=None)
+AFTER_PAGE = text(
+    "after",
+    "`next` of the page before.",
+    pattern=r"[A-Za-z0-9_-]{1,2000}",
+    must="what `next` was",
+    default=None,
+)
 MOST = whole("limit", "How many at most.", least=1, most=100, default=20)
 EDGE = r"[0-9]{1,16}\.[a-z_]{1,16}\.[A-Za-z0-9-]{1,64}"
-BEFORE = text("before", "Only what is older than the item of this id.", pattern=EDGE, must="an item's id", default=None)
-AFTER = text("after", "Only what is newer than the item of this id.", pattern=EDGE, must="an item's id", default=None)
+BEFORE = text(
+    "before", "Only what is older than the item of this id.", pattern=EDGE, must="an item's id", default=None
+)
+AFTER = text(
+    "after", "Only what is newer than the item of this id.", pattern=EDGE, must="an item's id", default=None
+)
 ITEMS = whole("limit", "How many at most.", least=1, most=MAX_PAGE, default=50)
 KIND = choice("kind", "Only this kind.", KINDS, default=None)
 CHANNEL = choice("channel", "Only what happened there.", CHANNELS, default=None)
@@ -58,7 +72,7 @@ async def find_people(request: web.Request) -> PeopleFound:
 
     Without anything: who was active last. Who has two identifiers that fit may be on two pages.
     """
-    by, begins, after, limit = (part.of(request) for part in (BY, TEXT, AFTER_PAGE, MOST))
+    by, begins, after, limit = BY.of(request), TEXT.of(request), AFTER_PAGE.of(request), MOST.of(request)
     try:
         found = await request.app[STATE].read(lambda s: search.search(s, by, begins, after, limit))
     except BadCursor as error:
@@ -68,7 +82,7 @@ async def find_people(request: web.Request) -> PeopleFound:
 
 @operation("viewer", takes=(WHO,), answer=ProfileView, errors=(404,))
 async def get_profile(request: web.Request) -> ProfileView:
-    """One person: traits, behaviour, purchases, consent, devices, audiences, and through which identifiers."""
+    """One person: traits, behaviour, purchases, consent, devices, audiences, identifiers."""
     who, now = WHO.of(request), request.app[HOST].now_ms()
     id_type, _, identifier = who.partition(":")
 
@@ -80,7 +94,7 @@ async def get_profile(request: web.Request) -> ProfileView:
         return {
             **found,
             "segments": [dict(row) for row in session.rows("segments_around_person", profile_id=person)],
-            "behaviour": _flat(behaviour.behaviour_of(session, person, now)),
+            "behaviour": _interests(behaviour.behaviour_of(session, person, now)),
             "purchases": orders.purchases(session, person),
         }
 
@@ -123,7 +137,7 @@ async def get_consents(request: web.Request) -> ConsentList:
         latest = latest_by_channel(history)
         purposes = [
             PurposeView(purpose, granted, [_consent(said) for said in latest.get(purpose, {}).values()])
-            for purpose, granted in profiles.consents_of(session, person).items()
+            for purpose, granted in profiles.standing_consents(session, person).items()
         ]
         return ConsentList(person, purposes, [_consent(said) for said in history])
 
@@ -192,6 +206,66 @@ async def get_export(request: web.Request) -> web.StreamResponse:
         await answer.write(part)
     await answer.write_eof()
     return answer
+
+
+# Small conversions ----------------------------------------------------------------------------------------
+
+
+async def _of_person(request: web.Request, read: Callable[[Session, str], T]) -> T:
+    """What `read` makes of the person whom the path names. Raises Problem 404."""
+    return await request.app[STATE].read(lambda session: _resolved(session, request, read))
+
+
+def _resolved(session: Session, request: web.Request, read: Callable[[Session, str], T]) -> T:
+    who = WHO.of(request)
+    id_type, _, identifier = who.partition(":")
+    person = profiles.resolve(session, id_type, identifier)
+    if person is None:
+        raise _nobody(who)
+    return read(session, person)
+
+
+def _nobody(who: str) -> Problem:
+    return Problem(404, "profile", f"nobody is known as {who}")
+
+
+def _interests(found: Behaviour) -> dict[str, Any]:
+    """With the products flat, as `ProductScore` has them."""
+    products = [{"product": one.latest, "views": one.views, "score": one.score} for one in found.products]
+    return {**{field.name: getattr(found, field.name) for field in fields(found)}, "products": products}
+
+
+def _consent(said: ConsentStatement) -> ConsentView:
+    return ConsentView(
+        said.purpose,
+        said.granted,
+        said.at,
+        said.said_by,
+        said.proven,
+        said.source,
+        said.channel,
+        said.event_id,
+    )
+
+
+def _edge(text: str | None) -> Position | None:
+    """Where an item of this id stands. Raises Problem 400."""
+    try:
+        return None if text is None else position(text)
+    except ValueError as error:
+        raise Problem(400, "before", f"{text} is not the id of an item") from error
+
+
+def _item(item: Item) -> TimelineItem:
+    return TimelineItem(
+        id=str(item.position),
+        at=item.position.at,
+        until=item.until,
+        kind=item.position.kind,
+        channel=item.channel,
+        title=item.title,
+        details=dict(item.details),
+    )
 
 
 ROUTES = [

@@ -1,6 +1,7 @@
 """Marketers' segments: definitions and their versions, who is in them, and trying one out."""
 
 import time
+from functools import partial
 from typing import Any, Literal
 
 from aiohttp import web
@@ -11,11 +12,12 @@ from backend.api.errors import Problem
 from backend.api.host import HOST, change
 from backend.api.operations import operation
 from backend.api.parameters import LIMIT, identifier, text
+from backend.campaigns.model import Campaign, SegmentEntered
 from backend.segments.model import (
     Condition,
     Definition,
     SegmentInvalid,
-    parse_condition,
+    parse_as,
     parse_definition,
     references,
 )
@@ -154,7 +156,7 @@ class TrialBody(Struct, forbid_unknown_fields=True):
 
 def _trial(raw: bytes) -> TrialBody:
     try:
-        return TrialBody(parse_condition(raw, inside="condition"))
+        return parse_as(raw, TrialBody)
     except SegmentInvalid as error:
         raise Problem(400, "segment", str(error)) from error
 
@@ -275,7 +277,7 @@ async def post_preview(request: web.Request, body: TrialBody) -> Trial:
     ends = time.monotonic() + PREVIEW_S
     while time.monotonic() < ends:
         began = time.monotonic()
-        page, found = await state.read(lambda s, a=after, p=portion: _ask_some(s, body.condition, a, p, now))
+        page, found = await state.read(partial(_ask_some, body.condition, after, portion, now))
         if not page:
             return Trial(asked, asked, members, _share(members, asked), True, sample)
         asked, members, after = asked + len(page), members + len(found), page[-1]
@@ -293,7 +295,7 @@ def _checked(session: Session, condition: Condition) -> int:
 
 
 def _ask_some(
-    session: Session, condition: Condition, after: str, limit: int, now: int
+    condition: Condition, after: str, limit: int, now: int, session: Session
 ) -> tuple[list[str], frozenset[str]]:
     page = segment_rows.people_after(session, after, limit)
     return page, segment_rows.ask(session, condition, page, now).members if page else frozenset()
@@ -334,8 +336,14 @@ def _campaigns_of(session: Session, segment_id: str) -> list[str]:
     return [
         campaign_id
         for campaign_id, chosen in campaign_rows.campaigns(session).items()
-        if chosen.campaign.state != "ended" and segment_id in campaign_rows.segments_asked(chosen.campaign)
+        if chosen.campaign.state != "ended" and segment_id in _segments_of(chosen.campaign)
     ]
+
+
+def _segments_of(campaign: Campaign) -> set[str]:
+    trigger, audience = campaign.trigger, campaign.audience
+    begins = {trigger.segment_id} if isinstance(trigger, SegmentEntered) else set()
+    return begins | (references(audience) if audience is not None else set())
 
 
 ROUTES = [

@@ -10,12 +10,14 @@ from backend.api import (
     catalog,
     dead_letters,
     eid,
+    erasures,
     fleet,
     floor,
     imports,
     measurement,
     openapi,
     people,
+    segments,
     setup,
     sources,
 )
@@ -25,7 +27,10 @@ from backend.api.host import HOST, Host
 from backend.api.operations import operation
 
 MAX_BODY_BYTES = 1024 * 1024  # of the API; the bridge has its own, smaller limits
-CHAPTERS = (floor, eid, setup, sources, campaigns, measurement, people, fleet, catalog, imports, dead_letters)
+CHAPTERS = (
+    *(floor, eid, setup, sources, campaigns, measurement),
+    *(people, erasures, segments, fleet, catalog, imports, dead_letters),
+)
 """Modules with `ROUTES`."""
 DOCUMENT = web.AppKey("openapi", bytes)
 
@@ -63,8 +68,8 @@ def add_every_route(app: web.Application, add_bridge: Callable[[web.Application]
     app[DOCUMENT] = msgspec.json.encode(openapi.document(app))
 
 
-def document_text() -> str:
-    """The document, to be read by people, without a backend that runs."""
+def document() -> openapi.Spec:
+    """The document, without a backend that runs."""
     app = web.Application()
     add_every_route(app, lambda _: None)
-    return openapi.render(openapi.document(app))
+    return openapi.document(app)

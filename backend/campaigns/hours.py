@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from msgspec import Meta, Struct
 
-Clock = Annotated[str, Meta(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+Clock = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)")]
 _ZONE_NAME = re.compile(r"[A-Za-z0-9_+\-/]{1,64}")
 _MINUTE_MS = 60_000
 _LONGEST_GAP_MINUTES = 24 * 60 + 1  # Samoa left out a whole day in 2011

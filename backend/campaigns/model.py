@@ -12,7 +12,7 @@ from backend.campaigns.hours import QuietHours
 from backend.campaigns.templates import TemplateInvalid, compiled
 from backend.segments.model import Condition, Filter, SegmentInvalid, check
 
-Identifier: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Words: TypeAlias = Annotated[str, Meta(min_length=1, max_length=512)]
 StaySeconds: TypeAlias = Annotated[float, Meta(ge=0, le=3600)]
 WaitSeconds: TypeAlias = Annotated[int, Meta(ge=0, le=30 * 86_400)]
@@ -252,8 +252,8 @@ class Campaign(_Part, frozen=True):
     variants: Annotated[tuple[Variant, ...], Meta(max_length=MAX_VARIANTS)] = ()
     holdout_percent: Annotated[float, Meta(ge=0, le=100)] = 0.0
     goal: Goal = Goal()
-    starts_at: Annotated[int, Meta(ge=0)] | None = None
-    ends_at: Annotated[int, Meta(ge=0)] | None = None
+    starts_at: Annotated[int, Meta(ge=0, le=2**53)] | None = None
+    ends_at: Annotated[int, Meta(ge=0, le=2**53)] | None = None
     state: State = "draft"
 
     def is_live(self, now: int) -> bool:

@@ -10,11 +10,13 @@ Availability: TypeAlias = Literal["in_stock", "out_of_stock", "preorder", "backo
 """Google's four, and `unavailable`: gone from the shop's feed."""
 
 # No control characters: PostgreSQL refuses NUL, and a line break in an id is a broken file.
-ProductId: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
-Label: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00\x7f]{1,512}$")]
-Address: TypeAlias = Annotated[str, Meta(pattern=r"^https?://[^\x00-\x20\x7f\"<>\\]{1,2000}$")]
-Currency: TypeAlias = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
-CategoryText: TypeAlias = Annotated[str, Meta(min_length=1, max_length=MAX_CHARS, pattern=r"^[^\x00]+$")]
+ProductId: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$(?!\n)")]
+Label: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00\x7f]{1,512}$(?!\n)")]
+Address: TypeAlias = Annotated[str, Meta(pattern=r"^https?://[^\x00-\x20\x7f\"<>\\]{1,2000}$(?!\n)")]
+Currency: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Z]{3}$(?!\n)")]
+CategoryText: TypeAlias = Annotated[
+    str, Meta(min_length=1, max_length=MAX_CHARS, pattern=r"^[^\x00]+$(?!\n)")
+]
 
 MAX_HUNDREDTHS = 10**12
 """Ten thousand million of any currency; more is a telephone number in the wrong column."""

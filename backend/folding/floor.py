@@ -56,7 +56,7 @@ class FloorPart:
 
     def _batch(self, entry: Entry, whole: Batch) -> Iterator[Occurrence]:
         """Someone may have withdrawn since the ingest let it pass: then it is forgotten here."""
-        batch, forgotten = without_strangers(whole, self._live.may_keep)
+        batch, forgotten = without_strangers(whole, self._live.may_keep_since(_begins(entry, whole)))
         if forgotten:
             floor.count_forgotten(self._session, entry.source, forgotten)
         if batch is None:
@@ -188,6 +188,10 @@ class FloorPart:
         yield from self._moved(self._live.engine.forget(subject, at), at)
         yield from self._in_store(self._live.visits.forget(subject, at), at)
         self._live.phones.pop(subject, None)
+
+
+def _begins(entry: Entry, batch: Batch) -> int | None:
+    return None if entry.boot_offset is None else batch.base_ms + entry.boot_offset
 
 
 def _sightings(entry: Entry, batch: Batch, offset: int) -> Iterator[Sighting]:

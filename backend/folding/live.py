@@ -1,20 +1,24 @@
 """What the fold keeps in memory; all of it can be read afresh from the database."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from backend.campaigns.triggers import begins_with
 from backend.catalog.shelves import Shelves
 from backend.folding.audiences import Audiences
-from backend.listening import Gateway, Listening
+from backend.listening import Gateway, Listening, unless_erased
 from backend.occurrences import OccurrenceKind
+from backend.profiles.erasure import Tombstones
+from backend.proximity.fence_tracks import FenceTracks
 from backend.proximity.visits import Visits
 from backend.proximity.zones import Place, ZoneEngine, ZoneSettings
 from backend.storage import campaigns as campaign_rows
-from backend.storage import catalog, floor, profiles, registry
+from backend.storage import catalog, erasure, fences, floor, profiles, registry
 from backend.storage.behaviour import zone_categories
 from backend.storage.campaigns import VersionedCampaign, Waiting
 from backend.storage.database import Session
+from backend.storage.fences import StampedFences
 from backend.storage.floor import Numbers
 
 PHONE_TRACK = "phone:"  # before a device's id; no beacon's key begins like this
@@ -43,11 +47,27 @@ class LiveState:
     zone_categories: dict[Place, list[str]] = field(default_factory=dict)
     shelves: Shelves = field(default_factory=Shelves)
     waits_looked_at: int = 0
+    fences: StampedFences = field(default_factory=StampedFences)
+    fence_tracks: FenceTracks = field(default_factory=FenceTracks)
+    fence_owners: dict[str, str] = field(default_factory=dict)
+    fences_expired_at: int = 0
     numbers: Numbers = field(default_factory=Numbers)
+    tombstones: Tombstones = field(default_factory=Tombstones)
+    last_erasure: str = ""
+    """The newest receipt when this was read: whoever was erased since is still known here."""
     expired_at: int = 0
 
     @classmethod
-    def read(cls, session: Session, settings: ZoneSettings) -> "LiveState":
+    def read(
+        cls,
+        session: Session,
+        settings: ZoneSettings,
+        tombstones: Tombstones | None = None,
+        before: "LiveState | None" = None,
+    ) -> "LiveState":
+        """All of it; of what was known before, only fences that nobody changed are kept."""
+        tombstones = tombstones or Tombstones()
+        erasure.catch_up(session, tombstones)
         known = registry.gateways(session)
         zone_of = {name: Place(gateway.store_id, gateway.zone_id) for name, gateway in known.items()}
         positions = {name: gateway.position for name, gateway in known.items() if gateway.position}
@@ -61,6 +81,7 @@ class LiveState:
         stays: dict[str, list[Waiting]] = {}
         for waiting in campaign_rows.stays(session):
             stays.setdefault(waiting.subject, []).append(waiting)
+        fence_tracks, fence_owners = fences.restore_tracks(session)
         return cls(
             engine=engine,
             gateways=known,
@@ -75,8 +96,13 @@ class LiveState:
             visits=floor.open_visits(session),
             zone_categories={Place(*zone): held for zone, held in zone_categories(session).items()},
             shelves=catalog.load_shelves(session),
+            fences=StampedFences.read(session, before.fences if before else None),
+            fence_tracks=fence_tracks,
+            fence_owners=fence_owners,
             zone_names={Place(row["store_id"], row["zone_id"]): row["name"] for row in session.rows("zones")},
             audiences=Audiences.read(session),
+            tombstones=tombstones,
+            last_erasure=erasure.newest_receipt(session),
         )
 
     def owner_of(self, subject: str) -> str | None:
@@ -86,6 +112,10 @@ class LiveState:
     def may_keep(self, beacon_key: str) -> bool:
         return beacon_key in self.people or beacon_key in self.places
 
+    def may_keep_since(self, begins: int | None) -> Callable[[str], bool]:
+        """What may be kept of a batch that begins then; see Listening."""
+        return unless_erased(self.may_keep, self.tombstones, begins)
+
     @property
     def listening(self) -> Listening:
-        return Listening(dict(self.gateways), self.places, dict(self.people))
+        return Listening(dict(self.gateways), self.places, dict(self.people), self.tombstones)

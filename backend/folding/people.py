@@ -1,10 +1,12 @@
 """Apps' and sites' events: identities, consent, receipts, and who carries which beacon."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from backend.folding.fences import FencePart
 from backend.folding.floor import FloorPart
 from backend.folding.live import LiveState
 from backend.ids import uuid7
@@ -16,8 +18,21 @@ from backend.storage import profiles, pushes, segments
 from backend.storage.database import Session
 from backend.storage.entries import Entry, event_id
 from backend.storage.journal import message_hash
+from backend.storage.orders import keep_order
 from backend.storage.profile_rows import ProfileRows
 from sdk_bridge.wire.app_events import AppEvent, decode_events
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """What becomes of where somebody is."""
+
+    floor: FloorPart
+    fences: FencePart
+
+
+_OBSERVED = frozenset({"beacon_sighting", "fence_transition", "location"})
+"""Kinds that say where a person is: kept only of those who agreed to be seen."""
 
 
 class PeoplePart:
@@ -28,12 +43,12 @@ class PeoplePart:
     """
 
     def __init__(
-        self, session: Session, live: LiveState, service: ProfileService, floor: FloorPart, now: int
+        self, session: Session, live: LiveState, service: ProfileService, observers: Observers, now: int
     ) -> None:
         self._session = session
         self._live = live
         self._service = service
-        self._floor = floor
+        self._floor, self._fences = observers.floor, observers.fences
         self._rows = ProfileRows(session)
         self._now = now
         self.bearers_changed = False
@@ -44,15 +59,28 @@ class PeoplePart:
         batch = [
             Numbered(event, event_id(entry, index), message_hash(event.source, event.message_id))
             for entry in entries
-            for index, event in enumerate(decode_events(entry.payload))
+            for index, sent in enumerate(decode_events(entry.payload))
+            if (event := self._live.tombstones.admitted(sent)) is not None
         ]
         applied = self._service.apply_all(self._rows, batch, self._new_profile)
-        kept = [(one, did) for one, did in zip(batch, applied, strict=True) if not did.refused]
+        told = [(one, did) for one, did in zip(batch, applied, strict=True) if not did.refused]
+        kept = [(one, did) for one, did in told if self._may_keep(one.event, did)]
         self._session.many("add_event", [_event_row(one, did.profile_id) for one, did in kept])
         self._rows.flush()
+        for one, did in kept:
+            keep_order(self._session, did.profile_id, one.event, one.event_id, one.event_hash)
         asked: set[str] = set()
         for one, did in kept:
             yield from self._consequences(one, did, asked)
+
+    def _may_keep(self, event: AppEvent, did: Applied) -> bool:
+        """Where somebody is belongs to them: without their agreement it is forgotten here."""
+        if event.kind not in _OBSERVED:
+            return True
+        if did.profile_id is None:
+            return False
+        person_id = whose(self._rows, did.profile_id, event.occurred_at)
+        return profiles.consent_of(self._session, person_id, profiles.PROXIMITY)
 
     def _new_profile(self) -> str:
         profile_id = uuid7(self._now)
@@ -93,11 +121,18 @@ class PeoplePart:
     def _seen_by_phone(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:
         """Only of someone who agreed; whoever withdraws is forgotten on every phone of theirs."""
         if event.consent.get(profiles.PROXIMITY) is False:
-            theirs = [track for track, owner in self._live.phones.items() if owner == person_id]
-            for track in theirs:
-                yield from self._floor.forget(track, event.received_at)
-        elif event.sighting is not None and profiles.consent_of(self._session, person_id, profiles.PROXIMITY):
+            yield from self._forget_phones(person_id, event.received_at)
+        elif event.sighting is not None:
             yield from self._floor.heard_by_phone(person_id, event)
+        elif event.kind in _OBSERVED:
+            yield from self._fences.observed(person_id, event)
+
+    def _forget_phones(self, person_id: str, at: int) -> Iterator[Occurrence]:
+        live = self._live
+        for track in [track for track, owner in live.phones.items() if owner == person_id]:
+            yield from self._floor.forget(track, at)
+        for track in [track for track, owner in live.fence_owners.items() if owner == person_id]:
+            yield from self._fences.forget(track, at)
 
     def _ask_for_bearer(self, beacon_key: str, at: int) -> Iterator[Occurrence]:
         """Who agreed may have changed; whoever withdrew leaves the floor at once."""

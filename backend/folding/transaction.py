@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from backend.folding.audiences import AudiencePart
+from backend.folding.fences import FencePart
 from backend.folding.floor import FloorPart
 from backend.folding.live import LiveState
 from backend.folding.offers import OfferPart
-from backend.folding.people import PeoplePart
+from backend.folding.people import Observers, PeoplePart
 from backend.listening import Listening
 from backend.occurrences import Occurrence
 from backend.profiles.service import ProfileService
-from backend.storage import floor
+from backend.storage import erasure, floor
 from backend.storage.database import Session
 from backend.storage.entries import Cursor, Entry
+from backend.storage.session import StorageRetry
 
 
 @dataclass(slots=True)
@@ -40,13 +42,16 @@ class Transaction:
         self._live = live
         self._now = now
         self._floor = FloorPart(session, live)
-        self._people = PeoplePart(session, live, people, self._floor, now)
+        self._fences = FencePart(session, live)
+        self._people = PeoplePart(session, live, people, Observers(self._floor, self._fences), now)
         self._audiences = AudiencePart(session, live.audiences)
         self._offers = OfferPart(session, live, now)
         self._entered = 0
 
     def fold(self, entries: Sequence[Entry], position: Cursor) -> Folded:
-        """Everything the entries cause, and the position behind the last."""
+        """Everything the entries cause, and the position behind the last. Raises StorageRetry."""
+        if erasure.newest_receipt(self._session) != self._live.last_erasure:
+            raise StorageRetry("somebody was erased; the live state still knows them")
         reached = position
         for kind, run in groupby(entries, key=lambda entry: entry.kind):
             together = list(run)
@@ -59,7 +64,9 @@ class Transaction:
                 self._happened(self._people.fold(together))
         if not entries:
             self._happened(self._floor.expire(self._now))
+        self._happened(self._fences.expire(self._known_until(entries)))
         self._floor.save_tracks()
+        self._fences.save()
         self._audiences.disturbed(self._people.disturbed)
         self._happened(self._audiences.settle(self._known_until(entries)))
         self._offers.tick(self._now)

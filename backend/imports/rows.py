@@ -12,23 +12,23 @@ MAX_LINES = 200  # of one order
 MAX_TRAITS = 100
 MAX_PURPOSES = 32  # a consent form has a handful
 
-Identity: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
+Identity: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,200}$(?!\n)")]
 Email: TypeAlias = Annotated[
-    str, Meta(pattern=r"^[^@\s\x00-\x1f\x7fA-Z]{1,100}@[^@\s\x00-\x1f\x7fA-Z]{1,200}$")
+    str, Meta(pattern=r"^[^@\s\x00-\x1f\x7fA-Z]{1,100}@[^@\s\x00-\x1f\x7fA-Z]{1,200}$(?!\n)")
 ]
 """In lower case: the spelling by which everybody compares them."""
-Phone: TypeAlias = Annotated[str, Meta(pattern=r"^\+[1-9][0-9]{5,14}$")]
+Phone: TypeAlias = Annotated[str, Meta(pattern=r"^\+[1-9][0-9]{5,14}$(?!\n)")]
 """As E.164."""
-OrderId: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,200}$")]
-TraitName: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$")]
-TraitText: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00]{0,2000}$")]
+OrderId: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,200}$(?!\n)")]
+TraitName: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,100}$(?!\n)")]
+TraitText: TypeAlias = Annotated[str, Meta(pattern=r"^[^\x00]{0,2000}$(?!\n)")]
 TraitNumber: TypeAlias = Annotated[int, Meta(ge=-(2**53), le=2**53)]
-Purpose: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")]
+Purpose: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$(?!\n)")]
 Moment: TypeAlias = Annotated[int, Meta(ge=0, le=253_402_300_799_999)]
 LineNumber: TypeAlias = Annotated[int, Meta(ge=1, le=10**12)]
 Amount: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_HUNDREDTHS)]
 Quantity: TypeAlias = Annotated[float, Meta(gt=0, le=1e6)]
-ImportId: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+ImportId: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 
 
 class Identified(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -61,10 +61,10 @@ class Fence(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     `approach_m`: from how far somebody who comes nearer approaches it.
     """
 
-    fence_id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+    fence_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
     name: Annotated[str, Meta(min_length=1, max_length=200)]
     shape: Shape
-    store_id: Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")] | None = None
+    store_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")] | None = None
     approach_m: Annotated[float, Meta(ge=0, le=20_000)] = 500.0
 
 

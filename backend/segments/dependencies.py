@@ -17,13 +17,19 @@ from backend.segments.model import (
     HasTrait,
     InSegment,
     IsIn,
+    IsNear,
     nodes_of,
     parts_of,
 )
 from backend.segments.values import passes_filter
 from sdk_bridge.wire.app_events import AppEvent
 
-_PLACES = frozenset({"zone_entered", "zone_left", "zone_unknown"})
+_PLACES = frozenset(
+    {
+        *("zone_entered", "zone_left", "zone_unknown"),
+        *("store_entered", "store_left", "fence_entered", "fence_left"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Needs:
     identifiers: frozenset[str] = frozenset()
     visits_s: int | None = 0
     categories: frozenset[str] = frozenset()
-    places: bool = False
+    near_stores: frozenset[str] = frozenset()
     rfm: bool = False
     segments: frozenset[str] = frozenset()
 
@@ -56,7 +62,7 @@ class Needs:
             identifiers=self.identifiers | other.identifiers,
             visits_s=_longer(self.visits_s, other.visits_s),
             categories=self.categories | other.categories,
-            places=self.places or other.places,
+            near_stores=self.near_stores | other.near_stores,
             rfm=self.rfm or other.rfm,
             segments=self.segments | other.segments,
         )
@@ -85,8 +91,8 @@ def _needs_of_node(node: Condition) -> Needs:  # noqa: PLR0911 - a table in the 
         case Dwelt():
             categories = frozenset({node.category} if node.category is not None else ())
             return Needs(visits_s=node.within_s, categories=categories)
-        case IsIn():
-            return Needs(places=True)
+        case IsNear(store_id=str() as store_id):
+            return Needs(near_stores=frozenset({store_id}))
         case HasRfm():
             return Needs(rfm=True)
         case InSegment():
@@ -142,7 +148,7 @@ class Wakes:
                 self._purposes.setdefault(node.purpose, set()).add(segment_id)
             case HasIdentifier():
                 self._identifiers.add(segment_id)
-            case IsIn() | Dwelt():
+            case IsIn() | IsNear() | Dwelt():
                 self._floor.add(segment_id)
             case InSegment():
                 self._segments.setdefault(node.segment_id, set()).add(segment_id)

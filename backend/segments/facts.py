@@ -63,8 +63,16 @@ class Facts(Protocol):
         """Stays that lasted beyond `since`."""
         ...
 
-    def places(self) -> Collection[tuple[str, str]]:
+    def zones(self) -> Collection[tuple[str, str]]:
         """The zones that the person is in now, each as (store, zone)."""
+        ...
+
+    def stores(self) -> Collection[str]:
+        """The stores that the person is in now."""
+        ...
+
+    def fences(self) -> Collection[tuple[str, str | None]]:
+        """The geofences that the person is inside of now, each as (fence, store that it is around)."""
         ...
 
     def rfm(self) -> RfmFact | None:

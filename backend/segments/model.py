@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,7 +16,7 @@ MAX_COUNT = 1_000  # so many newest events of a person are looked at for one cou
 EACH = "[]"
 """In a path: any element of the list there."""
 
-Identifier: TypeAlias = Annotated[str, Meta(pattern="^[A-Za-z0-9_-]{1,64}$")]
+Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Key: TypeAlias = Annotated[str, Meta(min_length=1, max_length=512)]
 Text: TypeAlias = Annotated[str, Meta(max_length=512)]
 Number: TypeAlias = Annotated[float, Meta(ge=-1e15, le=1e15)]
@@ -25,7 +25,7 @@ Path: TypeAlias = Key | Annotated[tuple[Key, ...], Meta(min_length=1, max_length
 """A name, or the way to a value inside: ["address", "city"], ["products", "[]", "category"]."""
 Seconds: TypeAlias = Annotated[int, Meta(ge=1, le=LONGEST_S)]
 Days: TypeAlias = Annotated[int, Meta(ge=-MAX_DAYS, le=MAX_DAYS)]
-Day: TypeAlias = Annotated[str, Meta(pattern="^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$")]
+Day: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$(?!\n)")]
 Score: TypeAlias = Annotated[int, Meta(ge=1, le=5)]
 EventKind: TypeAlias = Literal["track", "page", "screen", "identify", "group", "any"]
 ANY_KIND = ("track", "page", "screen", "identify", "group")
@@ -131,7 +131,7 @@ class HasTrait(_Node, frozen=True, tag="trait"):
 class HasIdentifier(_Node, frozen=True, tag="identifier"):
     """The person is known by such an identifier, or by one of the values given."""
 
-    kind: Annotated[str, Meta(pattern="^[a-z][a-z0-9_]{0,63}$")]
+    kind: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$(?!\n)")]
     one_of: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=200)
     ] = ()
@@ -174,10 +174,17 @@ class Did(_Node, frozen=True, tag="event"):
 
 
 class IsIn(_Node, frozen=True, tag="in"):
-    """The person is in a zone of this store now, or in this one zone."""
+    """The person is in this store now, or in this zone of it."""
 
     store_id: Identifier
     zone_id: Identifier | None = None
+
+
+class IsNear(_Node, frozen=True, tag="near"):
+    """The person is inside a geofence now; or in a store, or inside any geofence around it."""
+
+    fence_id: Identifier | None = None
+    store_id: Identifier | None = None
 
 
 class Dwelt(_Node, frozen=True, tag="dwelt"):
@@ -217,7 +224,7 @@ class InSegment(_Node, frozen=True, tag="segment"):
 
 
 Condition: TypeAlias = (
-    AllOf | AnyOf | Not | HasTrait | HasIdentifier | Agreed | Did | IsIn | Dwelt | HasRfm | InSegment
+    AllOf | AnyOf | Not | HasTrait | HasIdentifier | Agreed | Did | IsIn | IsNear | Dwelt | HasRfm | InSegment
 )
 Branch = (AllOf, AnyOf, Not)
 
@@ -233,11 +240,26 @@ class Definition(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
 # Reading and checking ---------------------------------------------------------------------------------------
 
 
+class HasCondition(Protocol):
+    """Whatever comes with a condition."""
+
+    @property
+    def condition(self) -> Condition: ...
+
+
+C = TypeVar("C", bound=HasCondition)
+
+
 def parse_definition(body: bytes) -> Definition:
     """A segment from JSON, checked as a whole. Raises SegmentInvalid."""
-    definition: Definition = _decoded(body, Definition)
-    check(definition.condition)
-    return definition
+    return parse_as(body, Definition)
+
+
+def parse_as(body: bytes, kind: type[C]) -> C:
+    """Something with a condition from JSON, the condition checked as a whole. Raises SegmentInvalid."""
+    read: C = _decoded(body, kind)
+    check(read.condition)
+    return read
 
 
 def parse_condition(body: bytes) -> Condition:
@@ -328,6 +350,9 @@ def _complaints(node: Condition) -> Iterator[tuple[str, str]]:
             yield "category", "name either a category, or a store"
         if node.zone_id is not None and node.store_id is None:
             yield "store_id", "a zone needs its store"
+    elif isinstance(node, IsNear):
+        if (node.fence_id is None) == (node.store_id is None):
+            yield "fence_id", "name either a geofence, or a store"
     elif isinstance(node, HasTrait):
         yield from _complaints_of_path(node.name, "name")
         if parts_of(node.name)[0] == EACH:
@@ -398,7 +423,7 @@ def _in_our_words(complaint: str, body: bytes) -> str:
     """`Expected … - at `$.condition.of[1].within_s`` becomes `all[1].within_s: expected …`."""
     found = _AT.fullmatch(complaint)
     if found is None:
-        return complaint
+        return _small(complaint)
     node: Any = msgspec.json.decode(body)
     words: list[str] = []
     for step in _STEP.finditer(found["path"]):
@@ -410,12 +435,16 @@ def _in_our_words(complaint: str, body: bytes) -> str:
             words.append(f".{step['key']}")
         node = _below(node, step)
     where = "".join(words).lstrip(".")
-    text = found["text"][:1].lower() + found["text"][1:]
+    text = _small(found["text"])
     if where.endswith("test.type"):
         text += f"; it may be {_TESTS}"
     elif where == "type" or where.endswith("].type") or where.endswith("not.type"):
         text += f"; it may be {_TYPES}"
     return f"{where}: {text}" if where else text
+
+
+def _small(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _below(node: Any, step: re.Match[str]) -> Any:

@@ -17,6 +17,7 @@ from backend.segments.model import (
     HasTrait,
     InSegment,
     IsIn,
+    IsNear,
     Not,
     parts_of,
 )
@@ -117,8 +118,15 @@ def matches(node: Did, event: EventFact) -> bool:
 
 def _in(node: IsIn, facts: Facts, _now: int) -> Verdict:
     if node.zone_id is not None:
-        return Verdict((node.store_id, node.zone_id) in facts.places())
-    return Verdict(any(store_id == node.store_id for store_id, _ in facts.places()))
+        return Verdict((node.store_id, node.zone_id) in facts.zones())
+    return Verdict(node.store_id in facts.stores())
+
+
+def _near(node: IsNear, facts: Facts, _now: int) -> Verdict:
+    if node.fence_id is not None:
+        return Verdict(any(fence_id == node.fence_id for fence_id, _ in facts.fences()))
+    around = any(store_id == node.store_id for _, store_id in facts.fences())
+    return Verdict(around or node.store_id in facts.stores())
 
 
 def _dwelt(node: Dwelt, facts: Facts, now: int) -> Verdict:
@@ -208,6 +216,7 @@ _RULES: dict[type, _Rule] = {
     Agreed: _consent,
     Did: _event,
     IsIn: _in,
+    IsNear: _near,
     Dwelt: _dwelt,
     HasRfm: _rfm,
     InSegment: _segment,

@@ -80,6 +80,9 @@ def missing_references(session: Session, campaign: Campaign) -> str | None:
         return f"trigger.store_id: there is no store {store_id}"
     if zone_id is not None and session.row("zone", store_id=store_id, zone_id=zone_id) is None:
         return f"trigger.zone_id: the store {store_id} has no zone {zone_id}"
+    fence_id = getattr(trigger, "fence_id", None)
+    if fence_id is not None and session.row("fence", fence_id=fence_id) is None:
+        return f"trigger.fence_id: there is no geofence {fence_id}"
     named: str | None = getattr(trigger, "segment_id", None)
     asked = set() if named is None else {named}
     asked |= references(campaign.audience) if campaign.audience is not None else set()

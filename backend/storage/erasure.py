@@ -152,22 +152,19 @@ def _contacts(session: Session, profile_id: str, profiles: Mapping[str, str]) ->
 # The first transaction ------------------------------------------------------------------------------------
 
 
-def begin(
-    session: Session, keys: ErasureKeys, person: Person, receipt_id: str, nonce: bytes
-) -> dict[bytes, int]:
-    """Tombstones first, then everything that makes the person known, reached or seen; the tombstones."""
-    digests = {keys.digest(name): person.erased_at for name in person.names}
-    counts: Counts = {}
+def begin(session: Session, keys: ErasureKeys, person: Person, receipt_id: str, nonce: bytes) -> None:
+    """Tombstones first, then everything that makes the person known, reached or seen."""
     session.run("add_erasure", receipt_id=receipt_id, erased_at=person.erased_at, counts="{}")
+    digests = {keys.digest(name) for name in person.names.difference(person.profiles)}
     session.many(
         "add_tombstone",
-        [{"digest": one, "erased_at": at, "receipt_id": receipt_id} for one, at in digests.items()],
+        [{"digest": one, "erased_at": person.erased_at, "receipt_id": receipt_id} for one in sorted(digests)],
     )
+    counts: Counts = {}
     for personal in AT_ONCE:
         _erase(session, personal, person, counts)
-    _count(session, receipt_id, counts)
+    count(session, receipt_id, counts)
     put_work(session, keys, receipt_id, "history", person, nonce)
-    return digests
 
 
 def put_work(
@@ -205,7 +202,7 @@ def erase_history(session: Session, receipt_id: str, person: Person) -> bool:
             left = left or clock.is_over
             if left:
                 break
-    _count(session, receipt_id, counts)
+    count(session, receipt_id, counts)
     return left
 
 
@@ -223,7 +220,7 @@ def erase_sightings(session: Session, receipt_id: str, person: Person) -> bool:
             counts["sightings"] = counts.get("sightings", 0) + gone
         low += width
     person.reached = low
-    _count(session, receipt_id, counts)
+    count(session, receipt_id, counts)
     if numbers and low <= span["last"]:
         return True
     for number in numbers:
@@ -250,7 +247,8 @@ def _run(session: Session, personal: Personal, key: dict[str, Any], person: Pers
     return changed
 
 
-def _count(session: Session, receipt_id: str, more: Counts) -> None:
+def count(session: Session, receipt_id: str, more: Counts) -> None:
+    """Adds to what the receipt says was deleted."""
     receipt = erasure_receipt(session, receipt_id)
     if receipt is not None and any(more.values()):
         total = {
@@ -307,7 +305,7 @@ def forget_in_events(session: Session, receipt_id: str, person: Person, rows: It
         else:
             _black_out(session, row, event, names)
         counts["events"] = counts.get("events", 0) + 1
-    _count(session, receipt_id, counts)
+    count(session, receipt_id, counts)
 
 
 def _event_of(row: Row) -> AppEvent | None:

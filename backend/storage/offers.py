@@ -102,7 +102,7 @@ def with_products(
 def is_there_now(session: Session, campaign: Campaign, profile_id: str) -> bool | None:
     """Whether the person is where the campaign's trigger looks; None where it looks at no one place."""
     trigger = campaign.trigger
-    place = {"store_id": getattr(trigger, "store_id", None), "zone_id": getattr(trigger, "zone_id", None)}
+    place = {name: getattr(trigger, name, None) for name in ("store_id", "zone_id", "fence_id")}
     found = _THERE.get(holds_of(trigger))
     if found is None:
         return None
@@ -211,4 +211,5 @@ def _is_there(session: Session, profile_id: str, decision: Row) -> bool:
 _THERE: dict[str, tuple[str, Sequence[str]]] = {
     "zone": ("is_in_zone", ("store_id", "zone_id")),
     "store": ("is_in_store", ("store_id",)),
+    "fence": ("is_in_fence", ("fence_id",)),
 }

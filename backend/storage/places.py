@@ -3,11 +3,14 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from backend.proximity.fences import Geometry
+from backend.storage.fences import StampedFences
 from backend.storage.session import Database, Row, StorageError
 from sdk_bridge.server.beacon_keys import regions_of
 from sdk_bridge.server.ports import JournalBusy
-from sdk_bridge.wire.places import BeaconRegion, Region
+from sdk_bridge.wire.places import BeaconRegion, FenceRegion, Region
 
+BEACON_SHARE = 4  # of the regions that a phone may watch, so many parts are fences to one of beacons
 FRESH_MS = 5_000  # how long a beacon that was just registered may be taken for a stranger's
 
 
@@ -17,14 +20,16 @@ class _Snapshot:
 
     keys: frozenset[str] = frozenset()
     regions: tuple[BeaconRegion, ...] = ()
+    fences: StampedFences = field(default_factory=StampedFences)
 
 
 @dataclass(slots=True)
 class StoredPlaces:
-    """Beacons that are fixed to places or things; read again after some seconds, for phones ask often.
+    """Beacons that are fixed to places or things, and geofences; read again after some seconds, for phones
+    ask often.
 
-    Customers' own tags are nobody else's to report. Stores have no coordinates, so every region is as near as
-    any other: those with the most beacons come first.
+    Customers' own tags are nobody else's to report. A beacon region is as near as its store's nearest
+    geofence; those of stores without one come last, the fullest first.
     """
 
     state: Database
@@ -37,21 +42,30 @@ class StoredPlaces:
         return {key for key in keys if key in known}
 
     async def nearest(self, latitude: float, longitude: float, limit: int) -> list[Region]:
-        del latitude, longitude
-        return list((await self._current()).regions[:limit])
+        snapshot = await self._current()
+        near = snapshot.fences.fences.nearest(latitude, longitude, limit)
+        stores = list(dict.fromkeys(one.geometry.fence.store_id for one in near))
+        order = {store_id: number for number, store_id in enumerate(stores) if store_id is not None}
+        beacons = sorted(snapshot.regions, key=lambda region: order.get(region.store_id or "", len(stores)))
+        fences = [_watched(one.geometry) for one in near]
+        room = max(limit - len(fences), min(len(beacons), limit // BEACON_SHARE))
+        return [*fences[: limit - min(room, len(beacons))], *beacons[:room]]
 
     async def _current(self) -> _Snapshot:
         now = self.now_ms()
         if not 0 <= self._until - now <= FRESH_MS:
             try:
-                rows = await self.state.read(lambda session: session.rows("beacons"))
+                known = self._snapshot.fences
+                rows, fences = await self.state.read(
+                    lambda session: (session.rows("beacons"), StampedFences.read(session, known))
+                )
             except StorageError as error:
                 raise JournalBusy(f"the beacons cannot be read: {error}") from error
-            self._snapshot, self._until = _snapshot(rows), now + FRESH_MS
+            self._snapshot, self._until = _snapshot(rows, fences), now + FRESH_MS
         return self._snapshot
 
 
-def _snapshot(rows: Iterable[Row]) -> _Snapshot:
+def _snapshot(rows: Iterable[Row], fences: StampedFences) -> _Snapshot:
     keys: set[str] = set()
     stores: dict[str, list[str | None]] = {}
     for row in rows:
@@ -62,7 +76,13 @@ def _snapshot(rows: Iterable[Row]) -> _Snapshot:
         if regions and row["role"] == "zone":
             stores.setdefault(regions[0], []).append(row["store_id"])
     fullest = sorted(stores, key=lambda region: (-len(stores[region]), region))
-    return _Snapshot(frozenset(keys), tuple(BeaconRegion(key, _only(stores[key])) for key in fullest))
+    return _Snapshot(frozenset(keys), tuple(BeaconRegion(key, _only(stores[key])) for key in fullest), fences)
+
+
+def _watched(geometry: Geometry) -> FenceRegion:
+    """The circle that holds a fence; phones can watch nothing else."""
+    fence = geometry.fence
+    return FenceRegion(fence.fence_id, fence.name, geometry.latitude, geometry.longitude, geometry.radius_m)
 
 
 def _only(stores: list[str | None]) -> str | None:

@@ -63,6 +63,11 @@ def consent_of(session: Session, profile_id: str, purpose: str) -> bool:
     return _consents(session, _person(session, profile_id)).get(purpose, False)
 
 
+def standing_consents(session: Session, profile_id: str) -> dict[str, bool]:
+    """What the person behind a profile agrees to, by purpose, as far as anything was ever said."""
+    return _consents(session, _person(session, profile_id))
+
+
 def push_addresses_of(session: Session, profile_id: str) -> list[ReachableAddress]:
     """Where pushes reach the person behind a profile, the address seen last first."""
     rows = session.rows("push_addresses_of_person", profile_id=_person(session, profile_id))

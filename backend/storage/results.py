@@ -14,6 +14,9 @@ from backend.campaigns.model import (
     Campaign,
     CategoryDwelt,
     EventHappened,
+    FenceDwelt,
+    FenceEntered,
+    FenceLeft,
     SegmentEntered,
     StoreDwelt,
     StoreEntered,
@@ -128,11 +131,34 @@ class NoPast(ValueError):
     """Moments of this kind are not kept, so nobody can say what would have been."""
 
 
+def _fence_moments(session: Session, campaign: Campaign, since: int, until: int) -> "_Seen":
+    trigger = campaign.trigger
+    if not isinstance(trigger, FenceEntered | FenceDwelt | FenceLeft):
+        return
+    kind: OccurrenceKind = "fence_left" if isinstance(trigger, FenceLeft) else "fence_entered"
+    rows = session.rows(
+        "past_fence_visits", fence_id=trigger.fence_id, since=since - DAY_MS, until=until, limit=MOST_MOMENTS
+    )
+    for row in rows:
+        at = row["left_at"] if kind == "fence_left" else row["entered_at"]
+        if at is not None:
+            seen = Occurrence(
+                kind,
+                row["profile_id"],
+                row["subject"],
+                at,
+                at,
+                fence_id=row["fence_id"],
+                confidence=row["confidence"],
+            )
+            yield seen, row["left_at"]
+
+
 def past_moments(session: Session, campaign: Campaign, since: int, until: int) -> list[PastMoment]:
     """When the trigger would have made candidates within a span of time. Raises NoPast."""
     reader = _READERS.get(type(campaign.trigger))
     if reader is None:
-        raise NoPast("transitions of geofences are not kept as history; only a live campaign sees them")
+        raise NoPast("who approached a geofence is not kept; only a live campaign sees it")
     categories = {(*place,): held for place, held in zone_categories(session).items()}
     moments = []
     for seen, left_at in reader(session, campaign, since, until):
@@ -217,6 +243,9 @@ _READERS = {
     StoreEntered: _store_moments,
     StoreDwelt: _store_moments,
     StoreLeft: _store_moments,
+    FenceEntered: _fence_moments,
+    FenceDwelt: _fence_moments,
+    FenceLeft: _fence_moments,
     EventHappened: _event_moments,
     SegmentEntered: _segment_moments,
 }

@@ -134,12 +134,28 @@ class PeopleFacts:
         return visits
 
     @cached_property
-    def places(self) -> Mapping[str, set[tuple[str, str]]]:
-        """By person."""
-        places: dict[str, set[tuple[str, str]]] = {}
-        for person, row in self._rows("segment_places"):
-            places.setdefault(person, set()).add((row["store_id"], row["zone_id"]))
-        return places
+    def zones(self) -> Mapping[str, set[tuple[str, str]]]:
+        """By person: where they are now."""
+        zones: dict[str, set[tuple[str, str]]] = {}
+        for person, row in self._rows("segment_zones"):
+            zones.setdefault(person, set()).add((row["store_id"], row["zone_id"]))
+        return zones
+
+    @cached_property
+    def stores(self) -> Mapping[str, set[str]]:
+        """By person: which stores they are in now."""
+        stores: dict[str, set[str]] = {}
+        for person, row in self._rows("segment_stores"):
+            stores.setdefault(person, set()).add(row["store_id"])
+        return stores
+
+    @cached_property
+    def fences(self) -> Mapping[str, set[tuple[str, str | None]]]:
+        """By person: which geofences they are inside of now."""
+        around, fences = fence_stores(self._session), dict[str, set[tuple[str, str | None]]]()
+        for person, row in self._rows("segment_fences"):
+            fences.setdefault(person, set()).add((row["fence_id"], around.get(row["fence_id"])))
+        return fences
 
     @cached_property
     def scores(self) -> Mapping[str, RfmFact]:
@@ -186,8 +202,14 @@ class PersonFacts:
         stays = self.people.visits.get(self.person_id, [])
         return [stay for stay in stays if since is None or stay.left_at is None or stay.left_at > since]
 
-    def places(self) -> Collection[tuple[str, str]]:
-        return self.people.places.get(self.person_id, ())
+    def zones(self) -> Collection[tuple[str, str]]:
+        return self.people.zones.get(self.person_id, ())
+
+    def stores(self) -> Collection[str]:
+        return self.people.stores.get(self.person_id, ())
+
+    def fences(self) -> Collection[tuple[str, str | None]]:
+        return self.people.fences.get(self.person_id, ())
 
     def rfm(self) -> RfmFact | None:
         return self.people.scores.get(self.person_id)
@@ -199,6 +221,11 @@ class PersonFacts:
 def as_json(texts: Iterable[str]) -> str:
     """A list of texts for `json_each`."""
     return msgspec.json.encode(list(texts)).decode()
+
+
+def fence_stores(session: Session) -> dict[str, str | None]:
+    """The stores that geofences are around."""
+    return {row["fence_id"]: row["store_id"] for row in session.rows("segment_fence_stores")}
 
 
 def zone_categories(session: Session) -> dict[tuple[str, str], frozenset[str]]:

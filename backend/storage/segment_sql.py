@@ -34,6 +34,7 @@ from backend.segments.model import (
     InSegment,
     Is,
     IsIn,
+    IsNear,
     Not,
     NumberIs,
     OneOf,
@@ -189,10 +190,27 @@ class _Builder:
           and e.occurred_at > {self._whole(EVER if since is None else since)} and {" and ".join(parts)}"""
 
     def in_(self, node: IsIn) -> str:
-        zone = "" if node.zone_id is None else f" and p.zone_id = {self._text(node.zone_id)}"
+        if node.zone_id is None:
+            return self._in_store(node.store_id)
         return f"""r.person_id in (select t.person_id from tree t cross join presences p
-          where p.profile_id = t.profile_id and p.zone_id is not null
-            and p.store_id = {self._text(node.store_id)}{zone})"""
+          where p.profile_id = t.profile_id
+            and p.store_id = {self._text(node.store_id)} and p.zone_id = {self._text(node.zone_id)})"""
+
+    def near(self, node: IsNear) -> str:
+        if node.fence_id is not None:
+            return self._in_fence(f"v.fence_id = {self._text(node.fence_id)}")
+        store = node.store_id or ""
+        around = f"json_extract(g.definition, '$.store_id') = {self._text(store)}"
+        fences = f"select g.fence_id from geofences g where {around}"
+        return f"({self._in_store(store)} or {self._in_fence(f'v.fence_id in ({fences})')})"
+
+    def _in_store(self, store_id: str) -> str:
+        return f"""r.person_id in (select t.person_id from tree t cross join visits v
+          where v.profile_id = t.profile_id and v.left_at is null and v.store_id = {self._text(store_id)})"""
+
+    def _in_fence(self, which: str) -> str:
+        return f"""r.person_id in (select t.person_id from tree t cross join fence_visits v
+          where v.profile_id = t.profile_id and v.left_at is null and {which})"""
 
     def dwelt(self, node: Dwelt) -> str:
         now, since = self._whole(self.now), self._since(node)
@@ -345,6 +363,7 @@ _CONDITIONS: dict[type, _Compile] = {
     Agreed: _Builder.consent,
     Did: _Builder.event,
     IsIn: _Builder.in_,
+    IsNear: _Builder.near,
     Dwelt: _Builder.dwelt,
     HasRfm: _Builder.rfm,
     InSegment: _Builder.segment,

@@ -9,7 +9,7 @@ import msgspec
 
 from backend.segments.dependencies import needs_of
 from backend.segments.model import Condition, Definition, SegmentInvalid, references, ring_of
-from backend.storage.segment_facts import as_json, zone_categories
+from backend.storage.segment_facts import as_json, fence_stores, zone_categories
 from backend.storage.segment_sql import members_sql
 from backend.storage.session import Row, Session
 
@@ -208,12 +208,17 @@ def forget_segment(session: Session, segment_id: str) -> None:
 
 
 def basis_of(session: Session, condition: Condition) -> str:
-    """A mark of what operators set up that the answers depend on: the zones of the categories asked for."""
-    wanted = needs_of(condition).categories
-    if not wanted:
+    """A mark of what operators set up that the answers depend on; '' where they depend on none of it.
+
+    The zones of the categories asked for, and the geofences around the stores asked for.
+    """
+    needs = needs_of(condition)
+    if not needs.categories and not needs.near_stores:
         return ""
-    zones = [(*place, sorted(found & wanted)) for place, found in zone_categories(session).items()]
-    return hashlib.sha256(msgspec.json.encode([zone for zone in zones if zone[2]])).hexdigest()
+    zones = [(*place, sorted(held & needs.categories)) for place, held in zone_categories(session).items()]
+    fences = fence_stores(session).items() if needs.near_stores else ()
+    basis = ([zone for zone in zones if zone[2]], [one for one in fences if one[1] in needs.near_stores])
+    return hashlib.sha256(msgspec.json.encode(basis)).hexdigest()
 
 
 # Members ----------------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def _truncate(connection: sqlite3.Connection) -> bool:
         busy, *_ = connection.execute("pragma wal_checkpoint(truncate)").fetchone()
     finally:
         connection.execute(f"pragma busy_timeout = {before}")
-    return busy == 0
+    return bool(busy == 0)
 
 
 def _reindex(connection: sqlite3.Connection, *, name: str) -> None:
@@ -113,7 +113,7 @@ def pages_with(path: Path, traces: Traces) -> set[int]:
 
 
 class _Finder:
-    """Finds many names in much at once: every eight bytes are looked up in a table of the names' beginnings."""
+    """Finds many names at once: every eight bytes are looked up in a table of the names' beginnings."""
 
     def __init__(self, traces: Traces) -> None:
         self._traces = traces

@@ -86,7 +86,7 @@ def test_a_polygon_has_holes(metres, distance):
             "radius_m",
         ),
         (
-            b'{"fence_id":"f f","name":"f","shape":{"type":"circle","latitude":9,"longitude":0,"radius_m":9}}',
+            b'{"fence_id":"f f","name":"f","shape":{"type":"circle","latitude":9,"longitude":0,"radius_m":50}}',  # noqa: E501
             "fence_id",
         ),
         (msgspec.json.encode({"fence_id": "f", "name": "f", "shape": {"type": "point"}}), "type"),

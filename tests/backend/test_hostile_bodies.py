@@ -10,11 +10,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from backend.api.server import document_text
+from backend.api.server import document
 from simulators.backend_alone import BackendAlone, running_backend
 
 PATIENCE_S = 10.0  # for one answer; a hang is as bad as a crash
-DOCUMENT = json.loads(document_text())
+DOCUMENT = json.loads(json.dumps(document()))
 SCHEMAS = DOCUMENT["components"]["schemas"]
 PACKED = {"Content-Encoding": "gzip"}
 RANDOM = random.Random(7)
@@ -31,12 +31,12 @@ NO_JSON: dict[str, tuple[bytes, dict[str, str]]] = {
     "deep, and closed": (b"[" * 50_000 + b"]" * 50_000, {}),
     "10 MB": (b'{"name": "' + b"x" * 10_000_000 + b'"}', {}),
     "10 MB of digits": (b"9" * 10_000_000, {}),
-    "gzip bomb": (gzip.compress(bytes(50_000_000)), PACKED),
-    "bomb in a bomb": (gzip.compress(gzip.compress(bytes(50_000_000))), PACKED),
+    "gzip bomb": (gzip.compress(bytes(20_000_000)), PACKED),
+    "bomb in a bomb": (gzip.compress(gzip.compress(bytes(20_000_000))), PACKED),
     "damaged gzip": (gzip.compress(b"{}")[:-9] + b"\0" * 9, PACKED),
     "half a gzip": (gzip.compress(RANDOM.randbytes(5_000))[:2_000], PACKED),
-    "no gzip at all": (b"{}", PACKED),
-    "deflate bomb": (zlib.compress(bytes(50_000_000)), {"Content-Encoding": "deflate"}),
+    "no gzip at all": (b"[]", PACKED),
+    "deflate bomb": (zlib.compress(bytes(20_000_000)), {"Content-Encoding": "deflate"}),
     "an encoding that nobody knows": (b"\0", {"Content-Encoding": "br, gzip, zstd"}),
     "a charset that nobody knows": (b"\xff", {"Content-Type": "application/json; charset=utf-99"}),
     "NaN": (b"NaN", {}),
@@ -80,16 +80,6 @@ DOORS = [
 def test_every_door_is_tried():
     assert len(DOORS) > 25
     assert {"put", "post"} <= {method for method, *_ in DOORS}
-    silent = {
-        (method, path)
-        for path, item in DOCUMENT["paths"].items()
-        for method, operation in item.items()
-        if method in ("post", "put", "patch") and "requestBody" not in operation
-    }
-    assert silent <= {  # the path says it all
-        ("post", "/api/gateways/{store}/{gateway}/revoke"),
-        ("post", "/api/dead-letters/{letter}/replay"),
-    }
 
 
 @pytest.mark.timeout(240)
@@ -205,6 +195,17 @@ def _plausible(schema: dict[str, Any]) -> Any:
         "object": {name: _plausible(fields[name]) for name in schema.get("required", [])},
     }
     return by_type.get(schema.get("type", ""), True)
+
+
+async def test_a_packed_body_is_unpacked_once_and_within_its_limit(tmp_path):
+    """aiohttp would unpack a bomb to its end, to ignore it: seconds in which nobody else is served."""
+    body = json.dumps({"name": "Shop"}).encode()
+    once = gzip.compress(body)
+    async with running_backend(tmp_path) as backend, _connected() as http:
+        for packed, wanted in ((once, 200), (gzip.compress(once), 400)):
+            headers = {**backend.headers, **PACKED}
+            async with http.put(f"{backend.url}/api/stores/s1", data=packed, headers=headers) as answer:
+                assert answer.status == wanted, await answer.text()
 
 
 async def _is_well(http: aiohttp.ClientSession, backend: BackendAlone) -> None:

@@ -5,6 +5,7 @@ import random
 from typing import Any
 
 import pytest
+
 from backend.profiles.memory import MemoryProfiles
 from backend.profiles.model import EVER, OPERATOR, Claim, Profile, Stamp, Statement
 from backend.profiles.placing import MAX_CLAIMANTS, MAX_LOGOUTS, person_of

@@ -3,13 +3,10 @@
 import itertools
 import os
 import random
-import sqlite3
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,8 +16,6 @@ from backend.profiles.placing import person_of
 from backend.profiles.rules import standing
 from backend.profiles.service import ProfileService, whose
 from backend.profiles.store import ProfileStore
-from backend.storage.database import open_for_writing, transaction
-from backend.storage.profile_rows import ProfileRows
 from sdk_bridge.wire.app_events import AppEvent, ExternalId, Link, PushAddress
 
 SEQUENCES = int(os.environ.get("FOOTFALL_SEQUENCES", "10000"))
@@ -262,9 +257,7 @@ def unshared(world: World) -> bytes:
     )
 
 
-@settings(
-    max_examples=SEQUENCES, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+@settings(max_examples=SEQUENCES, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(min_size=4 * STEP, max_size=14 * STEP))
 def test_merges_and_undoings_leave_what_never_having_merged_would(sequence: bytes) -> None:
     check(sequence, MemoryProfiles)

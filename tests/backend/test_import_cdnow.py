@@ -1,6 +1,7 @@
 """CDNOW's 69,659 real purchases, through the command into a backend that runs."""
 
 import datetime
+import json
 import os
 import sqlite3
 import subprocess
@@ -45,11 +46,12 @@ def test_cdnow(tmp_path, record_property):
 def stored(path) -> Counter:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
+        found = connection.execute(
+            "select id, occurred_at, properties from events join identity_edges using (profile_id)"
+            " where id_type = 'user_id' and name = 'Order Completed'"
+        )
         return Counter(
-            connection.execute(
-                "select id, completed_at, total from orders"
-                " join identity_edges using (profile_id) where id_type = 'user_id'"
-            ).fetchall()
+            (customer, at, round(json.loads(properties)["total"] * 100)) for customer, at, properties in found
         )
     finally:
         connection.close()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -14,19 +15,19 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from typer.testing import CliRunner
 from yarl import URL
 
-from backend.api import openapi
+from backend.api import openapi, operations
 from backend.api.auth import ROLES
 from backend.api.errors import Problem, answer_errors
 from backend.api.openapi import Undescribed
 from backend.api.operations import operation, reply
 from backend.api.parameters import LIMIT, STORE, Identifier, choice, flag, identifier, number, text, whole
-from backend.api.server import document_text
+from backend.api.server import document
 from backend.cli import main
 from sdk_bridge.server.app import Bridge
 from simulators.backend_alone import running_backend
 from simulators.bridge_alone import SOURCES, ListedSources, MemoryJournal
 
-DOCUMENT = json.loads(document_text())
+DOCUMENT = json.loads(json.dumps(document()))
 OPERATIONS = [
     pytest.param(method, path, described, id=f"{method} {path}")
     for path, item in DOCUMENT["paths"].items()
@@ -63,6 +64,16 @@ def test_patterns_are_ecmascripts():
     patterns = list(_values(DOCUMENT, "pattern"))
     assert patterns
     assert not [pattern for pattern in patterns if re.search(r"\\[AZz]|\(\?[!<P]", pattern)]
+
+
+def test_no_pattern_lets_a_line_break_pass_at_the_end():
+    """Python's `$` stands before a last line break, too; `$(?!\\n)` does not."""
+    bodies = {said.body for said in operations.OPERATIONS.values() if said.body is not None}
+    _, components = msgspec.json.schema_components(bodies)
+    patterns = set(_values(components, "pattern"))
+    assert len(patterns) > 3
+    pem = r"^[\n\r -~]*$"  # lines are what it has
+    assert {pattern for pattern in patterns if pattern.endswith("$")} <= {pem}
 
 
 def test_every_whole_number_that_the_api_takes_has_bounds():

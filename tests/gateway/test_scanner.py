@@ -341,6 +341,7 @@ class HandRadio:
     """A radio that hears what the test says."""
 
     heard = None
+    cycles = 0
 
     async def scan(self, _adapter, heard):
         self.heard = heard
@@ -350,8 +351,8 @@ class HandRadio:
 
         return stop
 
-    async def power(self, _adapter, _on):
-        pass
+    async def power(self, _adapter, on):
+        self.cycles += on
 
 
 async def test_what_was_heard_before_a_fault_leads_back_to_the_ground(wait_until):
@@ -366,6 +367,27 @@ async def test_what_was_heard_before_a_fault_leads_back_to_the_ground(wait_until
         radio.heard("C0:00:00:00:00:01", {}, {}, -60)
         scanner.learned("hci0", Condition.ABSENT)
         assert scanner.views()[0].rung == 0
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_each_stall_that_a_power_cycle_cures_gets_one_also_in_a_shop_that_may_be_quiet(
+    wait_until, monkeypatch
+):
+    monkeypatch.setattr("gateway.scanner.POWER_OFF_SECONDS", 0)
+    monkeypatch.setattr("gateway.scanner.FIRST_PATIENCE_MS", 200)
+    monkeypatch.setattr("gateway.scanner.NEXT_PATIENCE_MS", 100)
+    radio, settings = HandRadio(), ScanSettings(("hci0",), 1_000, None, restart_bluetoothd=False)
+    scanner = Scanner(settings, radio, lambda *_: None, lambda: time.monotonic_ns() // 10**6)
+    running = asyncio.create_task(scanner.run())
+    try:
+        scanner.learned("hci0", Condition.READY)
+        for stall in range(1, 4):
+            await wait_until(lambda stall=stall: radio.cycles == stall and scanner.scanning)
+            for _ in range(30):  # cured, and heard for longer than any patience
+                await asyncio.sleep(0.01)
+                radio.heard("C0:00:00:00:00:01", {}, {}, -60)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

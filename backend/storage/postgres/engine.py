@@ -35,16 +35,16 @@ _WRITE: dict[Area, str] = {
 class PostgresDatabase:
     """Satisfies Database; use as `async with`. Opening it brings the schema up to date.
 
-    All writes go over one connection, which a caller may also take advisory locks on: the server ends it, and
-    frees them, five seconds after this process stopped.
+    All writes go over one connection, and `on_open` may take advisory locks on it: the server ends it, and
+    frees them, five seconds after this process stopped. So whoever writes still has its locks.
     """
 
-    def __init__(self, url: str, area: Area) -> None:
+    def __init__(self, url: str, area: Area, on_open: Callable[[Line], None] | None = None) -> None:
         self._reading = Address(url, area)
         self._area = area
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{area}-writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix=f"{area}-reader")
-        self._write_line = Line(Address(url, area, watched=True))
+        self._write_line = Line(Address(url, area, watched=True), on_open)
         self._read_lines: queue.SimpleQueue[Line] = queue.SimpleQueue()
         self._pulse: asyncio.Task[None] | None = None
 

@@ -64,10 +64,14 @@ class _Statement:
 
 
 class Line:
-    """Opens by itself when it is used, and again when it was lost."""
+    """Opens by itself when it is used, and again when it was lost.
 
-    def __init__(self, address: Address) -> None:
+    `on_open` is called with each new connection, to take locks say; where it raises, there is no connection.
+    """
+
+    def __init__(self, address: Address, on_open: "Callable[[Line], None] | None" = None) -> None:
         self._address = address
+        self._on_open = on_open
         self._queries = bound_queries(address.area)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: Any = None
@@ -115,7 +119,13 @@ class Line:
                 server_settings=self._address.settings,
             )
         )
-        self._wait(_speak_as_sqlite(self._connection))
+        try:
+            self._wait(_speak_as_sqlite(self._connection))
+            if self._on_open is not None:
+                self._on_open(self)
+        except BaseException:
+            self.drop()
+            raise
 
     def tell(self, sql: str) -> str:
         """Executes a statement without parameters; what the server says of it."""

@@ -6,12 +6,10 @@ from backend.storage.migrations import MigrationFile, migration_files
 from backend.storage.postgres.dialect import UntranslatableSql, translated_migration
 from backend.storage.postgres.errors import as_ours
 from backend.storage.postgres.line import SCHEMAS, Address, Line
+from backend.storage.postgres.locks import LOCKS, MIGRATION_LOCK
 from backend.storage.postgres.queries import POSTGRES_FOLDER
 from backend.storage.session import Area, StorageError
 
-LOCKS = 0x466F6F74
-"""The first of the two numbers of every advisory lock of ours."""
-MIGRATION_LOCK = 0
 _BYTEWISE = frozenset({"C", "POSIX", "C.UTF-8", "C.UTF8", "C.utf8"})
 
 

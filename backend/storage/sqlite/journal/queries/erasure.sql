@@ -18,3 +18,7 @@ from dead_letters where letter_id = :letter_id;
 -- name: letters_until
 -- Letters that have not been moved.
 select letter_id from dead_letters where letter_id <= :until order by letter_id limit :limit;
+
+-- name: newest_letter$
+-- Up to which letter there is anything to move.
+select max(letter_id) from dead_letters;

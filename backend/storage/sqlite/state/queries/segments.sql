@@ -130,11 +130,28 @@ select v.profile_id, v.store_id, v.zone_id, v.entered_at, v.left_at
 from json_each(cast(:profiles as text)) asked cross join zone_visits v
 where v.profile_id = asked.value and (v.left_at is null or v.left_at > :since);
 
--- name: segment_places
+-- name: segment_zones
 -- Who is in which zone now.
 select p.profile_id, p.store_id, p.zone_id
 from json_each(cast(:profiles as text)) asked cross join presences p
 where p.profile_id = asked.value and p.zone_id is not null;
+
+-- name: segment_stores
+-- Who is in which store now.
+select v.profile_id, v.store_id
+from json_each(cast(:profiles as text)) asked cross join visits v
+where v.profile_id = asked.value and v.left_at is null;
+
+-- name: segment_fences
+-- Who is inside of which geofence now.
+select v.profile_id, v.fence_id
+from json_each(cast(:profiles as text)) asked cross join fence_visits v
+where v.profile_id = asked.value and v.left_at is null;
+
+-- name: segment_fence_stores
+-- The geofences that are around stores.
+select fence_id, json_extract(definition, '$.store_id') as store_id from geofences
+where json_extract(definition, '$.store_id') is not null order by fence_id;
 
 -- name: segment_scores
 -- The newest scores of recency, frequency and money.

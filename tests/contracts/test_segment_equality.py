@@ -2,8 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,7 +14,10 @@ from backend.segments import model
 from backend.segments.dependencies import needs_of
 from backend.segments.predicate import Verdict, evaluate
 from backend.storage import database, segments
+from backend.storage.postgres.line import Address, Line
 from backend.storage.segment_facts import PeopleFacts
+from backend.storage.session import Session
+from simulators.postgres import drop_database, make_database
 
 NOON = 1_750_075_200_000  # 16 June 2025, 12:00 UTC
 HOUR, DAY = 3_600_000, 86_400_000
@@ -80,6 +82,10 @@ def worlds(draw) -> World:
         for zone in ZONES:
             has = draw(st.lists(st.sampled_from(CATEGORIES), max_size=2))
             world.add("zones", store_id=store, zone_id=zone, name=zone, categories=json.dumps(has))
+    for fence in ("f1", "f2"):
+        around = draw(st.none() | st.sampled_from(STORES))
+        definition = json.dumps({"name": fence} | ({"store_id": around} if around else {}))
+        world.add("geofences", fence_id=fence, definition=definition, changed_at=0)
     number = 0
     for person in range(draw(st.integers(1, 3))):
         root = f"p{person}"
@@ -150,6 +156,21 @@ def _life(world: World, profile: str, number: int):
                 **place,
                 entered_at=entered,
                 left_at=left,
+            )
+        for _ in range(draw(st.integers(0, 1))):
+            number += 1
+            stay = {"profile_id": profile, "entered_at": 0, "left_at": draw(st.none() | moments)}
+            world.add(
+                "visits", visit_id=number, subject=str(number), store_id=draw(st.sampled_from(STORES)), **stay
+            )
+            fence = draw(st.sampled_from(("f1", "f2")))
+            world.add(
+                "fence_visits",
+                visit_id=number,
+                subject=str(number),
+                fence_id=fence,
+                confidence="high",
+                **stay,
             )
         if draw(st.booleans()):
             zone = draw(st.none() | st.sampled_from(ZONES))
@@ -253,6 +274,8 @@ leaves = st.one_of(
     ),
     st.builds(model.Agreed, st.sampled_from(PURPOSES)),
     st.builds(model.IsIn, st.sampled_from(STORES), st.none() | st.sampled_from(ZONES)),
+    st.builds(model.IsNear, fence_id=st.sampled_from(("f1", "f2"))),
+    st.builds(model.IsNear, store_id=st.sampled_from(STORES)),
     st.builds(model.Dwelt, st.integers(1, 4 * 3600), category=st.sampled_from(CATEGORIES), within_s=within),
     st.builds(
         model.Dwelt,
@@ -277,38 +300,44 @@ trees = st.recursive(
 # The two executions -----------------------------------------------------------------------------------------
 
 
+class Undone(Exception):
+    """Nothing of an example stays."""
+
+
 @pytest.fixture(scope="module")
-def connection() -> Iterator[sqlite3.Connection]:
-    made = sqlite3.connect(":memory:", isolation_level=None)
-    made.row_factory = sqlite3.Row
-    database.migrate(made, "state")
-    yield made
-    made.close()
+def on_sqlite() -> Iterator[Callable]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    database.migrate(connection, "state")
+    yield lambda work: database.transaction(connection, "state", work)
+    connection.close()
 
 
-@contextmanager
-def session_in(connection: sqlite3.Connection, world: World):
-    """A session in which the world is; nothing of it stays."""
+@pytest.fixture(scope="module")
+def on_postgres(postgres_server: str, postgres_template: str) -> Iterator[Callable]:
+    line = Line(Address(make_database(postgres_server, "segments", postgres_template), "state"))
+    yield lambda work: line.transaction("begin", work)
+    line.close()
+    drop_database(postgres_server, "segments")
 
-    class Undone(Exception):
-        pass
 
-    def insert(session):
+def in_world(run: Callable, world: World, check: Callable[[Session], None]) -> None:
+    """Runs a check where the world's rows are."""
+
+    def work(session: Session) -> None:
         for table, row in world.rows:
-            names = ", ".join(row)
-            session.found(
-                f"insert into {table} ({names}) values ({', '.join(f':{name}' for name in row)})", row
-            )
-        return session
+            names, values = ", ".join(row), ", ".join(f":{name}" for name in row)
+            session.found(f"insert into {table} ({names}) values ({values})", row)
+        check(session)
+        raise Undone
 
-    connection.execute("begin")
-    try:
-        yield insert(database.SqliteSession(connection, database.named_queries("state")))
-    finally:
-        connection.execute("rollback")
+    with pytest.raises(Undone):
+        run(work)
 
 
-def by_predicate(session, condition: model.Condition, people: list[str], now: int) -> dict[str, Verdict]:
+def by_predicate(
+    session: Session, condition: model.Condition, people: list[str], now: int
+) -> dict[str, Verdict]:
     trees = segments.trees(session, people)
     members: dict[str, set[str]] = {}
     for held in segments.memberships(session, people):
@@ -317,36 +346,126 @@ def by_predicate(session, condition: model.Condition, people: list[str], now: in
     return {person: evaluate(condition, facts.of(person), now) for person in people}
 
 
-def who(verdicts: dict[str, Verdict]) -> set[str]:
-    return {person for person, verdict in verdicts.items() if verdict.holds}
-
-
-@settings(max_examples=200)
-@given(worlds(), trees)
-def test_the_predicate_and_the_sql_say_the_same(connection, world, condition):
-    with session_in(connection, world) as session:
+def same_answers(run: Callable, world: World, condition: model.Condition) -> None:
+    def check(session: Session) -> None:
         verdicts = by_predicate(session, condition, world.people, NOON)
         asked = segments.ask(session, condition, world.people, NOON)
         event("somebody" if asked.members else "nobody")
-        assert who(verdicts) == set(asked.members)
+        assert {person for person, verdict in verdicts.items() if verdict.holds} == asked.members
         waits = {person for person, verdict in verdicts.items() if verdict.changes_at is not None}
         assert waits <= asked.restless
 
+    in_world(run, world, check)
 
-@settings(max_examples=100)
+
+@settings(max_examples=120)
+@given(worlds(), trees)
+def test_the_predicate_and_sqlite_say_the_same(on_sqlite, world, condition):
+    same_answers(on_sqlite, world, condition)
+
+
+@settings(max_examples=60)
+@given(worlds(), trees)
+def test_the_predicate_and_postgres_say_the_same(on_postgres, world, condition):
+    same_answers(on_postgres, world, condition)
+
+
+@settings(max_examples=60)
 @given(worlds(), trees, st.data())
-def test_nothing_changes_before_the_predicate_says_so(connection, world, condition, data):
-    with session_in(connection, world) as session:
-        now = by_predicate(session, condition, world.people, NOON)
-        for person, (holds, changes_at) in now.items():
+def test_nothing_changes_before_the_predicate_says_so(on_sqlite, world, condition, data):
+    def check(session: Session) -> None:
+        for person, (holds, changes_at) in by_predicate(session, condition, world.people, NOON).items():
             assert changes_at is None or changes_at > NOON
             last = NOON + 400 * DAY if changes_at is None else changes_at - 1
             for moment in (last, data.draw(st.integers(NOON, last))):
                 assert (person in segments.ask(session, condition, [person], moment).members) == holds
 
+    in_world(on_sqlite, world, check)
+
 
 @settings(max_examples=50)
 @given(trees)
 def test_the_definition_survives_json(condition):
-    again = model.parse_condition(msgspec.json.encode(condition))
-    assert again == condition
+    assert model.parse_condition(msgspec.json.encode(condition)) == condition
+
+
+VALUES = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    -0.0,
+    7,
+    7.0,
+    2**53,
+    2**53 + 1,
+    2**64 - 1,
+    -(2**63),
+    19.99,
+    1e300,
+    1e-300,
+    "7",
+    "",
+    "null",
+    "true",
+    "Straße",
+    "STRASSE",
+    "2025-06-16",
+    "2025-06-16x",
+    "2025-6-16",
+    "20250616--",
+    "x2025-06-16",
+    "\u0000 nul",
+    "back\\u0000slash",
+    "👟",
+    [],
+    ["shoes"],
+    [["shoes"]],
+    {},
+    {"ünï": "shoes"},
+    {"a.b": 7},
+]
+TESTS = [
+    model.Exists(),
+    *(
+        model.Is(value)
+        for value in (True, False, 0.0, 1.0, 7.0, float(2**53), 19.99, "7", "", "null", "Straße", "shoes")
+    ),
+    model.OneOf(("7", 7.0, True)),
+    model.Contains("TRA", ignore_case=True),
+    model.Contains("ß"),
+    model.Contains("nul"),
+    model.NumberIs(at_least=7, less_than=1e15),
+    model.NumberIs(more_than=0),
+    model.DateIs(since="2025-06-16"),
+    model.DateIs(until="2025-06-16"),
+    model.DaysAgo(at_least=0, at_most=0),
+]
+PATHS = ["value", ("value", "[]"), ("value", "ünï"), ("value", "a.b"), ("value", "[]", "[]"[:1])]
+
+
+@pytest.mark.parametrize("engine", ["on_sqlite", "on_postgres"])
+def test_every_value_against_every_test(engine, request):
+    """Types are exact: nothing is taken for what it only looks like."""
+    world = World()
+    for number, value in enumerate(VALUES):
+        person = f"p{number:02}"
+        world.people.append(person)
+        world.add("profiles", profile_id=person, id_type="user_id", created_at=0)
+        text = msgspec.json.encode(value).decode()
+        world.add("traits", profile_id=person, name="value", value=text, occurred_at=0, event_hash=0)
+
+    def check(session: Session) -> None:
+        for test in TESTS:
+            for path in PATHS:
+                condition = model.HasTrait(path, test)
+                verdicts = by_predicate(session, condition, world.people, NOON)
+                expected = {person for person, verdict in verdicts.items() if verdict.holds}
+                asked = segments.ask(session, condition, world.people, NOON)
+                assert expected == asked.members, (
+                    condition,
+                    [VALUES[int(p[1:])] for p in expected ^ asked.members],
+                )
+
+    in_world(request.getfixturevalue(engine), world, check)

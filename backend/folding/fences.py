@@ -1,0 +1,99 @@
+"""Phones' locations and their systems' own word on geofences: who enters, stays, leaves, approaches."""
+
+from collections.abc import Iterable, Iterator
+
+from backend.folding.live import PHONE_TRACK, LiveState
+from backend.occurrences import Occurrence, OccurrenceKind
+from backend.proximity.fence_tracks import FenceTransition, Fix
+from backend.storage import fences
+from backend.storage.session import Session
+from sdk_bridge.wire.app_events import AppEvent
+
+EXPIRE_EVERY_MS = 60_000  # a phone is given up after hours
+UNKNOWN_ACCURACY_M = 50.0  # of a phone that does not say; the median of fixes in towns
+_KINDS: dict[str, OccurrenceKind] = {
+    "entered": "fence_entered",
+    "stayed": "fence_stayed",
+    "left": "fence_left",
+    "approached": "fence_approached",
+}
+
+
+class FencePart:
+    """What phones say of where they are, in one transaction."""
+
+    def __init__(self, session: Session, live: LiveState) -> None:
+        self._session = session
+        self._live = live
+
+    def observed(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:
+        """A location, or a transition that the phone's system saw; of a person who agreed to be seen.
+
+        What lies in our future happened now: a phone's clock may run ahead.
+        """
+        if event.device_id is None:
+            return
+        live, subject = self._live, PHONE_TRACK + event.device_id
+        at = min(event.occurred_at, event.received_at)
+        accuracy = UNKNOWN_ACCURACY_M
+        if event.location is not None and event.location.accuracy_m is not None:
+            accuracy = event.location.accuracy_m
+        known = live.fences.fences
+        live.fence_owners[subject] = person_id
+        if event.fence is not None:
+            geometry = known.by_id.get(event.fence.fence_id)
+            if geometry is None:
+                return
+            seen = live.fence_tracks.report(
+                subject, event.fence.fence_id, event.fence.what, Fix(at, accuracy), geometry.reach_m
+            )
+        elif event.location is not None:
+            around = known.around(event.location.latitude, event.location.longitude)
+            seen = live.fence_tracks.locate(subject, Fix(at, accuracy), around)
+        else:
+            return
+        yield from self._moved(seen, event.received_at)
+
+    def expire(self, now: int) -> Iterator[Occurrence]:
+        """Phones that have been silent for hours."""
+        tick = now - now % EXPIRE_EVERY_MS
+        if tick > self._live.fences_expired_at:
+            self._live.fences_expired_at = tick
+            yield from self._moved(self._live.fence_tracks.expire(tick), now)
+
+    def forget(self, subject: str, at: int) -> Iterator[Occurrence]:
+        """They withdrew."""
+        yield from self._moved(self._live.fence_tracks.forget(subject, at), at)
+
+    def save(self) -> None:
+        """Stores what changed."""
+        tracks = self._live.fence_tracks
+        for subject, fence_id in sorted(tracks.changed):
+            track = tracks.track_of((subject, fence_id))
+            if track is None:
+                self._session.run("end_fence_presence", subject=subject, fence_id=fence_id)
+            else:
+                fences.save_track(self._session, track, self._live.fence_owners[subject])
+        tracks.changed.clear()
+        for subject in self._live.fence_owners.keys() - tracks.tracks.keys():
+            del self._live.fence_owners[subject]
+
+    def _moved(self, transitions: Iterable[FenceTransition], received_at: int) -> Iterator[Occurrence]:
+        live = self._live
+        for transition in transitions:
+            owner = live.fence_owners.get(transition.subject, "")
+            fences.apply_transition(self._session, transition, owner)
+            geometry = live.fences.fences.by_id.get(transition.fence_id)
+            if transition.kind == "stayed" and not live.stays.get(transition.subject):
+                continue
+            yield Occurrence(
+                kind=_KINDS[transition.kind],
+                profile_id=owner,
+                subject=transition.subject,
+                at=transition.at,
+                received_at=received_at,
+                store_id=geometry.fence.store_id if geometry else None,
+                fence_id=transition.fence_id,
+                entered_at=transition.entered_at,
+                confidence=transition.confidence,
+            )

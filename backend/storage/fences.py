@@ -1,0 +1,98 @@
+"""Geofences in the database: definitions, who is near which, who was in which."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+import msgspec
+
+from backend.proximity.fence_tracks import FenceTrack, FenceTracks, FenceTransition
+from backend.proximity.fences import Fence, Fences
+from backend.storage.session import Row, Session
+
+
+@dataclass(frozen=True, slots=True)
+class StampedFences:
+    """All fences as they were at a version; compare it before reading thousands again."""
+
+    version: int = -1
+    fences: Fences = field(default_factory=Fences)
+
+    @classmethod
+    def read(cls, session: Session, known: "StampedFences | None" = None) -> "StampedFences":
+        """What is known, if nobody changed a fence since."""
+        row = session.row("fence_stamp")
+        version = int(row[0]) if row else 0
+        if known is not None and known.version == version:
+            return known
+        return cls(version, Fences.of(_fence(row) for row in session.rows("fences")))
+
+
+def put_fences(session: Session, fences: Iterable[Fence], now: int) -> None:
+    """Stores fences that were checked."""
+    session.many(
+        "put_fence",
+        [
+            {
+                "fence_id": fence.fence_id,
+                "definition": msgspec.json.encode(fence).decode(),
+                "changed_at": now,
+            }
+            for fence in fences
+        ],
+    )
+    session.run("fences_changed")
+
+
+def delete_fence(session: Session, fence_id: str) -> bool:
+    """False if there was none."""
+    found = session.run("delete_fence", fence_id=fence_id) > 0
+    session.run("fences_changed")
+    return found
+
+
+def fence(session: Session, fence_id: str) -> Fence | None:
+    """One fence."""
+    row = session.row("fence", fence_id=fence_id)
+    return None if row is None else _fence(row)
+
+
+def fences_after(session: Session, after: str, limit: int) -> list[Fence]:
+    """A page of fences in the order of their ids."""
+    return [_fence(row) for row in session.rows("fences_after", after=after, limit=limit)]
+
+
+def restore_tracks(session: Session) -> tuple[FenceTracks, dict[str, str]]:
+    """Every phone near a fence, and whose each is."""
+    tracks, owners = FenceTracks(), {}
+    for row in session.rows("fence_presences"):
+        told = dict(row)
+        owners[row["subject"]] = told.pop("profile_id")
+        flags = {name: bool(told[name]) for name in ("inside", "approached")}
+        tracks.restore([FenceTrack(**{**told, **flags})])
+    return tracks, owners
+
+
+def save_track(session: Session, track: FenceTrack, profile_id: str) -> None:
+    """Keeps what is remembered of a phone and a fence."""
+    told = asdict(track)
+    told |= {name: int(told[name]) for name in ("inside", "approached")}
+    session.run("save_fence_presence", profile_id=profile_id, **told)
+
+
+def apply_transition(session: Session, transition: FenceTransition, profile_id: str) -> None:
+    """Opens or closes a stay in a fence."""
+    where = {"subject": transition.subject, "fence_id": transition.fence_id}
+    if transition.kind == "entered":
+        session.run(
+            "begin_fence_visit",
+            profile_id=profile_id,
+            entered_at=transition.entered_at,
+            confidence=transition.confidence,
+            **where,
+        )
+    elif transition.kind == "left":
+        session.run("end_fence_visit", left_at=transition.at, **where)
+
+
+def _fence(row: Row) -> Fence:
+    return msgspec.json.decode(row["definition"], type=Fence)

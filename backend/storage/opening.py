@@ -1,0 +1,37 @@
+"""Which engine keeps the data: files in the data folder, or the PostgreSQL that the settings name."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import TypeVar
+
+from backend.storage.database import SqliteFile
+from backend.storage.session import Area, Database, Session
+
+T = TypeVar("T")
+
+
+def open_area(
+    url: str | None, file: Path, area: Area, *, owner: bool = False
+) -> AbstractAsyncContextManager[Database]:
+    """The database of an area, to be entered: `file`, or where there is a `url`, PostgreSQL.
+
+    `owner`: as the one backend that owns it; PostgreSQL lets no second one write as such.
+    """
+    if url is None:
+        return SqliteFile(file, area)
+    from backend.storage.postgres.engine import PostgresDatabase  # noqa: PLC0415 - most shops have none
+    from backend.storage.postgres.locks import own_alone  # noqa: PLC0415 - as above
+
+    return PostgresDatabase(url, area, own_alone if owner else None)
+
+
+def write_once(url: str | None, file: Path, work: Callable[[Session], T]) -> T:
+    """One transaction on the state, for a command, also beside a running backend. Raises StorageError."""
+
+    async def write() -> T:
+        async with open_area(url, file, "state") as state:
+            return await state.write(work)
+
+    return asyncio.run(write())

@@ -1,0 +1,449 @@
+"""Erasure end to end: no blob and no raw byte knows the person any more, and only the past is refused."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from backend.eraser import Eraser, FoldBehind, GuardedJournal, Places
+from backend.profiles.erasure import ErasureKeys, Tombstones
+from backend.push.model import NewPush, PushContent
+from backend.storage import erasure, personal, profiles, pushes
+from backend.storage.database import SqliteFile
+from backend.storage.journal import Journal
+from backend.storage.wipe import SqliteWiper
+from sdk_bridge.server.ports import DeadLetter
+from sdk_bridge.wire.app_events import AppEvent, PushAddress
+from sdk_bridge.wire.messages import Batch, Readings
+
+KEYS = ErasureKeys(b"k" * 32)
+USER, MAIL, PHONE = "anna-4711-secret", "anna.secret@example.com", "+43660777888999"
+VISITOR, DEVICE, TOKEN = "visitor-anna-0001", "device-anna-0001", "token-anna-0001"
+TAG = "altbeacon:" + "ab12" * 10
+NAMES = [USER, MAIL, PHONE, VISITOR, DEVICE, TOKEN, TAG]
+DAY = 86_400_000
+
+
+class Office:
+    """A shop with an eraser, and a look into every byte of its folder."""
+
+    def __init__(self, shop, folder: Path) -> None:
+        self.shop, self.folder = shop, folder
+        self.tombstones = Tombstones(KEYS.digest)
+        shop.fold._tombstones = self.tombstones
+        self.door = GuardedJournal(shop.journal, self.tombstones)
+        places = Places(
+            shop.state,
+            shop.journal_file,
+            shop.journal,
+            shop.fold,
+            folder,
+            SqliteWiper(shop.state, may_rebuild=True),
+            SqliteWiper(shop.journal_file, may_rebuild=False),
+        )
+        self.eraser = Eraser(places, KEYS, self.tombstones, shop.clock)
+
+    async def send(self, *events: AppEvent) -> int:
+        return await self.door.append_events(events)
+
+    async def erase(self, who: str = f"user_id:{USER}") -> str:
+        id_type, _, name = who.partition(":")
+        receipt = await self.eraser.erase(id_type, name, "tester")
+        assert receipt is not None
+        while await self.eraser.work_off():
+            pass
+        return receipt.receipt_id
+
+    async def receipt(self, receipt_id: str):
+        return await self.shop.state.read(lambda s: erasure.erasure_receipt(s, receipt_id))
+
+    def raw(self, *names: str) -> dict[str, list[str]]:
+        """Which files hold which names, in any case."""
+        found: dict[str, list[str]] = {}
+        for path in sorted(self.folder.rglob("*")):
+            content = path.read_bytes().lower() if path.is_file() else b""
+            for name in names:
+                if name.lower().encode() in content:
+                    found.setdefault(name, []).append(path.name)
+        return found
+
+    async def decoded(self, *names: str) -> list[str]:
+        """Rows in which a name stands once every blob is decoded."""
+        found = []
+        for file in (self.shop.state, self.shop.journal_file):
+            for table, row in await file.read(lambda s: list(every_row(s._connection))):
+                text = repr([_plain(value) for value in row])
+                found += [f"{table}: {name}" for name in names if name.lower() in text.lower()]
+        return found
+
+
+def every_row(connection: sqlite3.Connection):
+    tables = connection.execute("select name from sqlite_schema where type = 'table'").fetchall()
+    for (table,) in tables:
+        for row in connection.execute(f'select * from "{table}"'):
+            yield table, tuple(row)
+
+
+def _plain(value):
+    if not isinstance(value, bytes):
+        return value
+    for decode in (msgspec.json.decode, msgspec.msgpack.decode):
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+            return decode(value)
+    return value.decode("latin-1")
+
+
+@pytest.fixture
+async def office(live_shop, tmp_path):
+    return Office(live_shop, tmp_path)
+
+
+def life(shop) -> list[AppEvent]:
+    """Everything that somebody leaves behind: web, app, purchase, consent, tag."""
+    web = {"anonymous_id": VISITOR, "source": "web", "proven": False}
+    view = {"product_id": "sku-1", "category": "Shoes", "name": "Runner"}
+    order = {"order_id": "order-anna-77", "total": 49.9, "currency": "EUR", "products": [{"product_id": "sku-1"}]}
+    app = {"user_id": USER, "device_id": DEVICE}
+    return [
+        shop.event("page", name="Start", context={"page": {"url": f"/welcome?mail={MAIL}"}}, **web),
+        shop.event("track", name="Product Viewed", properties=view, **web),
+        shop.event("identify", anonymous_id=VISITOR, traits={"email": MAIL, "phone": PHONE, "firstName": "Anna"}, **app),
+        shop.event("device", platform="android", push_address=PushAddress("token", TOKEN), beacon_key=TAG, **app),
+        shop.event("consent", consent={"proximity": True, "push": True}, **app),
+        shop.event("track", name="Order Completed", properties=order, **app),
+    ]
+
+
+async def lived(office) -> None:
+    shop = office.shop
+    await shop.campaign()
+    await office.send(*life(shop))
+    await shop.folded()
+    await shop.hear(TAG, seconds=8)
+    await shop.folded()
+    shop.clock.forward(1000)
+
+
+async def test_nothing_is_left_of_an_erased_person(office):
+    shop = office.shop
+    await lived(office)
+    await shop.person("berta-0002-keeps", "altbeacon:" + "c" * 40)
+    await shop.folded()
+    [profile] = await shop.column(f"select profile_id from identity_edges where id = '{USER}'")
+    assert set(office.raw(*NAMES)) == set(NAMES)
+    assert await shop.column("select count(*) from pushes") == [1]
+    started = time.monotonic()
+    receipt_id = await office.erase()
+    assert time.monotonic() - started < 20
+    await shop.folded()
+    assert await office.decoded(*NAMES, profile) == []
+    assert office.raw(*NAMES, profile) == {}
+    receipt = await office.receipt(receipt_id)
+    assert receipt.finished_at is not None
+    assert receipt.counts.items() >= {"events": 6, "orders": 1, "push_addresses": 1, "traits": 3}.items()
+    kept = await shop.column("select id from identity_edges where id_type = 'user_id'")
+    assert kept == ["berta-0002-keeps"]
+
+
+async def test_the_work_that_is_left_names_nobody(office):
+    await lived(office)
+    await office.eraser.erase("user_id", USER, "tester")
+    [row] = await office.shop.rows("select step, work from erasure_work")
+    assert row["step"] == "history"
+    assert not any(name.encode() in row["work"] for name in NAMES)
+
+
+async def test_nobody_cannot_be_erased(office):
+    assert await office.eraser.erase("user_id", "nobody-at-all", "tester") is None
+    assert await office.shop.column("select count(*) from erasures") == [0]
+
+
+async def test_what_is_not_folded_yet_cannot_be_erased(office, monkeypatch):
+    async def behind(*_):
+        return False
+
+    monkeypatch.setattr(office.shop.fold, "caught_up", behind)
+    with pytest.raises(FoldBehind):
+        await office.eraser.erase("user_id", USER, "tester")
+
+
+# Only the past is refused -----------------------------------------------------------------------------------
+
+
+async def test_the_same_person_may_register_anew(office):
+    shop = office.shop
+    await lived(office)
+    [before] = await shop.column(f"select profile_id from identity_edges where id = '{USER}'")
+    await office.erase()
+    shop.clock.forward(1000)
+    assert await office.send(*life(shop)) == 6
+    await shop.hear(TAG, seconds=8)
+    await shop.folded()
+    [after] = await shop.column(f"select profile_id from identity_edges where id = '{USER}'")
+    assert after != before
+    assert await shop.column("select count(*) from events") == [6]
+    assert await shop.column(f"select zone_id from presences where profile_id = '{after}'") == ["a"]
+    assert await shop.column(f"select state from pushes where profile_id = '{after}'") == ["queued"]
+
+
+async def test_an_erasure_does_not_touch_a_new_beginning_that_came_before_its_end(office):
+    shop = office.shop
+    await lived(office)
+    assert await office.eraser.erase("user_id", USER, "tester")
+    shop.clock.forward(1000)
+    await office.send(*life(shop))
+    await shop.folded()
+    await office.eraser.work_off()
+    assert await shop.column("select count(*) from events") == [6]
+    assert await shop.column("select count(*) from traits") == [3]
+    [receipt] = await shop.rows("select finished_at from erasures")
+    assert receipt["finished_at"] is not None
+
+
+@pytest.mark.parametrize("door", [True, False], ids=["at the door", "in the fold"])
+async def test_their_past_is_refused_however_late_it_comes(office, door):
+    shop = office.shop
+    await lived(office)
+    past = [msgspec.structs.replace(event, message_id=f"again-{event.message_id}") for event in life(shop)]
+    shop.clock.forward(DAY)
+    await office.erase()
+    late = [msgspec.structs.replace(event, received_at=shop.clock()) for event in past]
+    sent = await (office.door if door else shop.journal).append_events(late)
+    await shop.folded()
+    assert sent == (0 if door else 6)
+    assert await shop.column("select count(*) from events") == [0]
+    assert await shop.column("select count(*) from profiles") == [0]
+    assert await office.decoded(*NAMES) == []
+
+
+async def test_a_gateways_backlog_does_not_bring_the_tags_past_back(office):
+    shop = office.shop
+    await lived(office)
+    erased_from = shop.clock()
+    await office.erase()
+    shop.clock.forward(60_000)
+    await office.send(*life(shop))  # the same tag, registered anew
+    await shop.folded()
+    past = Batch("", erased_from - 5_000, [TAG], Readings([0], [0], [1], [60], [60]))
+    await shop.append(past, lane="backlog")
+    await shop.append(past, lane="backlog", boot_offset=None)  # at an unknown time
+    await shop.hear(TAG, seconds=2)
+    await shop.folded()
+    seconds = await shop.column("select second from sightings")
+    assert len(seconds) == 2
+    assert min(seconds) * 1000 > erased_from
+    assert await shop.column("select count(*) from sightings_without_time") == [0]
+
+
+async def test_what_lay_in_the_journal_is_refused_by_the_fold(office, running):
+    """The fold stops, her events are accepted, and then she is erased."""
+    shop = office.shop
+    await lived(office)
+    past = [msgspec.structs.replace(event, message_id=f"again-{event.message_id}") for event in life(shop)]
+    assert await office.eraser.erase("user_id", USER, "tester")
+    await shop.journal.append_events(past)
+    await shop.append(Batch("", shop.clock() - 3_000, [TAG], Readings([0], [0], [1], [60], [60])))
+    await office.eraser.work_off()
+    await shop.folded()
+    assert await office.decoded(*NAMES) == []
+    assert office.raw(*NAMES) == {}
+
+
+# Others -----------------------------------------------------------------------------------------------------
+
+
+async def shared_phone(office) -> None:
+    shop = office.shop
+    for user in (USER, "berta-0002-keeps"):
+        shop.clock.forward(1000)
+        both = {"user_id": user, "anonymous_id": VISITOR, "device_id": DEVICE}
+        await office.send(
+            shop.event("identify", traits={"firstName": user[:5]}, **both),
+            shop.event("device", push_address=PushAddress("token", TOKEN), **both),
+            shop.event("track", name="Product Viewed", properties={"product_id": user[:5]}, **both),
+        )
+        await office.send(shop.event("page", anonymous_id=VISITOR, source="web", proven=False))
+    await shop.folded()
+    shop.clock.forward(1000)
+
+
+async def test_of_a_shared_phone_only_their_part_goes(office):
+    shop = office.shop
+    await shared_phone(office)
+    [anna] = await shop.column(f"select profile_id from identity_edges where id = '{USER}'")
+    [berta] = await shop.column("select profile_id from identity_edges where id = 'berta-0002-keeps'")
+    await office.erase()
+    assert await office.decoded(USER, anna) == []
+    assert office.raw(USER, anna) == {}
+    assert await shop.column(f"select count(*) from events where profile_id = '{berta}'") == [3]
+    assert await shop.column("select profile_id from devices") == [berta]
+    assert await shop.column("select profile_id from push_addresses") == [berta]
+    shop.clock.forward(1000)
+    await office.send(shop.event("page", user_id="berta-0002-keeps", anonymous_id=VISITOR, device_id=DEVICE))
+    await shop.folded()
+    parents = await shop.column("select merged_into from profiles where id_type = 'anonymous_id'")
+    assert parents == [None]  # what both did anonymously never becomes one's own
+
+
+async def test_a_device_forgets_that_they_were_the_last(office):
+    shop = office.shop
+    await shared_phone(office)
+    await office.erase("user_id:berta-0002-keeps")
+    assert await shop.column("select profile_id from devices") == [None]
+    assert await shop.column("select profile_id from push_addresses") == [None]
+    assert await office.decoded("berta-0002-keeps") == []
+    assert office.raw("berta-0002-keeps") == {}
+
+
+async def test_others_events_lose_the_name_and_nothing_else(office):
+    shop = office.shop
+    await lived(office)
+    invited = {"invited": MAIL, "text": f"Dear {MAIL}, come!", "rows": [{"to": MAIL.upper()}], "n": 4}
+    await office.send(
+        shop.event("track", name="Invited", user_id="berta-0002-keeps", properties=invited),
+        shop.event("identify", anonymous_id="stranger-1", user_id=USER, proven=False, traits={"email": "x@y.zz"}),
+        shop.event("track", name="Order Completed", anonymous_id="stranger-1", user_id=USER, proven=False,
+                   properties={"order_id": "claimed-1", "total": 5}),
+    )  # fmt: skip
+    await shop.folded()
+    shop.clock.forward(1000)
+    await office.erase()
+    [properties] = await shop.column("select properties from events where name = 'Invited'")
+    assert msgspec.json.decode(properties) == {
+        "invited": "[erased]", "text": "[erased]", "rows": [{"to": "[erased]"}], "n": 4,
+    }  # fmt: skip
+    assert await shop.column("select count(*) from events") == [1]  # whoever claimed to be her is gone with her
+    assert await shop.column("select count(*) from orders") == [0]
+    assert await shop.column("select count(*) from traits") == [0]
+    assert await office.decoded(*NAMES) == []
+    assert office.raw(*NAMES) == {}
+
+
+async def test_an_address_that_a_family_shares_stays_the_others(office):
+    shop = office.shop
+    await lived(office)
+    await office.send(shop.event("identify", user_id="berta-0002-keeps", traits={"email": MAIL}))
+    await shop.folded()
+    shop.clock.forward(1000)
+    await office.erase()
+    assert await shop.column("select value from traits") == [f'"{MAIL}"']
+    shop.clock.forward(1000)
+    past = shop.event("identify", user_id="berta-0002-keeps", occurred_at=shop.clock() - 5_000, traits={"email": MAIL})
+    assert await office.send(past) == 1
+
+
+async def test_short_identifiers_hit_nobody_else(office):
+    """A user called 42, and somebody who wears size 42."""
+    shop = office.shop
+    await office.send(
+        shop.event("identify", user_id="42", traits={"firstName": "Zoë"}),
+        shop.event("track", name="Bought", user_id="berta-0002-keeps", properties={"size": "42", "n": 42}),
+        shop.event("track", name="Claimed", user_id="42", proven=False, anonymous_id="stranger-1"),
+    )
+    await shop.journal.bury(DeadLetter("app", "no", b'{"userId":"42","x":1}', 1, shop.clock()))
+    await shop.journal.bury(DeadLetter("app", "no", b'{"userId":"43","size":"42"}', 1, shop.clock()))
+    await shop.folded()
+    shop.clock.forward(1000)
+    await office.erase("user_id:42")
+    assert await shop.column("select name from events") == ["Bought"]
+    assert await shop.column("select properties from events") == ['{"size":"42","n":42}']
+    letters = await shop.journal_file.read(lambda s: s._connection.execute("select payload from dead_letters").fetchall())
+    assert [bytes(row[0]) for row in letters] == [b'{"userId":"43","size":"42"}']
+
+
+# Pushes, letters, notes, files --------------------------------------------------------------------------------
+
+
+async def test_pushes_on_their_way_are_stopped_and_figures_stay(office):
+    shop = office.shop
+    await lived(office)
+    [(decision, profile)] = [tuple(row.values()) for row in await shop.rows("select decision_id, profile_id from decisions")]
+    content = PushContent(title="Hello Anna", body="x", campaign_id="c1", expires_at=shop.clock() + DAY)
+
+    def more(session) -> None:
+        for number, state in enumerate(("claimed", "sending", "accepted")):
+            push = NewPush(
+                push_id=f"push-{state}", decision_id=decision, profile_id=profile, address_kind="token",
+                address_value=f"{TOKEN}-{number}", platform=None, content=content, created_at=shop.clock(),
+                not_before=shop.clock(), due_at=shop.clock(), completed_at=shop.clock(),
+            )  # fmt: skip
+            pushes.insert_pushes(session, [push])
+            session._connection.execute("update pushes set state = ? where push_id = ?", (state, push.push_id))
+
+    await shop.state.write(more)
+    assert await office.eraser.erase("user_id", USER, "tester")
+    ended = {row["state"]: row["reason"] for row in await shop.rows("select state, reason from pushes")}
+    assert ended == {"suppressed": "erased", "unknown": "erased", "accepted": None}
+    await office.eraser.work_off()
+    assert await shop.column("select count(*) from pushes") == [4]
+    assert await shop.column("select count(distinct profile_id) from pushes") == [1]
+    assert await shop.column("select verdict from decisions") == ["sent"]
+    assert await office.decoded(*NAMES, profile, "Hello Anna") == []
+
+
+LETTERS = {
+    "plain": f'{{"userId": "{USER}"}}'.encode(),
+    "another case": MAIL.upper().encode(),
+    "JSON escapes": "".join(f"\\u{ord(letter):04x}" for letter in MAIL).encode(),
+    "MessagePack": msgspec.msgpack.encode([{"device_id": DEVICE}]),
+    "a gateway's": msgspec.msgpack.encode(["batch", "", 0, [TAG], [[0]]]),
+    "percent": b"data=" + MAIL.replace("@", "%40").encode(),
+    "broken": b"\xff\xfe" + TOKEN.encode() + b"\x00{{{",
+}
+
+
+async def test_dead_letters_about_them_go_in_whatever_form(office):
+    shop = office.shop
+    await lived(office)
+    others = [b'{"userId": "berta-0002-keeps"}', b"\x80\x81nonsense"]
+    for payload in (*LETTERS.values(), *others):
+        await shop.journal.bury(DeadLetter("app", "not understood", payload, 1, shop.clock()))
+    await office.erase()
+    read = await shop.journal_file.read(lambda s: s._connection.execute("select payload from dead_letters").fetchall())
+    assert [bytes(row[0]) for row in read] == others
+    room = await shop.journal_file.read(lambda s: tuple(s._connection.execute("select letters, bytes from dead_letter_room").fetchone()))
+    assert room == (2, sum(map(len, others)))
+    assert office.raw(*NAMES) == {}
+
+
+async def test_the_audit_keeps_that_and_not_to_whom(office):
+    shop = office.shop
+    await lived(office)
+
+    def note(session) -> None:
+        for subject, detail in ((f"user_id:{USER}", "{}"), ("profile 1", f'{{"into": "{DEVICE}"}}'), ("store s1", "{}")):
+            session.run("audit", at=1, actor="me", action="merged", subject=subject, detail=detail)
+            session.run("raise_alert", at=1, kind="odd", subject=subject, detail=detail)
+
+    await shop.state.write(note)
+    await office.erase()
+    assert await shop.column("select subject from audit where action = 'merged'") == ["[erased]", "[erased]", "store s1"]
+    assert await shop.column("select subject from alerts where kind = 'odd'") == ["[erased]", "[erased]", "store s1"]
+
+
+async def test_files_about_them_go(office, tmp_path):
+    await lived(office)
+    for folder, name, text in (
+        ("exports", "audience.csv", f"id,mail\n1,{MAIL}\n"),
+        ("imports", "errors/rows.jsonl", '{"row": 3, "user_id": "%s"}' % USER),
+        ("exports", "others.csv", "id,mail\n2,berta@example.com\n"),
+        ("authority", "ca.pem", f"never looked at {MAIL}"),
+    ):
+        path = tmp_path / folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    await office.erase()
+    left = {path.name for folder in ("exports", "imports") for path in (tmp_path / folder).rglob("*.*")}
+    assert left == {"others.csv"}
+    assert (tmp_path / "authority" / "ca.pem").exists()
+    (tmp_path / "authority" / "ca.pem").unlink()
+    assert office.raw(*NAMES) == {}

@@ -1,0 +1,157 @@
+"""Geofences through a fold on real files: phones' locations, their systems' word, campaigns, consent."""
+
+import msgspec
+import pytest
+
+from backend.campaigns.model import parse_campaign
+from backend.proximity.fences import METRES_A_DEGREE, parse_fence
+from backend.storage import campaigns as campaign_rows
+from backend.storage import fences as fence_rows
+from backend.storage.places import StoredPlaces
+from sdk_bridge.wire.app_events import FenceTransition, Location
+from sdk_bridge.wire.places import BeaconRegion, FenceRegion
+
+LATITUDE, LONGITUDE = 48.2, 16.37
+
+
+def fence(fence_id: str = "door", *, north_m: float = 0, **more):
+    shape = {
+        "type": "circle",
+        "latitude": LATITUDE + north_m / METRES_A_DEGREE,
+        "longitude": LONGITUDE,
+        "radius_m": 150,
+    }
+    return parse_fence(msgspec.json.encode({"fence_id": fence_id, "name": "Door", "shape": shape, **more}))
+
+
+@pytest.fixture
+async def street(live_shop):
+    shop = live_shop
+    await shop.state.write(lambda s: fence_rows.put_fences(s, [fence(store_id="s1")], shop.clock()))
+    shop.fold.refresh()
+    await shop.person("anna")
+    await shop.folded()
+    return shop
+
+
+async def be_at(shop, metres: float, *, user: str = "anna", accuracy: float = 10, **more) -> None:
+    shop.clock.forward(10_000)
+    where = Location(LATITUDE + metres / METRES_A_DEGREE, LONGITUDE, accuracy)
+    event = shop.event("location", user_id=user, device_id=f"phone-{user}", location=where, **more)
+    await shop.journal.append_events([event])
+    await shop.folded()
+
+
+async def offer(shop, trigger: dict, **more) -> None:
+    definition = {
+        "campaign_id": "c1",
+        "name": "Come in",
+        "trigger": trigger,
+        "offer": {"title": "Hello", "body": "Come in", "life_s": 600},
+        "guardrails": {"quiet_hours": None},
+        "state": "live",
+        **more,
+    }
+    campaign = parse_campaign(msgspec.json.encode(definition))
+    await shop.state.write(lambda s: campaign_rows.save_campaign(s, campaign, shop.clock()))
+    shop.fold.refresh()
+
+
+async def decided(shop) -> list[tuple]:
+    rows = await shop.rows("select verdict, reason, fence_id from decisions order by decision_id")
+    return [(row["verdict"], row["reason"], row["fence_id"]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("trigger", "way"),
+    [
+        ({"type": "fence_approached", "fence_id": "door"}, [640, 600, 500]),
+        ({"type": "fence_entered", "fence_id": "door"}, [600, 50]),
+        ({"type": "fence_dwelt", "fence_id": "door", "dwell_s": 15}, [600, 50, 40, 30]),
+        ({"type": "fence_left", "fence_id": "door"}, [50, 900]),
+    ],
+)
+async def test_each_transition_makes_one_offer(street, trigger, way):
+    await offer(street, trigger)
+    for metres in way[:-1]:
+        await be_at(street, metres)
+        assert await decided(street) == []
+    await be_at(street, way[-1])
+    assert await decided(street) == [("sent", "eligible", "door")]
+    for metres in way:
+        await be_at(street, metres)
+    assert [verdict for verdict, *_ in await decided(street)].count("sent") == 1
+
+
+async def test_whoever_left_too_soon_gets_nothing(street):
+    await offer(street, {"type": "fence_dwelt", "fence_id": "door", "dwell_s": 60})
+    for metres in (50, 40, 900, 900, 900, 900, 900, 900, 900):
+        await be_at(street, metres)
+    assert await decided(street) == []
+    assert await street.column("select count(*) from campaign_waits") == [0]
+
+
+async def test_what_the_phones_system_reports_counts(street):
+    await offer(street, {"type": "fence_entered", "fence_id": "door"})
+    event = street.event(
+        "fence_transition", user_id="anna", device_id="phone-anna", fence=FenceTransition("door", "enter")
+    )
+    await street.journal.append_events([event])
+    await street.folded()
+    assert await decided(street) == [("sent", "eligible", "door")]
+    [stay] = await street.rows("select * from fence_visits")
+    assert (stay["fence_id"], stay["left_at"]) == ("door", None)
+
+
+async def test_without_consent_nothing_is_kept_of_where_somebody_was(street):
+    await street.person("berta", consent={"proximity": False, "push": True})
+    await be_at(street, 10, user="berta")
+    assert await street.column("select count(*) from events where kind = 'location'") == [0]
+    assert await street.column("select count(*) from fence_presences") == [0]
+
+
+async def test_whoever_withdraws_is_out_of_every_fence_at_once(street):
+    await be_at(street, 10)
+    assert await street.column("select inside from fence_presences") == [1]
+    street.clock.forward(1)
+    event = street.event("consent", user_id="anna", device_id="phone-anna", consent={"proximity": False})
+    await street.journal.append_events([event])
+    await street.folded()
+    assert await street.column("select count(*) from fence_presences") == [0]
+    assert None not in await street.column("select left_at from fence_visits")
+
+
+async def test_an_old_location_is_history(street):
+    await offer(street, {"type": "fence_entered", "fence_id": "door"})
+    await be_at(street, 10, occurred_at=street.clock() - 3_600_000)
+    assert await decided(street) == [("suppressed", "moment passed", "door")]
+
+
+async def test_a_restart_forgets_nobody(street):
+    await be_at(street, 10)
+    again = street.new_fold()
+    await again.load()
+    assert again._live.fence_tracks.tracks["phone:phone-anna"]["door"].inside
+
+
+async def test_phones_watch_what_is_near(street):
+    def write(session) -> None:
+        session.run(
+            "save_beacon",
+            beacon_key="ibeacon:00000000-0000-0000-0000-0000000000ff:1:2",
+            role="zone",
+            store_id="s1",
+            zone_id="b",
+        )
+        more = [fence(f"f{number:03d}", north_m=1_000 * number) for number in range(1, 60)]
+        fence_rows.put_fences(session, more, 0)
+
+    await street.state.write(write)
+    regions = await StoredPlaces(street.state, street.clock).nearest(LATITUDE, LONGITUDE, 20)
+    assert len(regions) == 20
+    assert [region.fence_id for region in regions if isinstance(region, FenceRegion)][:3] == [
+        "door",
+        "f001",
+        "f002",
+    ]
+    assert [region.store_id for region in regions if isinstance(region, BeaconRegion)] == ["s1"]
