@@ -21,6 +21,7 @@ from backend.api.erasures import ERASER
 from backend.api.fleet import FLEET, Fleet
 from backend.api.host import Host
 from backend.api.imports import IMPORTS
+from backend.api.rfm import SCORER
 from backend.api.server import build
 from backend.clock import unix_ms
 from backend.config import AUTHORITY_FOLDER, JOURNAL_FILE, STATE_FILE, Config
@@ -39,6 +40,7 @@ from backend.profiles.erasure import ErasureKeys, Tombstones
 from backend.proximity.eid_keys import open_eid_keys
 from backend.push.fcm import FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
+from backend.scoring import Scorer
 from backend.secret_file import SECRET_BYTES, make_secret, read_secret
 from backend.storage.database import SqliteFile
 from backend.storage.eid import EidRows, any_registered
@@ -144,6 +146,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         places = Places(state, journal_file, journal, fold, config.folder, *_wipers(state, journal_file))
         eraser = app[ERASER] = Eraser(places, erasure_keys, tombstones, unix_ms)
         eraser.on_tags_gone = eids.desk.all_removed
+        scorer = app[SCORER] = Scorer(state, unix_ms, changed=fold.refresh)
         parts = {
             asyncio.create_task(part, name=name)
             for name, part in (
@@ -154,6 +157,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
                 ("ingest", ingest.run()),
                 ("housekeeping", _housekeeping(journal)),
                 ("dead letters", letters.run()),
+                ("scores", scorer.run()),
                 ("configurations", fleet.publisher.run()),
                 *((("sender", sender.run()),) if sender else ()),
             )

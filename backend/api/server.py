@@ -13,10 +13,12 @@ from backend.api import (
     erasures,
     fleet,
     floor,
+    geofences,
     imports,
     measurement,
     openapi,
     people,
+    rfm,
     segments,
     setup,
     sources,
@@ -28,8 +30,8 @@ from backend.api.operations import operation
 
 MAX_BODY_BYTES = 1024 * 1024  # of the API; the bridge has its own, smaller limits
 CHAPTERS = (
-    *(floor, eid, setup, sources, campaigns, measurement),
-    *(people, erasures, segments, fleet, catalog, imports, dead_letters),
+    *(floor, eid, setup, sources, campaigns, measurement, geofences),
+    *(people, erasures, segments, rfm, fleet, catalog, imports, dead_letters),
 )
 """Modules with `ROUTES`."""
 DOCUMENT = web.AppKey("openapi", bytes)

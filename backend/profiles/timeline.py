@@ -6,17 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 TimelineKind: TypeAlias = Literal[
-    "event", "order", "zone_visit", "store_visit", "push", "segment", "consent", "merge"
+    "event", "order", "zone_visit", "store_visit", "fence_visit", "push", "segment", "consent", "merge"
 ]
 TimelineChannel: TypeAlias = Literal["web", "app", "server", "floor", "push", "system", "unknown"]
 Key: TypeAlias = int | str
 KINDS: Final[tuple[TimelineKind, ...]] = (
-    "event", "order", "zone_visit", "store_visit", "push", "segment", "consent", "merge",
+    "event", "order", "zone_visit", "store_visit", "fence_visit", "push", "segment", "consent", "merge",
 )  # fmt: skip
 CHANNELS: Final[tuple[TimelineChannel, ...]] = (
     "web", "app", "server", "floor", "push", "system", "unknown",
 )  # fmt: skip
-_NUMBERED: Final = frozenset({"event", "order", "zone_visit", "store_visit", "segment", "consent"})
+_NUMBERED: Final = frozenset(KINDS) - {"push", "merge"}
 _FIRST: Final[Key] = -(2**63)
 _LAST: Final[Key] = 2**63 - 1
 _FIRST_TEXT: Final[Key] = ""

@@ -97,15 +97,21 @@ def _is(value: Any, wanted: Any) -> bool:
         return value is wanted
     if is_number(wanted):
         return is_number(value) and float(value) == float(wanted)
-    return isinstance(value, str) and bool(value == wanted)
+    return isinstance(value, str) and bool(text_of(value) == wanted)
+
+
+def text_of(value: str) -> str:
+    """A text as databases have it: what follows a U+0000 is lost in them."""
+    return value.partition("\0")[0]
 
 
 def _contains(value: Any, test: Contains, _today: date) -> bool:
     if not isinstance(value, str):
         return False
+    text = text_of(value)
     if test.ignore_case:
-        return test.text.translate(_SMALL) in value.translate(_SMALL)
-    return test.text in value
+        return test.text.translate(_SMALL) in text.translate(_SMALL)
+    return test.text in text
 
 
 def _number_is(value: Any, test: NumberIs, _today: date) -> bool:

@@ -37,6 +37,8 @@ AT_ONCE: Final = (
     _row("pushes", "profile", "stop_pushes", "profile_id"),
     _row("presences", "profile", "erase_presence_of_profile", "profile_id engine", exported=True),
     _row("presences", "subject", "erase_presence_of_subject", "beacon_key"),
+    _row("fence_presences", "profile", "erase_fence_presences_of_profile", "profile_id", exported=True),
+    _row("fence_presences", "subject", "erase_fence_presences_of_subject", "subject"),
     _row("link_redemptions", "device", "erase_links_of_device", "device_id"),
     _row("link_redemptions", "identifier", "erase_links_of_visitor", "anonymous_id nonce"),
     _row("push_addresses", "address", "erase_push_address", "value device_id"),
@@ -56,7 +58,7 @@ AT_ONCE: Final = (
     _row("beacon_health", "beacon", "erase_beacon_health", "beacon_key"),
     _row("beacons", "beacon", "erase_tag", "beacon_key"),
     _row("eid_beacons", "beacon", "erase_rotating_tag", "beacon_key"),
-    _row("heard_keys", "beacon", "hide_heard_key", "beacon_key"),
+    _row("heard_keys", "beacon", "hide_heard_key", "beacon_key key_number"),
     _row("profiles", "profile", "erase_profile", "profile_id merged_into", exported=True),
 )
 """Emptied in the first transaction, in this order: whatever makes somebody known, reached or seen."""
@@ -68,6 +70,8 @@ HISTORY: Final = (
     _row("events", "profile", "erase_events", "profile_id body properties", exported=True),
     _row("zone_visits", "profile", "erase_zone_visits", "profile_id beacon_key", exported=True),
     _row("visits", "profile", "erase_visits", "profile_id subject", exported=True),
+    _row("fence_visits", "profile", "erase_fence_visits", "profile_id subject", exported=True),
+    _row("rfm_changes", "profile", "erase_rfm_changes", "profile_id", exported=True),
     _row("segment_changes", "profile", "erase_segment_changes", "profile_id", exported=True),
     _row("rfm_scores", "profile", "erase_scores", "profile_id", exported=True),
     _row("pushes", "profile", "hide_pushes", "profile_id address_value content", exported=True),
@@ -90,7 +94,6 @@ IMPERSONAL: Final[Mapping[str, str]] = {
     "sightings_without_time.key_number": "the same",
     "erasure_tombstones.digest": "a keyed hash; the key is in no database",
     "erasure_work.work": "sealed with such a key, and gone with the erasure",
-    "imported.subject_hash": "a keyed hash, so that a file brought again changes nothing",
     "gateway_health.body": "what a gateway says of itself",
 }
 """Columns that look like a person's and are none, with the reason."""

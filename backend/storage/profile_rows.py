@@ -219,11 +219,14 @@ class ProfileRows(MemoryProfiles):
         self._new_edges[edge.identifier] = edge
 
     def redate_edge(self, edge: Edge) -> None:
+        self._know(edge.identifier)
         super().redate_edge(edge)
         changed = self._new_edges if edge.identifier in self._new_edges else self._redated
         changed[edge.identifier] = edge
 
     def close_edge(self, identifier: Identifier, at: int) -> None:
+        if identifier[0] != "profile":
+            self._know(identifier)
         self.edges.pop(identifier, None)
         passed = self._new_edges.pop(identifier, None)
         if passed is not None:

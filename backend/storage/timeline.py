@@ -96,6 +96,21 @@ def _store_visits(session: Session, person: str, window: Window) -> list[Item]:
     ]
 
 
+def _fence_visits(session: Session, person: str, window: Window) -> list[Item]:
+    if _hidden(window, "app"):
+        return []
+    return [
+        Item(
+            Position(row["entered_at"], "fence_visit", row["visit_id"]),
+            "app",
+            row["fence_id"],
+            row["left_at"],
+            {"fence_id": row["fence_id"]},
+        )
+        for row in _rows(session, "fence_visit", "fence_visits", person, window)
+    ]
+
+
 def _pushes(session: Session, person: str, window: Window) -> list[Item]:
     if _hidden(window, "push"):
         return []
@@ -171,6 +186,7 @@ SOURCES: Final[Mapping[TimelineKind, PersonSource]] = {
     "order": _orders,
     "zone_visit": _zone_visits,
     "store_visit": _store_visits,
+    "fence_visit": _fence_visits,
     "push": _pushes,
     "segment": _segments,
     "consent": _consents,

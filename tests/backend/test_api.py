@@ -35,7 +35,7 @@ CAMPAIGN = {
     "offer": {"title": "Hello", "body": "Coffee"},
     "state": "live",
 }
-WITH_THEIR_OWN_TABLE = {"fleet", "eid"}  # in the tests of these
+WITH_THEIR_OWN_TABLE = {"fleet", "eid", "segments"}  # in the tests of these
 EVERYBODY, MARKETERS = {"viewer", "marketer", "operator", "admin"}, {"marketer", "admin"}
 OPERATORS, ADMINS = {"operator", "admin"}, {"admin"}
 WHO_MAY = [

@@ -179,22 +179,24 @@ def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
     return SCHEMAS[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
 
-def _plausible(schema: dict[str, Any]) -> Any:
-    """A value that fits a schema well enough to come past the other fields."""
+def _plausible(schema: dict[str, Any], depth: int = 6) -> Any:  # noqa: PLR0911 - a table of kinds
+    """A value that fits a schema well enough to come past the other fields; conditions hold conditions."""
     schema = _resolved(schema)
     if "enum" in schema:
         return schema["enum"][0]
     if "anyOf" in schema:
-        return _plausible(schema["anyOf"][0])
-    fields = schema.get("properties", {})
-    by_type = {
-        "string": "x" * schema.get("minLength", 1),
-        "integer": schema.get("minimum", 1),
-        "number": schema.get("minimum", 1),
-        "array": [_plausible(schema["items"])] if schema.get("items") else [],
-        "object": {name: _plausible(fields[name]) for name in schema.get("required", [])},
-    }
-    return by_type.get(schema.get("type", ""), True)
+        return _plausible(schema["anyOf"][0], depth)
+    match schema.get("type"):
+        case "string":
+            return "x" * schema.get("minLength", 1)
+        case "integer" | "number":
+            return schema.get("minimum", 1)
+        case "array" if depth:
+            return [_plausible(schema.get("items", {}), depth - 1)]
+        case "object" if depth:
+            fields = schema.get("properties", {})
+            return {name: _plausible(fields[name], depth - 1) for name in schema.get("required", [])}
+    return True
 
 
 async def test_a_packed_body_is_unpacked_once_and_within_its_limit(tmp_path):

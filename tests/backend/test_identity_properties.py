@@ -28,6 +28,12 @@ TIMES = (*range(1, 12), 45 * DAY, 45 * DAY + 1, 80 * DAY)  # in one session, and
 
 
 @st.composite
+def links(draw: st.DrawFn, nonce: str) -> Link:
+    user = draw(st.sampled_from([None, *USERS]))
+    return Link(nonce, "site", draw(st.sampled_from(ANONYMOUS)), 0, 1, user)
+
+
+@st.composite
 def app_events(draw: st.DrawFn) -> AppEvent:
     kinds = ["identify", "track", "alias", "device", "logout", "consent", "push_receipt", "link"]
     kind, user = draw(st.sampled_from(kinds)), draw(st.sampled_from([None, *USERS]))
@@ -49,14 +55,12 @@ def app_events(draw: st.DrawFn) -> AppEvent:
         traits=draw(st.dictionaries(st.sampled_from(["a", "b"]), st.integers(0, 3), max_size=2)),
         consent=draw(st.dictionaries(st.sampled_from(["push", "proximity"]), st.booleans(), max_size=2)),
         external_ids=[ExternalId(*one) for one in draw(st.lists(st.sampled_from(KNOWN), max_size=2))],
-        link=Link(message_id, "site", draw(st.sampled_from(ANONYMOUS)), 0, 1, draw(st.sampled_from([None, *USERS])))
-        if kind == "link"
-        else None,
-    )  # fmt: skip
+        link=draw(links(message_id)) if kind == "link" else None,
+    )
 
 
 class World:
-    """A store, the rules, and what is asked of them; profiles are named by the identifiers they began with."""
+    """A store, the rules, and what is asked; profiles are named by the identifiers they began with."""
 
     def __init__(self, store: ProfileStore, service: ProfileService | None = None) -> None:
         self.store, self.service = store, service or ProfileService()
@@ -80,6 +84,13 @@ class World:
         if profile_id:
             self.service.undo_merge(self.store, profile_id, 200 * DAY, self.new_id)
 
+    def doings_of(self, root: str) -> list[str]:
+        return sorted(
+            event.message_id
+            for own, event in self.events
+            if whose(self.store, own, event.occurred_at) == root
+        )
+
     def is_decided(self, identifier: Identifier) -> bool:
         return any(claim.via == OPERATOR for claim in self.store.claims(identifier))
 
@@ -98,7 +109,7 @@ def dump(world: World, identifiers: list[Identifier]) -> bytes:
                 name[root],
                 sorted(name[one] for one in tree),
                 sorted((name[one], store.profile(one).created_at, store.profile(one).shared) for one in tree),
-                sorted(event.message_id for own, event in world.events if whose(store, own, event.occurred_at) == root),
+                world.doings_of(root),
                 traits(store, tree),
                 consents(store, root),
                 sorted(key for key, (_, holder) in store.devices.items() if holder in tree),
@@ -225,17 +236,16 @@ def undo_all(world: World, *, decided_only: bool) -> None:
             world.undo(identifier)
 
 
-def check(sequence: bytes, new_store: Callable[[], ProfileStore]) -> None:
+def check(sequence: bytes) -> None:
     """What operators merged and took apart again leaves no trace; nor does what merged by itself."""
-    real, never = World(new_store()), World(new_store())
+    real, never = World(MemoryProfiles()), World(MemoryProfiles())
     play(sequence, real, never, decided_only=True)
     undo_all(real, decided_only=True)
     assert dump(real, PEOPLE) == dump(never, PEOPLE)
     undo_all(real, decided_only=False)
-    alone = World(new_store(), NeverMerging())
+    alone = World(MemoryProfiles(), NeverMerging())
     play(sequence, World(MemoryProfiles()), alone, decided_only=True)
-    forgotten = {"shared": False}
-    assert unshared(real) == unshared(alone), forgotten
+    assert unshared(real) == unshared(alone)
 
 
 class NeverMerging(ProfileService):
@@ -257,7 +267,99 @@ def unshared(world: World) -> bytes:
     )
 
 
-@settings(max_examples=SEQUENCES, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.timeout(600)
+@settings(max_examples=SEQUENCES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(st.binary(min_size=4 * STEP, max_size=14 * STEP))
 def test_merges_and_undoings_leave_what_never_having_merged_would(sequence: bytes) -> None:
-    check(sequence, MemoryProfiles)
+    check(sequence)
+
+
+def test_the_sequences_do_merge_and_undo() -> None:
+    """Or the ten thousand would show nothing."""
+    merged, undone, apart = 0, 0, 0
+    for seed in range(200):
+        sequence = random.Random(seed).randbytes(14 * STEP)
+        real, never = World(MemoryProfiles()), World(MemoryProfiles())
+        play(sequence, real, never, decided_only=True)
+        merged += sum(real.is_decided(one) for one in PEOPLE)
+        undone += sum(edge.cause == "operator" for edge, _ in real.store.closed)
+        apart += dump(real, PEOPLE) != dump(never, PEOPLE)
+    assert min(merged, undone, apart) > 100
+
+
+# The same in the database ---------------------------------------------------------------------------------
+
+
+class DatabaseWorld(World):
+    """Each step in a store of its own, so that nothing is known but what was written."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__(ProfileRows(session))
+        self._session = session
+
+    def hear(self, event: AppEvent) -> None:
+        super().hear(event)
+        self._forget()
+
+    def merge(self, one: Identifier, other: Identifier) -> None:
+        super().merge(one, other)
+        self._forget()
+
+    def undo(self, identifier: Identifier) -> None:
+        super().undo(identifier)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.store.flush()
+        self.store = ProfileRows(self._session)
+
+    def rows(self) -> bytes:
+        """Every person as the API shows them, and where each profile belongs."""
+        name = {profile_id: key for key in PEOPLE if (profile_id := self.store.profile_of(key))}
+        views = [profiles.profile_view(self._session, *key) for key in PEOPLE]
+        for view in filter(None, views):
+            view["profile_id"] = name[view["profile_id"]]
+            view["merged"] = sorted((name[one["profile_id"]], one["since"]) for one in view["merged"])
+        found = (self.store.profile(profile_id) for profile_id in name)
+        placed = sorted(
+            [one.identifier, name.get(one.parent or ""), *msgspec.structs.astuple(one)[5:]] for one in found
+        )
+        return msgspec.msgpack.encode([views, placed])
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+    connection = open_for_writing(tmp_path_factory.mktemp("identity") / "state.db", "state")
+    yield connection
+    connection.close()
+
+
+class RollBackError(Exception):
+    """Ends a transaction without a trace."""
+
+
+def in_database(connection: sqlite3.Connection, play_in: Callable[[DatabaseWorld], None]) -> bytes:
+    found: list[bytes] = []
+
+    def work(session: Any) -> None:
+        world = DatabaseWorld(session)
+        play_in(world)
+        found.append(world.rows())
+        raise RollBackError
+
+    with pytest.raises(RollBackError):
+        transaction(connection, "state", work)
+    return found[0]
+
+
+@settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(sequence=st.binary(min_size=4 * STEP, max_size=14 * STEP))
+def test_so_it_is_in_the_database(database: sqlite3.Connection, sequence: bytes) -> None:
+    def merging(world: DatabaseWorld) -> None:
+        play(sequence, world, World(MemoryProfiles()), decided_only=True)
+        undo_all(world, decided_only=True)
+
+    def never(world: DatabaseWorld) -> None:
+        play(sequence, World(MemoryProfiles()), world, decided_only=True)
+
+    assert in_database(database, merging) == in_database(database, never)

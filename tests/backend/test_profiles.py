@@ -22,6 +22,7 @@ from backend.storage.profile_rows import ProfileRows
 from sdk_bridge.wire.app_events import AppEvent, PushAddress
 
 SERVICE = ProfileService()
+NUMBERS = itertools.count()
 TAG = "ibeacon:2f234454-cf6d-4a0f-adf2-f4911ba9ffa6:1:7"
 Run = Callable[[Callable[[ProfileStore], Any]], Any]
 
@@ -61,9 +62,8 @@ def tell(session: Any, *events: AppEvent) -> None:
 
 
 def apply(store: ProfileStore, *events: AppEvent) -> None:
-    numbers = itertools.count()
     batch = [Numbered(one, index, hash(one.message_id)) for index, one in enumerate(events)]
-    SERVICE.apply_all(store, batch, lambda: f"p{next(numbers)}")
+    SERVICE.apply_all(store, batch, lambda: f"p{next(NUMBERS)}")
 
 
 # The contract ----------------------------------------------------------------------------------------------
@@ -247,9 +247,9 @@ def some_events(seed: int) -> list[AppEvent]:
 def test_both_stores_come_to_the_same_answers(database: sqlite3.Connection, seed: int) -> None:
     """The one event by event, the other in transactions of seven."""
     memory, events = MemoryProfiles(), some_events(seed)
-    apply(memory, *events)
-    numbers = itertools.count()
+    numbers, memorys = itertools.count(), itertools.count()
     batch = [Numbered(one, index, hash(one.message_id)) for index, one in enumerate(events)]
+    SERVICE.apply_all(memory, batch, lambda: f"p{next(memorys)}")
     for start in range(0, len(batch), 7):
         part = batch[start : start + 7]
         work = partial(SERVICE.apply_all, batch=part, new_id=lambda: f"p{next(numbers)}")

@@ -169,6 +169,14 @@ delete from presences where profile_id = :profile_id;
 -- Where their tag or phone is.
 delete from presences where beacon_key = :subject;
 
+-- name: erase_fence_presences_of_profile!
+-- Which geofences they are in or near.
+delete from fence_presences where profile_id = :profile_id;
+
+-- name: erase_fence_presences_of_subject!
+-- Which geofences their phone is in or near.
+delete from fence_presences where subject = :subject;
+
 -- name: erase_waits_of_profile!
 -- Candidates in the making.
 delete from campaign_waits where profile_id = :profile_id;
@@ -228,6 +236,15 @@ delete from zone_visits where visit_id in (
 -- name: erase_visits!
 -- Which stores a profile visited.
 delete from visits where visit_id in (select visit_id from visits where profile_id = :profile_id limit :limit);
+
+-- name: erase_fence_visits!
+-- Which geofences a profile visited.
+delete from fence_visits where visit_id in (
+  select visit_id from fence_visits where profile_id = :profile_id limit :limit);
+
+-- name: erase_rfm_changes!
+-- How a profile's scores changed.
+delete from rfm_changes where profile_id = :profile_id;
 
 -- name: hide_pushes!
 -- A campaign's figures stay true: the push remains, without person, address, and text.

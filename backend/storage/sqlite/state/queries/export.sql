@@ -84,6 +84,18 @@ select * from pushes where profile_id = :profile_id order by push_id limit :limi
 -- What `decisions` holds.
 select * from decisions where profile_id = :profile_id order by decision_id limit :limit offset :offset;
 
+-- name: export_fence_presences
+-- What `fence_presences` holds.
+select * from fence_presences where profile_id = :profile_id order by fence_id, subject limit :limit offset :offset;
+
+-- name: export_fence_visits
+-- What `fence_visits` holds.
+select * from fence_visits where profile_id = :profile_id order by visit_id limit :limit offset :offset;
+
+-- name: export_rfm_changes
+-- What `rfm_changes` holds.
+select * from rfm_changes where profile_id = :profile_id order by run_id limit :limit offset :offset;
+
 -- name: export_beacons_of
 -- The beacons that a profile carries.
 select id from identity_edges where profile_id = :profile_id and id_type = 'beacon' and valid_to is null;

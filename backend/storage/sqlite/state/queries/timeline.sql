@@ -120,6 +120,30 @@ from tree join visits v on v.profile_id = tree.profile_id left join stores s on 
 where v.entered_at >= :at and (v.entered_at, v.visit_id) > (:at, :key)
 order by v.entered_at, v.visit_id limit :limit;
 
+-- name: timeline_fence_visits_before
+-- Which geofences a person was in before a moment, the newest first.
+with recursive tree (profile_id, attach_from, attach_until) as (
+  select cast(:profile_id as text), cast(0 as bigint), cast(9007199254740991 as bigint)
+  union
+  select p.profile_id, p.attach_from, p.attach_until
+  from tree join profiles p on p.merged_into = tree.profile_id)
+select v.visit_id, v.fence_id, v.entered_at, v.left_at
+from tree join fence_visits v on v.profile_id = tree.profile_id
+where v.entered_at <= :at and (v.entered_at, v.visit_id) < (:at, :key)
+order by v.entered_at desc, v.visit_id desc limit :limit;
+
+-- name: timeline_fence_visits_after
+-- And after it, the oldest first.
+with recursive tree (profile_id, attach_from, attach_until) as (
+  select cast(:profile_id as text), cast(0 as bigint), cast(9007199254740991 as bigint)
+  union
+  select p.profile_id, p.attach_from, p.attach_until
+  from tree join profiles p on p.merged_into = tree.profile_id)
+select v.visit_id, v.fence_id, v.entered_at, v.left_at
+from tree join fence_visits v on v.profile_id = tree.profile_id
+where v.entered_at >= :at and (v.entered_at, v.visit_id) > (:at, :key)
+order by v.entered_at, v.visit_id limit :limit;
+
 -- name: timeline_pushes_before
 -- What was sent to a person before a moment, the newest first.
 with recursive tree (profile_id, attach_from, attach_until) as (

@@ -1,0 +1,122 @@
+"""Scores everybody's purchases (RFM), on request and once a day, beside everything else that goes on."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from backend.segments.dependencies import needs_of
+from backend.storage import rfm, segments
+from backend.storage.rfm import ScoreChange, Scored
+from backend.storage.session import Database, Session, StorageError
+
+log = structlog.get_logger()
+
+PORTION_S = 0.01  # of the writer's time; gateways and phones must not wait behind a million scores
+FIRST_PORTION = 500
+LARGEST_PORTION = 5_000
+DAY_MS = 86_400_000
+LOOK_EVERY_S = 600.0
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far the present run is; `people` 0 while purchases are read."""
+
+    run_id: int
+    people: int = 0
+    written: int = 0
+
+
+class Scorer:
+    """`run` lives as long as the process; `request` asks for a run now."""
+
+    def __init__(
+        self,
+        state: Database,
+        now_ms: Callable[[], int],
+        *,
+        changed: Callable[[], None],
+        every_ms: int = DAY_MS,
+    ) -> None:
+        """`changed` is called when scores changed, so that segments are asked again."""
+        self._state = state
+        self._now_ms = now_ms
+        self._changed = changed
+        self._every_ms = every_ms
+        self._wanted = asyncio.Event()
+        self.progress: Progress | None = None
+
+    def request(self) -> None:
+        """A run begins at once, or right after the one that is going on."""
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Runs when asked to, and whenever the last run is a day ago and there are orders."""
+        while True:
+            try:
+                if self._wanted.is_set() or await self._is_due():
+                    self._wanted.clear()
+                    await self.score()
+                    continue
+            except StorageError as error:  # the disk's fault; the next look finds the run still due
+                log.warning("scoring_failed", error=str(error))
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._wanted.wait()
+            except TimeoutError:
+                continue
+
+    async def score(self) -> int:
+        """One run; its number."""
+        run_id = await self._state.write(lambda session: rfm.begin_run(session, self._now_ms()))
+        self.progress = Progress(run_id)
+        try:
+            scored, changed = await asyncio.to_thread(self._state.view, _reckon)
+            self.progress.people = len(changed)
+            await self._write(run_id, changed)
+            await self._state.write(
+                lambda session: rfm.end_run(session, run_id, scored, len(changed), self._now_ms())
+            )
+        finally:
+            self.progress = None
+        if changed:
+            self._changed()
+        log.info("scored", run=run_id, people=len(scored.cells), changed=len(changed))
+        return run_id
+
+    async def _write(self, run_id: int, changed: list[ScoreChange]) -> None:
+        """In portions that follow how long the last ones took."""
+        written, portion = 0, FIRST_PORTION
+        ask = await self._state.read(_any_segment_asks)
+        while written < len(changed):
+            some = changed[written : written + portion]
+            took = await self._state.write(lambda session, some=some: self._put(session, run_id, some, ask))  # type: ignore[misc]
+            written += len(some)
+            if self.progress is not None:
+                self.progress.written = written
+            portion = min(max(round(portion * min(PORTION_S / took, 2.0)), 50), LARGEST_PORTION)
+
+    def _put(self, session: Session, run_id: int, some: list[ScoreChange], ask: bool) -> float:
+        began, now = time.perf_counter(), self._now_ms()
+        rfm.put_changes(session, run_id, some, now)
+        if ask:
+            segments.ask_again(session, (change.profile_id for change in some), now)
+        return max(time.perf_counter() - began, 1e-6)
+
+    async def _is_due(self) -> bool:
+        last = await self._state.read(lambda session: rfm.runs(session, 1))
+        if not last:
+            return False  # nobody has asked for scores yet
+        return self._now_ms() - int(last[0]["started_at"]) >= self._every_ms
+
+
+def _reckon(session: Session) -> tuple[Scored, list[ScoreChange]]:
+    scored = rfm.score(rfm.purchases(session))
+    return scored, rfm.changes(session, scored)
+
+
+def _any_segment_asks(session: Session) -> bool:
+    return any(needs_of(stored.condition).rfm for stored in segments.segments(session).values())
