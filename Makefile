@@ -34,7 +34,7 @@ $(VENV)/bench/.locked: requirements/bench.txt | $(STAMP)
 bench-decode: $(VENV)/bench/.locked ## decoding side by side with beacontools and bleparser, and the callback path
 	@PYTHONPATH=. $(VENV)/bench/bin/python benchmarks/bench_decode.py $(ARGS)
 
-test-faults: $(STAMP) ## 1,000 radio faults and 1,000 SIGKILLs of a gateway; six minutes
+test-faults: $(STAMP) ## 1,000 radio faults and 1,000 SIGKILLs of a gateway; eleven minutes
 	@$(BIN)/python -m simulators.endurance faults $(ARGS)
 
 test-density: $(STAMP) ## an hour of 1,000 beacons at 10 Hz, compressed; memory and CPU; ARGS="--real-time --seconds 600"

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from backend.storage.journal import LANES_A_GATEWAY, LaneKey
+from backend.storage.entries import LaneKey
+from backend.storage.group import LANES_A_GATEWAY
 
 
 class Verdict(Enum):

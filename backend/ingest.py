@@ -14,7 +14,8 @@ import structlog
 from backend.custody import Custody, Verdict
 from backend.listening import Listening, without_strangers
 from backend.rotating_ids import NoResolver, Resolver, has_rotating, named
-from backend.storage.journal import GatewayAppend, Journal, LaneKey
+from backend.storage.entries import LaneKey
+from backend.storage.journal import GatewayAppend, Journal
 from backend.storage.letters import Letter, NewLetter
 from sdk_bridge import mqtt
 from sdk_bridge.server.ports import JournalBusy

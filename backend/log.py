@@ -21,7 +21,7 @@ class MalformedRequests(logging.Filter):
         if error is None or type(error).__module__ not in _MALFORMED:
             return True
         self.count += 1
-        record.msg, record.args = "malformed request, %d so far: %.200s", (self.count, error)
+        record.msg, record.args = "malformed request, %d so far: %.200r", (self.count, str(error))
         record.exc_info = record.exc_text = None
         return self.count & (self.count - 1) == 0
 

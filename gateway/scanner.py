@@ -524,7 +524,8 @@ class Supervisor:
         self, address: str, manufacturer: Mapping[int, bytes], service: Mapping[str, bytes], rssi: int
     ) -> None:
         self.last_heard_ms = now = self._boot_ms()
-        if self._awaits_first:
-            self._awaits_first = not self.ladder.heard(now)  # how soon it came tells which remedy it was
+        if self._awaits_first and self.ladder.heard(now):  # how soon it came tells which remedy it was
+            self._awaits_first = False
+            self._changed.set()  # the patience of a rung is over, and the next silence has its own
         self._crowd.heard(address, now)
         self._heard(address, manufacturer, service, rssi)

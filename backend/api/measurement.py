@@ -105,7 +105,7 @@ class FunnelView(Struct):
     revenue: dict[str, int]
 
 
-class Bounds(Struct):
+class UpliftBounds(Struct):
     """A figure, and between what it lies with 95 % confidence."""
 
     value: float
@@ -119,7 +119,7 @@ class UpliftView(Struct):
     `sure`: the interval of `absolute` does not contain nothing. `relative` is null where none held out did.
     """
 
-    absolute: Bounds
+    absolute: UpliftBounds
     relative: float | None
     sure: bool
 
@@ -289,7 +289,7 @@ def _comparison(compared: Comparison) -> ComparisonView:
     uplift = compared.uplift
     view = None
     if uplift is not None:
-        absolute = Bounds(uplift.absolute.value, uplift.absolute.low, uplift.absolute.high)
+        absolute = UpliftBounds(uplift.absolute.value, uplift.absolute.low, uplift.absolute.high)
         view = UpliftView(absolute, uplift.relative, uplift.is_sure)
     treated, held_out = compared.treated, compared.held_out
     return ComparisonView(treated.people, treated.reached, held_out.people, held_out.reached, view)

@@ -301,7 +301,9 @@ def _responses(route: Route, schemas: dict[Any, Spec]) -> Spec:
 
 
 def _good(said: Operation, schemas: dict[Any, Spec]) -> dict[int, Spec]:
-    content: Spec = dict.fromkeys(said.media, _TEXT)
+    content: Spec = {
+        media: {"schema": {"type": "object"}} if media == JSON else _TEXT for media in said.media
+    }
     if said.answer is not None:
         content[JSON] = {"schema": schemas[said.answer]}
     about = _first_line(said.answer) or said.summary

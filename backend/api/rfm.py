@@ -27,7 +27,7 @@ class Accepted(Struct):
     accepted: bool
 
 
-class Bounds(Struct):
+class RfmBounds(Struct):
     """The values above which somebody scores 2, 3, 4 and 5."""
 
     recency: list[int] = []
@@ -47,7 +47,7 @@ class Run(Struct):
     people: int
     orders: int
     changed: int
-    thresholds: Bounds
+    thresholds: RfmBounds
 
 
 class Running(Struct):
@@ -159,7 +159,7 @@ async def get_profile_rfm(request: web.Request) -> PersonScores:
 
 
 def _run(row: dict[str, Any]) -> Run:
-    return Run(**{**row, "thresholds": msgspec.json.decode(row["thresholds"], type=Bounds)})
+    return Run(**{**row, "thresholds": msgspec.json.decode(row["thresholds"], type=RfmBounds)})
 
 
 ROUTES = [

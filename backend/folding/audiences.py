@@ -6,14 +6,14 @@ and what happens meanwhile take turns on one thread, so neither misses the other
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from backend.occurrences import Occurrence
-from backend.segments.dependencies import Needs, Wakes, is_restless, needs_of
+from backend.segments.dependencies import EITHER, ENTERS, LEAVES, Needs, Wakes, is_restless, needs_of
 from backend.segments.model import in_order, references
-from backend.segments.predicate import evaluate
+from backend.segments.predicate import Verdict, evaluate
 from backend.storage import segments as rows
 from backend.storage.segment_facts import PeopleFacts
 from backend.storage.segments import Change, Membership, StoredSegment
@@ -63,14 +63,6 @@ class Audiences:
         """The first that is not computed for everybody yet."""
         return next((found for found in self.segments.values() if found.state == "computing"), None)
 
-    def with_dependents(self, segment_ids: Iterable[str]) -> set[str]:
-        """These, and whichever ask for them, however indirectly."""
-        found = set(segment_ids)
-        for segment_id in self.segments:  # each comes after those it asks for, so once through is enough
-            if segment_id in found:
-                found |= self.wakes.dependents(segment_id)
-        return found
-
     def is_silent(self, segment_id: str, person_id: str) -> bool:
         """Whether the person coming in or going is merely found by computing a new definition."""
         found = self.segments[segment_id]
@@ -89,15 +81,40 @@ class _Found:
 
 
 @dataclass(slots=True)
-class _People:
-    """People about to be asked: by which segments, what they are in since when, what is waited for."""
+class _Held:
+    """What people are in, each since when.
 
-    asked: dict[str, set[str]]
-    facts: PeopleFacts
+    `rooted`: (person, segment) where the row is the root's own. `merged`: people of whom a merged profile had
+    a row.
+    """
+
     members: dict[str, set[str]]
-    since: dict[tuple[str, str], int]
-    rooted: set[tuple[str, str]]
-    """(person, segment) where the row is the root's own, not one of a profile merged into it."""
+    since: dict[tuple[str, str], int] = field(default_factory=dict)
+    rooted: set[tuple[str, str]] = field(default_factory=set)
+    merged: set[str] = field(default_factory=set)
+
+    def still_open(
+        self, person: str, tree: Iterable[str], asked: Mapping[str, Mapping[str, int]]
+    ) -> set[str]:
+        """The segments to ask: what can only bring somebody in is no question for whoever is in already.
+
+        Neither is when they will leave: that is no earlier than was known before.
+        """
+        effects: dict[str, int] = {}
+        for profile_id in tree:
+            for segment_id, effect in asked.get(profile_id, {}).items():
+                effects[segment_id] = effects.get(segment_id, 0) | effect
+        inside = self.members[person]
+        return {key for key, effect in effects.items() if effect & (LEAVES if key in inside else ENTERS)}
+
+
+@dataclass(slots=True)
+class _People:
+    """People about to be asked: by which segments, what they are in, what is waited for."""
+
+    trees: Mapping[str, Sequence[str]]
+    asked: dict[str, set[str]]
+    held: _Held
     timers: Mapping[tuple[str, str], int]
 
 
@@ -110,19 +127,23 @@ class AudiencePart:
         self._session = session
         self._audiences = audiences
         self._stopwatch = stopwatch
-        self._asked: dict[str, set[str]] = {}
+        self._asked: dict[str, dict[str, int]] = {}
         self.more = False
 
     def happened(self, occurrence: Occurrence) -> None:
         """Notes whom to ask."""
         if occurrence.profile_id:
-            for segment_id in self._audiences.wakes.woken_by(occurrence):
-                self._asked.setdefault(occurrence.profile_id, set()).add(segment_id)
+            for segment_id, effect in self._audiences.wakes.woken_by(occurrence):
+                self._note(occurrence.profile_id, segment_id, effect)
 
     def disturbed(self, profiles: Iterable[str]) -> None:
         """These profiles are new, or of another person than before: every segment asks about them."""
         for profile_id in profiles:
-            self._asked.setdefault(profile_id, set()).update(self._audiences.segments)
+            self._asked[profile_id] = dict.fromkeys(self._audiences.segments, EITHER)
+
+    def _note(self, profile_id: str, segment_id: str, effect: int = EITHER) -> None:
+        asked = self._asked.setdefault(profile_id, {})
+        asked[segment_id] = asked.get(segment_id, 0) | effect
 
     def settle(self, now: int) -> Iterator[Occurrence]:
         """Asks everybody whom anything happened to. `now`: everything until then is folded."""
@@ -144,7 +165,7 @@ class AudiencePart:
             if segment_id == rows.EVERY:
                 self.disturbed([profile_id])
             elif segment_id in audiences.segments:
-                self._asked.setdefault(profile_id, set()).add(segment_id)
+                self._note(profile_id, segment_id)
         self.more = len(due) == TIMERS_AT_ONCE
         audiences.next_due = rows.next_due(self._session)
 
@@ -154,58 +175,74 @@ class AudiencePart:
         if not self._asked:
             return
         asked, self._asked = self._asked, {}
-        people, found = self._people(asked, now), _Found()
+        people, found = self._people(asked), _Found()
         for segment in self._audiences.segments.values():
-            for person_id, segment_ids in people.asked.items():
-                if segment.segment_id in segment_ids:
-                    self._ask(segment, person_id, people, found, now)
+            self._ask_all(segment, people, found, now)
         yield from self._write(found)
 
-    def _people(self, asked: Mapping[str, set[str]], now: int) -> _People:
-        """The people behind the profiles, and what has to be known to ask them."""
+    def _people(self, asked: Mapping[str, Mapping[str, int]]) -> _People:
+        """The people behind the profiles, and by which segments they have to be asked."""
         audiences, session = self._audiences, self._session
         trees = rows.trees(session, asked)
-        asked_of = {
-            person: set[str]().union(*(asked.get(p, ()) for p in tree)) for person, tree in trees.items()
-        }
-        members: dict[str, set[str]] = {person: set() for person in trees}
-        since: dict[tuple[str, str], int] = {}
-        rooted: set[tuple[str, str]] = set()
-        person_of = {profile: person for person, tree in trees.items() for profile in tree}
-        stale: list[tuple[str, str]] = []
-        for held in rows.memberships(session, person_of):
-            person = person_of[held.profile_id]
-            key = (person, held.segment_id)
-            members[person].add(held.segment_id)
-            since[key] = min(held.since, since.get(key, held.since))
-            if held.profile_id == person:
-                rooted.add(key)
-            else:
-                asked_of[person].update(audiences.segments)
-                stale.append((held.profile_id, held.segment_id))
-        rows.end_members(session, stale)
-        needs = Needs()
-        for segment_id in audiences.with_dependents(set[str]().union(*asked_of.values())):
-            needs |= audiences.needs[segment_id]
+        held = self._held(trees)
+        asked_of = {person: held.still_open(person, tree, asked) for person, tree in trees.items()}
+        for person in held.merged:
+            asked_of[person] = set(audiences.segments)
+        trees = {person: tree for person, tree in trees.items() if asked_of[person]}
         timers = rows.timers_of(session, trees) if audiences.restless else {}
-        return _People(
-            asked_of, PeopleFacts(session, trees, needs, now, members), members, since, rooted, timers
-        )
+        return _People(trees, asked_of, held, timers)
 
-    def _ask(self, segment: StoredSegment, person_id: str, people: _People, found: _Found, now: int) -> None:
-        holds, changes_at = evaluate(segment.condition, people.facts.of(person_id), now)
+    def _held(self, trees: Mapping[str, Sequence[str]]) -> "_Held":
+        """What people are in; a profile that was merged gives its memberships to its person."""
+        person_of = {profile: person for person, tree in trees.items() for profile in tree}
+        held, stale = _Held({person: set() for person in trees}), list[tuple[str, str]]()
+        for profile_id, segment_id, since in rows.memberships(self._session, person_of):
+            person = person_of[profile_id]
+            key = (person, segment_id)
+            held.members[person].add(segment_id)
+            held.since[key] = min(since, held.since.get(key, since))
+            if profile_id == person:
+                held.rooted.add(key)
+            else:
+                held.merged.add(person)
+                stale.append((profile_id, segment_id))
+        rows.end_members(self._session, stale)
+        return held
+
+    def _ask_all(self, segment: StoredSegment, people: _People, found: _Found, now: int) -> None:
+        """One segment, with what it asks for read for all that it concerns."""
+        segment_id = segment.segment_id
+        trees = {key: tree for key, tree in people.trees.items() if segment_id in people.asked[key]}
+        if trees:
+            needs = self._audiences.needs[segment_id]
+            facts = PeopleFacts(self._session, trees, needs, now, people.held.members)
+            for person_id in trees:
+                verdict = evaluate(segment.condition, facts.of(person_id), now)
+                self._judge(segment, person_id, verdict, people, found, now)
+
+    def _judge(
+        self,
+        segment: StoredSegment,
+        person_id: str,
+        verdict: Verdict,
+        people: _People,
+        found: _Found,
+        now: int,
+    ) -> None:
+        holds, changes_at = verdict
         segment_id, key = segment.segment_id, (person_id, segment.segment_id)
-        was = segment_id in people.members[person_id]
-        if holds and key not in people.rooted:
-            since = people.since.setdefault(key, now)
+        was = segment_id in people.held.members[person_id]
+        if holds and key not in people.held.rooted:
+            since = people.held.since.setdefault(key, now)
             found.entered.append((Membership(person_id, segment_id, since), segment.version))
         if was and not holds:
             found.gone.append((person_id, segment_id))
         if was != holds:
             silent = self._audiences.is_silent(segment_id, person_id)
             change = _change(segment, person_id, entered=holds, at=now, backfill=silent)
-            found.changes.append((change, people.since[key]))
-            (people.members[person_id].add if holds else people.members[person_id].discard)(segment_id)
+            found.changes.append((change, people.held.since[key]))
+            members = people.held.members[person_id]
+            (members.add if holds else members.discard)(segment_id)
             people.asked[person_id].update(self._audiences.wakes.dependents(segment_id))
         if changes_at is not None and changes_at < people.timers.get(key, changes_at + 1):
             found.timers[key] = changes_at
@@ -259,7 +296,7 @@ class AudiencePart:
             else:
                 found.gone.append((person_id, segment_id))
             for dependent in self._audiences.wakes.dependents(segment_id):
-                self._asked.setdefault(person_id, set()).add(dependent)
+                self._note(person_id, dependent)
         found.timers = self._timers_of(segment, asked.restless, now)
         yield from self._write(found)
 

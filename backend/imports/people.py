@@ -47,22 +47,28 @@ def contact(row: ContactRow, arrival: Arrival) -> Prepared:
 
 def order(row: OrderRow, arrival: Arrival) -> Prepared:
     """An order or a refund, named as in Segment's spec; one that changed since becomes `Order Updated`."""
-    said = (_identifiers(row), row.ordered_at, _order_properties(row))
-    content = _hash(arrival.secret, "content", _canonical(said))
+    told = _order_properties(row)
+    content = _hash(arrival.secret, "content", _canonical((_identifiers(row), row.ordered_at, told)))
     if row.refund:
-        text = _canonical((row.order_id, row.ordered_at, row.total))
-        subject = _hash(arrival.secret, "refund", text)
-        refund_id = f"refund-{_hex(subject)}"
-        refunded = _order_event(
-            row, arrival, "Order Refunded", refund_id, row.ordered_at, refund_id=refund_id
-        )
-        return Prepared(subject, content, (refunded,), ())
+        return _refund(row, arrival, told, content)
     subject = _hash(arrival.secret, "order", row.order_id)
     stem = f"order-{_hex(subject)}"
-    completed = _order_event(row, arrival, "Order Completed", stem, row.ordered_at)
-    again = f"{stem}-{_hex(content)}-{row.as_of}"
-    updated = _order_event(row, arrival, "Order Updated", again, max(row.as_of, row.ordered_at))
+    completed = _event(row, arrival, "track", stem, row.ordered_at, name="Order Completed", properties=told)
+    again, at = f"{stem}-{_hex(content)}-{row.as_of}", max(row.as_of, row.ordered_at)
+    updated = _event(row, arrival, "track", again, at, name="Order Updated", properties=told)
     return Prepared(subject, content, (completed,), (updated,))
+
+
+def _refund(row: OrderRow, arrival: Arrival, told: dict[str, Any], content: int) -> Prepared:
+    """Each refund once: the same amount on the same day is the same one."""
+    text = _canonical((row.order_id, row.ordered_at, row.total))
+    subject = _hash(arrival.secret, "refund", text)
+    refund_id = f"refund-{_hex(subject)}"
+    properties = {**told, "refund_id": refund_id}
+    event = _event(
+        row, arrival, "track", refund_id, row.ordered_at, name="Order Refunded", properties=properties
+    )
+    return Prepared(subject, content, (event,), ())
 
 
 # Who it is ----------------------------------------------------------------------------------------------
@@ -98,13 +104,6 @@ def _consents(row: ContactRow, arrival: Arrival, stem: str) -> tuple[AppEvent, .
         for mark, at, consent in said
         if consent
     )
-
-
-def _order_event(
-    row: OrderRow, arrival: Arrival, name: str, message_id: str, at: int, **more: Any
-) -> AppEvent:
-    properties = {**_order_properties(row), **more}
-    return _event(row, arrival, "track", message_id, at, name=name, properties=properties)
 
 
 def _order_properties(row: OrderRow) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, TypeAlias
 from msgspec import Meta, Struct
 
 from backend.catalog.model import MAX_HUNDREDTHS, Currency, Label, Product, ProductId
-from backend.profiles.rules import usable
+from sdk_bridge.wire.identifiers import usable
 
 MAX_ROWS = 500  # of one request: some 200 ms of the fold, and live events wait no longer than that
 MAX_LINES = 200  # of one order

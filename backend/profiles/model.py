@@ -53,7 +53,7 @@ class Stamp(NamedTuple):
 NEVER: Final = Stamp(-1, 0)
 
 
-class Profile(Struct, frozen=True):
+class Profile(Struct, frozen=True, gc=False):
     """An identifier's own profile, for good; a person is the tree that parents make of them.
 
     Of what happened under a profile with a parent, its person has what lies between `attach_from` and
@@ -78,7 +78,7 @@ class Profile(Struct, frozen=True):
         return self.id_type, self.id
 
 
-class Edge(Struct, frozen=True):
+class Edge(Struct, frozen=True, gc=False):
     """An identifier belongs to a profile, since when and why; an edge is closed, never moved."""
 
     id_type: IdType
@@ -93,7 +93,7 @@ class Edge(Struct, frozen=True):
         return self.id_type, self.id
 
 
-class Claim(Struct, frozen=True):
+class Claim(Struct, frozen=True, gc=False):
     """An identifier was proven to go with the profile of a more trusted one.
 
     `via` is how: seen, alias, link, an operator; for a beacon the device that claimed it. `first_at` and
@@ -181,8 +181,7 @@ class Receipt:
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Struct, frozen=True, gc=False):
     """What an event did.
 
     `profile_id` is the profile of the event's own identifier, to be stored with the event: it never changes,

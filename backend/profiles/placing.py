@@ -59,17 +59,18 @@ class Placing:
     def claim(self, identifier: Identifier, claimant_id: str, via: str, stamp: Stamp) -> None:
         """An identifier goes with a profile. What a crowd says of others counts no more."""
         claims = self.store.claims(identifier)
-        known = next((one for one in claims if one.profile_id == claimant_id and one.via == via), None)
-        if known is not None:
-            self._claim_again(identifier, known, claims, stamp)
-            return
+        theirs = [claim for claim in claims if claim.profile_id == claimant_id]
+        for known in theirs:
+            if known.via == via:
+                self._claim_again(identifier, known, claims, stamp)
+                return
         claimant = self.store.profile(claimant_id)
-        claimants = {one.profile_id for one in claims}
-        full = len(claimants) >= MAX_CLAIMANTS and claimant_id not in claimants
-        if claimant is None or claimant.crowd or (full and via != OPERATOR):
+        if claimant is None or claimant.crowd:
+            return
+        if not theirs and via != OPERATOR and len(claims) >= MAX_CLAIMANTS:
             return
         self.store.add_claim(identifier, claimant_id, via, stamp)
-        if claimant_id not in claimants and self._is_crowd(claimant, identifier[0]):
+        if not theirs and self._is_crowd(claimant, identifier[0]):
             self._disperse(claimant)
         self.settle(identifier)
 
@@ -116,18 +117,10 @@ class Placing:
         profile = self._dated(identifier, claims)
         if wanted.shared and id_type in IDENTIFIED:
             self._ask_about(identifier, claims)
-        after = replace(
-            profile,
-            parent=wanted.parent,
-            merged_at=wanted.since,
-            attach_from=wanted.attach_from,
-            attach_until=wanted.attach_until,
-            shared=wanted.shared,
-        )
-        if after == profile:
-            return False
-        self._move(profile, after, wanted)
-        return True
+        if not _is_as_wanted(profile, wanted):
+            self._move(profile, wanted)
+            return True
+        return False
 
     def settle_all(self, profile_id: str) -> None:
         """Everything that the profile has a claim on, after the profile itself has changed."""
@@ -145,10 +138,14 @@ class Placing:
     def _claimants(self, claims: Sequence[Claim]) -> dict[str, Claimant]:
         """Who may speak. A shared identifier and a crowd cannot say whose anything is."""
         found: dict[str, Claimant] = {}
-        for profile_id in {claim.profile_id for claim in claims if claim.profile_id != NOBODY}:
+        for claim in claims:
+            profile_id = claim.profile_id
+            if profile_id in found or profile_id == NOBODY:
+                continue
             profile = self.store.profile(profile_id)
             if profile is not None and not profile.shared and not profile.crowd:
-                found[profile_id] = Claimant(profile, person_of(self.store, profile_id))
+                root = profile_id if profile.parent is None else person_of(self.store, profile.parent)
+                found[profile_id] = Claimant(profile, root)
         return found
 
     def _dated(self, identifier: Identifier, claims: Sequence[Claim]) -> Profile:
@@ -180,22 +177,34 @@ class Placing:
         self.store.put_profile(earlier)
         return earlier
 
-    def _move(self, before: Profile, after: Profile, wanted: Placement) -> None:
-        store = self.store
-        merge: Identifier = ("profile", before.profile_id)
-        person_before = person_of(store, before.profile_id)
+    def _move(self, before: Profile, wanted: Placement) -> None:
+        store, profile_id = self.store, before.profile_id
+        person_before = person_of(store, profile_id)
+        after = replace(
+            before,
+            parent=wanted.parent,
+            merged_at=wanted.since,
+            attach_from=wanted.attach_from,
+            attach_until=wanted.attach_until,
+            shared=wanted.shared,
+        )
         store.put_profile(after)
+        concerned = {profile_id, person_before, person_of(store, profile_id)}
+        self.placed |= concerned
         if after.parent != before.parent:
-            if before.parent is not None:
-                store.close_edge(merge, self.at)
-            if after.parent is not None:
-                since = wanted.since or 0
-                store.open_edge(Edge(*merge, after.parent, since, wanted.via, self.event_id))
-            self.merged.append(after.profile_id)
-            if after.id_type not in _CLAIM_NOTHING or store.has_consents(after.profile_id):
-                self.moved |= {after.profile_id, person_before, person_of(store, after.profile_id)}
-        self.placed |= {after.profile_id, person_before, person_of(store, after.profile_id)}
+            self._turn_edge(before, after, wanted)
+            self.merged.append(profile_id)
+            if after.id_type not in _CLAIM_NOTHING or store.has_consents(profile_id):
+                self.moved |= concerned
         self._below(after)
+
+    def _turn_edge(self, before: Profile, after: Profile, wanted: Placement) -> None:
+        if before.parent is not None:
+            self.store.close_edge(("profile", before.profile_id), self.at)
+        if after.parent is not None:
+            since = wanted.since or 0
+            edge = Edge("profile", after.profile_id, after.parent, since, wanted.via, self.event_id)
+            self.store.open_edge(edge)
 
     def _ask_about(self, identifier: Identifier, claims: Sequence[Claim]) -> None:
         """Two people with one e-mail address, card or telephone: an operator decides."""
@@ -203,3 +212,13 @@ class Placing:
         if len(claimants) <= MAX_PAIRED:
             for pair in combinations(claimants, 2):
                 self.store.add_review(self.at, identifier, pair, f"same {identifier[0]}")
+
+
+def _is_as_wanted(profile: Profile, wanted: Placement) -> bool:
+    return (
+        profile.parent == wanted.parent
+        and profile.merged_at == wanted.since
+        and profile.shared == wanted.shared
+        and profile.attach_from == wanted.attach_from
+        and profile.attach_until == wanted.attach_until
+    )

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from backend.profiles.model import (
     BROWSERS,
@@ -22,31 +23,13 @@ from backend.profiles.model import (
     Stamp,
     Statement,
 )
+from sdk_bridge.wire.identifiers import usable
 
 ATTACH_MS: Final = 30 * 86_400_000
 """How long before the first proof of who it was a browser's doings still count as that person's."""
 
-# One such value on many phones once merged everybody into one person.
-_NOBODY = re.compile(
-    r"""
-    | null | nil | none | undefined | nan | [+-]?inf(inity)? | nsnull | \(null\) | <null>
-    | true | false | yes | no | not[ _]set | \(not\ set\) | n/a | na | empty
-    | anonymous | anon | guest | visitor | unknown | nobody | test | user | customer | default
-    | object | \[object\ object\] | \[\] | \{\} | distinct_?id
-    | (user|anonymous|device|customer)?_?id
-    | [0\-\s:.{}+]+ | -1     # all zeroes or dashes, also in the form of a UUID
-    """,
-    re.VERBOSE,
-)
 # Addresses that are put where a form wants one and nobody gave theirs.
 _NOBODYS_MAIL = re.compile(r"(no|do-?not)[-._]?reply|no-?e?-?mail")
-
-
-def usable(identifier: str | None) -> str | None:
-    """The identifier, or None for one that cannot stand for one person."""
-    if identifier is None or "\ufffd" in identifier:  # what was broken on its way may have been two
-        return None
-    return None if _NOBODY.fullmatch(identifier.strip().lower()) else identifier
 
 
 def usable_as(id_type: IdType, identifier: str | None) -> str | None:
@@ -67,8 +50,7 @@ class Claimant(NamedTuple):
     root: str
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
+class Placement(Struct, frozen=True, gc=False):
     """Where an identifier belongs: into which profile, since when and why; or to nobody, or to several."""
 
     parent: str | None = None
@@ -99,7 +81,9 @@ def placement(id_type: IdType, claims: Sequence[Claim], claimants: Mapping[str, 
         return SHARED
     if not said or any(claim.undone for claim in claims):
         return ALONE
-    strongest = min(said, key=lambda claim: _strength(claim, claimants[claim.profile_id].profile))
+    strongest = said[0]
+    if len(said) > 1:
+        strongest = min(said, key=lambda claim: _strength(claim, claimants[claim.profile_id].profile))
     since = min(claim.first_at for claim in said)
     if id_type not in BROWSERS:
         return Placement(strongest.profile_id, since, strongest.via)

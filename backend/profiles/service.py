@@ -4,7 +4,7 @@ Whatever comes of it is a function of the *set* of events: claims are collected,
 belongs is worked out afresh from all of them whenever one of them changes (`placing.py`, `rules.py`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -26,9 +26,10 @@ from backend.profiles.model import (
     Stamp,
 )
 from backend.profiles.placing import Placing, person_of
-from backend.profiles.rules import attached, beacon_owner, holder_of, later, usable, usable_as
+from backend.profiles.rules import attached, beacon_owner, holder_of, later, usable_as
 from backend.profiles.store import ProfileStore
 from sdk_bridge.wire.app_events import AppEvent, Link
+from sdk_bridge.wire.identifiers import usable
 
 MAX_TRAIT_NAME = 512
 SINCE_EVER = Stamp(0, 0)
@@ -169,7 +170,7 @@ class _Application:
             return Applied(None, None, False, None, refused=True)
         if event.kind == "push_receipt":  # it is the push that says whose it was
             return Applied(None, None, False, self._receipt())
-        known = list(self._proven())
+        known = self._proven()
         proven = self._profile(known[0]) if known else None
         profile_id = proven or self._unproven()
         if event.kind == "logout":
@@ -177,14 +178,15 @@ class _Application:
         else:
             self._learn(proven, profile_id, known[1:])
         self._hold_device(proven, profile_id)
+        placing = self._placing
         return Applied(
             profile_id=profile_id,
             person_id=None if profile_id is None else whose(self._store, profile_id, event.occurred_at),
             beacons_changed=self._beacons_changed,
             receipt=self._receipt(),
-            merged=tuple(self._placing.merged),
-            moved=frozenset(self._placing.moved),
-            placed=frozenset(self._placing.placed),
+            merged=tuple(placing.merged),
+            moved=frozenset(placing.moved),
+            placed=frozenset(placing.placed),
         )
 
     def _receipt(self) -> Receipt | None:
@@ -195,19 +197,19 @@ class _Application:
 
     # Whose event it is ------------------------------------------------------------------------------------
 
-    def _proven(self) -> Iterator[Identifier]:
+    def _proven(self) -> list[Identifier]:
         """What the source vouches for, the most trusted first."""
-        event = self._event
+        event, found = self._event, list[Identifier]()
         user_id = usable(event.user_id) if event.proven else None
         if user_id is None and event.kind == "link" and event.link is not None:
             user_id = usable(event.link.user_id)
         if user_id is not None:
-            yield "user_id", user_id
+            found.append(("user_id", user_id))
         if event.external_ids:
             others: set[Identifier] = {(one.type, one.id) for one in event.external_ids}
-            for id_type, known in sorted(others, key=lambda one: (TRUST[one[0]], one[1])):
-                if usable_as(id_type, known):
-                    yield id_type, known
+            ordered = sorted(others, key=lambda one: (TRUST[one[0]], one[1]))
+            found += [one for one in ordered if usable_as(*one)]
+        return found
 
     def _unproven(self) -> str | None:
         """Else the profile of the anonymous id, else the device's; a user id without proof is only noted."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from backend.occurrences import Occurrence
 from backend.segments.model import (
     Agreed,
+    AllOf,
+    AnyOf,
     Condition,
     DaysAgo,
     Did,
@@ -18,6 +19,7 @@ from backend.segments.model import (
     InSegment,
     IsIn,
     IsNear,
+    Not,
     nodes_of,
     parts_of,
 )
@@ -116,11 +118,35 @@ def _turns_with_time(node: Condition) -> bool:
     return isinstance(node, Dwelt) or (isinstance(node, HasTrait) and isinstance(node.test, DaysAgo))
 
 
+ENTERS, LEAVES = 1, 2
+"""What an event may do to somebody; both are bits."""
+EITHER = ENTERS | LEAVES
+
+
+def effects(condition: Condition, upside_down: bool = False) -> Iterator[tuple[Condition, int]]:
+    """Every leaf, and what one more event that it counts may do to the answer of the whole."""
+    if isinstance(condition, Not):
+        yield from effects(condition.of, not upside_down)
+    elif isinstance(condition, AllOf | AnyOf):
+        for child in condition.of:
+            yield from effects(child, upside_down)
+    else:
+        yield condition, _effect(condition, upside_down)
+
+
+def _effect(leaf: Condition, upside_down: bool) -> int:
+    if not isinstance(leaf, Did) or (leaf.least > 0 and leaf.at_most is not None):
+        return EITHER
+    return ENTERS if (leaf.at_most is None) != upside_down else LEAVES
+
+
 @dataclass(slots=True)
 class Wakes:
-    """Which segments an occurrence may concern; built once for all that are live."""
+    """Which segments an occurrence may concern, and how; built once for all that are live."""
 
-    _events: dict[tuple[str, str | None], dict[str, list[tuple[Filter, ...]]]] = field(default_factory=dict)
+    _events: dict[tuple[str, str | None], list[tuple[str, tuple[Filter, ...], int]]] = field(
+        default_factory=dict
+    )
     _traits: dict[str, set[str]] = field(default_factory=dict)
     _purposes: dict[str, set[str]] = field(default_factory=dict)
     _identifiers: set[str] = field(default_factory=set)
@@ -132,26 +158,26 @@ class Wakes:
         """By segment id."""
         wakes = cls()
         for segment_id, condition in conditions.items():
-            for node in nodes_of(condition):
-                wakes._add(segment_id, node)
+            for leaf, effect in effects(condition):
+                wakes._add(segment_id, leaf, effect)
         return wakes
 
-    def _add(self, segment_id: str, node: Condition) -> None:
-        match node:
+    def _add(self, segment_id: str, leaf: Condition, effect: int) -> None:
+        match leaf:
             case Did():
-                for kind in node.kinds:
-                    asked = self._events.setdefault((kind, node.name), {})
-                    asked.setdefault(segment_id, []).append(node.where)
+                for kind in leaf.kinds:
+                    asked = self._events.setdefault((kind, leaf.name), [])
+                    asked.append((segment_id, leaf.where, effect))
             case HasTrait():
-                self._traits.setdefault(parts_of(node.name)[0], set()).add(segment_id)
+                self._traits.setdefault(parts_of(leaf.name)[0], set()).add(segment_id)
             case Agreed():
-                self._purposes.setdefault(node.purpose, set()).add(segment_id)
+                self._purposes.setdefault(leaf.purpose, set()).add(segment_id)
             case HasIdentifier():
                 self._identifiers.add(segment_id)
             case IsIn() | IsNear() | Dwelt():
                 self._floor.add(segment_id)
             case InSegment():
-                self._segments.setdefault(node.segment_id, set()).add(segment_id)
+                self._segments.setdefault(leaf.segment_id, set()).add(segment_id)
             case _:
                 pass
 
@@ -159,28 +185,25 @@ class Wakes:
         """The segments that ask whether somebody is in this one."""
         return frozenset(self._segments.get(segment_id, ()))
 
-    def woken_by(self, occurrence: Occurrence) -> Iterator[str]:
-        """Segments whose answer for the occurrence's person may be another now; perhaps some twice."""
+    def woken_by(self, occurrence: Occurrence) -> Iterator[tuple[str, int]]:
+        """Segments whose answer for the person may be another now, and how; perhaps some twice."""
         if occurrence.event is not None:
-            yield from self._woken_by_event(occurrence.event)
+            yield from self._counting(occurrence.event)
+            yield from ((segment_id, EITHER) for segment_id in self._stated_in(occurrence.event))
         elif occurrence.kind in _PLACES:
-            yield from self._floor
+            yield from ((segment_id, EITHER) for segment_id in self._floor)
 
-    def _woken_by_event(self, event: AppEvent) -> Iterator[str]:
-        for key in ((event.kind, event.name), (event.kind, None)):
-            for segment_id, asked in self._events.get(key, {}).items():
-                if any(_passes_all(event.properties, where) for where in asked):
-                    yield segment_id
-            if event.name is None:
-                break
+    def _counting(self, event: AppEvent) -> Iterator[tuple[str, int]]:
+        """Those that count such events; the filters find here what they will find when it is read again."""
+        for name in {event.name, None}:
+            for segment_id, where, effect in self._events.get((event.kind, name), ()):
+                if not where or all(passes_filter(event.properties, asked) for asked in where):
+                    yield segment_id, effect
+
+    def _stated_in(self, event: AppEvent) -> Iterator[str]:
         if event.kind == "identify":
             yield from self._identifiers
             for name in event.traits if self._traits else ():
                 yield from self._traits.get(name, ())
         for purpose in event.consent:
             yield from self._purposes.get(purpose, ())
-
-
-def _passes_all(properties: Mapping[str, Any], where: tuple[Filter, ...]) -> bool:
-    """The same as the fold will find when it reads the event again."""
-    return all(passes_filter(properties, asked) for asked in where)

@@ -1,6 +1,8 @@
 """Whether one person belongs to an audience now, and when time alone may change that; pure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from backend.segments.facts import EventFact, Facts, VisitFact
@@ -12,6 +14,7 @@ from backend.segments.model import (
     Condition,
     Did,
     Dwelt,
+    Filter,
     HasIdentifier,
     HasRfm,
     HasTrait,
@@ -102,18 +105,14 @@ def _event(node: Did, facts: Facts, now: int) -> Verdict:
 
 def _newest_matching(node: Did, facts: Facts, since: int | None, most: int) -> list[int]:
     """When the newest events that match happened, newest first, `most` of them."""
-    times: list[int] = []
-    for event in facts.events(node.kinds, node.name, since):
-        if matches(node, event):
-            times.append(event.at)
-            if len(times) == most:
-                break
-    return times
+    events: Iterable[EventFact] = facts.events(node.kinds, node.name, since)
+    for asked in node.where:
+        events = filter(partial(_passes, asked), events)
+    return [event.at for event in islice(events, most)]
 
 
-def matches(node: Did, event: EventFact) -> bool:
-    """Whether an event of the right name passes the filters."""
-    return all(passes_filter(event.properties, asked) for asked in node.where)
+def _passes(asked: Filter, event: EventFact) -> bool:
+    return passes_filter(event.properties, asked)
 
 
 def _in(node: IsIn, facts: Facts, _now: int) -> Verdict:

@@ -42,9 +42,12 @@ def passes(value: Any, test: Test, today: date) -> bool:
 
 
 def passes_filter(properties: Any, asked: Filter) -> bool:
-    """Whether an event's properties pass a filter."""
-    found = values_at(properties, parts_of(asked.property))
-    return any(passes(value, asked.test, date.min) for value in found) != asked.negate
+    """Whether an event's properties pass a filter. Every event of everybody comes by here."""
+    path, test = asked.property, asked.test
+    if isinstance(path, str):
+        found = isinstance(properties, dict) and path in properties
+        return (found and _TESTS[type(test)](properties[path], test, date.min)) != asked.negate
+    return any(passes(value, test, date.min) for value in values_at(properties, path)) != asked.negate
 
 
 def passes_path(value: Any, path: Path, test: Test, today: date) -> bool:

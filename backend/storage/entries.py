@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from backend.storage.session import Row
+from sdk_bridge.wire.messages import Lane
 from sdk_bridge.wire.topics import PARTITIONS
 
 EVENTS_AN_ENTRY = 4096  # an event's number holds its index in the entry; the bridge takes 2,500 at the most
@@ -29,6 +30,15 @@ class Entry:
     received_at: int
     payload: bytes
     line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKey:
+    """Whose sequence: a gateway (`store/gateway`), one life of its outbox, one lane."""
+
+    gateway: str
+    epoch: str
+    lane: Lane
 
 
 def event_id(entry: Entry, index: int) -> int:

@@ -5,37 +5,25 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from backend.storage.entries import EVENTS_AN_ENTRY, Cursor, Entry
+from backend.storage.entries import EVENTS_AN_ENTRY, Cursor, Entry, LaneKey
+from backend.storage.group import Group, Values, head
 from backend.storage.letters import Letter, NewLetter, bury, of_batch, settle
 from backend.storage.session import Database, Session, StorageConflict, StorageError
 from sdk_bridge.server.ports import DeadLetter, JournalBusy
 from sdk_bridge.wire.app_events import AppEvent, encode_events
-from sdk_bridge.wire.messages import Lane
 from sdk_bridge.wire.topics import partition_of
 
-Values: TypeAlias = dict[str, Any]
-Write: TypeAlias = Callable[[Session, list[Values]], int]
-"""Writes in a transaction and hands over what is to be appended at its end; the sender's answer."""
+Write: TypeAlias = Callable[[Group], int]
+"""Says what one sender wants in a commit; the sender's answer."""
 
 MAX_WAITING = 2_000  # works waiting for a commit; beyond it a slow disk must show as back-pressure
 WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behind it
 HOUR_MS = 3_600_000
 MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
-LANES_A_GATEWAY = 32  # 16 lives of its outbox; one that began another every minute would never stop growing
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # a stalled disk must not become our memory either
 BYTES_AN_EVENT = 2048  # an estimate: what an app event weighs while it waits
-
-
-@dataclass(frozen=True, slots=True)
-class LaneKey:
-    """Whose sequence: a gateway (`store/gateway`), one life of its outbox, one lane."""
-
-    gateway: str
-    epoch: str
-    lane: Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +73,7 @@ class Journal:
 
     async def load(self) -> dict[LaneKey, int]:
         """Reads how far every sender has got, and the head. Call once before `run`."""
-        rows, self.head = await self._file.read(lambda s: (s.rows("lane_positions"), _head(s)))
+        rows, self.head = await self._file.read(lambda s: (s.rows("lane_positions"), head(s)))
         return {LaneKey(row["gateway"], row["epoch"], row["lane"]): row["upto"] for row in rows}
 
     async def run(self) -> None:
@@ -104,19 +92,19 @@ class Journal:
         this one is committed already. Raises JournalBusy.
         """
         size = len(append.payload or b"") + len(append.buried.payload if append.buried else b"")
-        return await self._submit(lambda session, entries: _write_gateway(session, entries, append), size)
+        return await self._submit(lambda group: _write_gateway(group, append), size, append.lane)
 
     async def append_events(self, events: Sequence[AppEvent]) -> int:
         """Commits app events, each message id once within seven days; how many were new."""
         size = BYTES_AN_EVENT * len(events)
-        return await self._submit(lambda session, entries: _write_events(session, entries, events), size)
+        return await self._submit(lambda group: _write_events(group, events), size)
 
     async def bury(self, letter: DeadLetter | NewLetter) -> None:
         """Keeps what could not be understood, with its reason; the oldest make room."""
         kept = letter if isinstance(letter, NewLetter) else of_batch(letter)
 
-        def write(session: Session, _: list[Values]) -> int:
-            bury(session, kept)
+        def write(group: Group) -> int:
+            bury(group.session, kept)
             return 0
 
         await self._submit(write, len(kept.payload))
@@ -128,14 +116,14 @@ class Journal:
         """
         now = self._now_ms()
 
-        def write(session: Session, entries: list[Values]) -> int:
-            if not settle(session, letter, again.rest, now):
+        def write(group: Group) -> int:
+            if not settle(group.session, letter, again.rest, now):
                 return 0
-            _write_events(session, entries, again.events)
+            _write_events(group, again.events)
             if again.entry is not None:
-                entries.append(_entry_of_letter(again.entry))
+                group.append(_entry_of_letter(again.entry))
             if again.gateway is not None:
-                _write_observations(session, entries, again.gateway)
+                _write_observations(group, again.gateway)
             return 1
 
         return bool(await self._submit(write, len(letter.payload) + BYTES_AN_EVENT * len(again.events)))
@@ -156,11 +144,11 @@ class Journal:
         before = self._now_ms() // HOUR_MS - MESSAGE_DAYS * 24 - 1
         return await self._file.write(lambda s: s.run("forget_messages", before_hour=before))
 
-    async def _submit(self, write: Write, size: int) -> int:
+    async def _submit(self, write: Write, size: int, lane: LaneKey | None = None) -> int:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self._waiting_bytes + size > MAX_WAITING_BYTES or self._waiting.full():
             raise JournalBusy("the journal's disk cannot keep up; send again in a moment")
-        self._waiting.put_nowait(_Work(write, size, done))
+        self._waiting.put_nowait(_Work(write, size, lane, done))
         self._waiting_bytes += size
         return await done
 
@@ -184,10 +172,14 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """Something to write, its bytes, and who waits for it; a sender that went away has cancelled `done`."""
+    """Something to write, its bytes, the lane it asks about, and who waits for it.
+
+    A sender that went away has cancelled `done`.
+    """
 
     write: Write
     size: int
+    lane: LaneKey | None
     done: asyncio.Future[int]
 
     def fail(self, error: Exception) -> None:
@@ -207,45 +199,30 @@ def message_hash(source: str, message_id: str) -> int:
 
 
 def _write_all(session: Session, works: Sequence[_Work]) -> tuple[list[int], Cursor]:
-    """Every work's result, and the head after them.
-
-    The entries come last and by partition: where two processes append to the same partitions, neither holds
-    one that the other needs while it waits for one that the other has.
-    """
-    entries: list[Values] = []
-    results = [work.write(session, entries) for work in works]
-    entries.sort(key=itemgetter("partition"))
-    session.many("append_entry", entries)
-    return results, _head(session)
+    """Every work's result, and the head after them."""
+    group = Group(session, (work.lane for work in works if work.lane is not None))
+    results = [work.write(group) for work in works]
+    return results, group.write()
 
 
-def _head(session: Session) -> Cursor:
-    return Cursor.of(session.rows("heads"))
-
-
-def _write_gateway(session: Session, entries: list[Values], append: GatewayAppend) -> int:
-    lane = append.lane
-    sender = {"gateway": lane.gateway, "epoch": lane.epoch, "lane": lane.lane}
-    row = session.row("lane_position", **sender)
-    upto = int(row["upto"]) if row else 0
+def _write_gateway(group: Group, append: GatewayAppend) -> int:
+    upto = group.upto(append.lane)
     if upto != append.first - 1:
         return upto
-    session.run("advance_lane", **sender, upto=append.upto, updated_at=append.received_at)
-    if row is None:
-        session.run("bound_lanes", gateway=lane.gateway, keep=LANES_A_GATEWAY)
+    group.advance(append.lane, append.upto, append.received_at)
     if append.buried is not None:
-        bury(session, append.buried)
-    _write_observations(session, entries, append)
+        bury(group.session, append.buried)
+    _write_observations(group, append)
     return append.upto
 
 
-def _write_observations(session: Session, entries: list[Values], append: GatewayAppend) -> None:
+def _write_observations(group: Group, append: GatewayAppend) -> None:
     """What of a gateway's message may be kept, and how much of it may not."""
     for reason, adverts in append.forgotten.items():
-        session.run("count_forgotten", gateway=append.lane.gateway, reason=reason, adverts=adverts)
+        group.forget(append.lane.gateway, reason, adverts)
     if append.payload is None:
         return
-    entries.append(
+    group.append(
         {
             "partition": append.partition,
             "kind": "gateway",
@@ -270,15 +247,15 @@ def _entry_of_letter(letter: Letter) -> Values:
     }
 
 
-def _write_events(session: Session, entries: list[Values], events: Sequence[AppEvent]) -> int:
-    new = session.changed("remember_message", [_identity(event) for event in events])
+def _write_events(group: Group, events: Sequence[AppEvent]) -> int:
+    new = group.session.changed("remember_message", [_identity(event) for event in events])
     fresh: dict[tuple[int, str], list[AppEvent]] = {}
     for event in compress(events, new):
         partition = partition_of(event.user_id or event.anonymous_id or event.device_id or event.source)
         fresh.setdefault((partition, event.source), []).append(event)
-    for (partition, source), group in fresh.items():
-        starts = range(0, len(group), EVENTS_AN_ENTRY)
-        entries.extend(_entry_of(partition, source, group[at : at + EVENTS_AN_ENTRY]) for at in starts)
+    for (partition, source), theirs in fresh.items():
+        for start in range(0, len(theirs), EVENTS_AN_ENTRY):
+            group.append(_entry_of(partition, source, theirs[start : start + EVENTS_AN_ENTRY]))
     return sum(new)
 
 

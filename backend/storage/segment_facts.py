@@ -106,16 +106,19 @@ class PeopleFacts:
     @cached_property
     def histories(self) -> Mapping[str, _History]:
         """By person; no more of the past than any of the conditions asks for."""
-        needs, histories = self._needs, dict[str, _History]()
-        rows = self._rows(
+        needs, person_of, histories = self._needs, self._person_of, dict[str, _History]()
+        rows = self._session.rows(
             "segment_events",
+            profiles=self._profiles,
             since=self._since(needs.since_s),
             named=as_json(needs.named),
             nameless=as_json(needs.nameless),
         )
-        for person, row in rows:
-            event, kind, name = StoredEvent(row["occurred_at"], row["properties"]), row["kind"], row["name"]
-            history = histories.setdefault(person, _History())
+        for profile_id, kind, name, at, text in rows:
+            event, person = StoredEvent(at, text), person_of[profile_id]
+            history = histories.get(person)
+            if history is None:
+                history = histories[person] = _History()
             if name in needs.named:
                 history.by_name.setdefault((kind, name), []).append(event)
             if kind in needs.nameless:

@@ -94,10 +94,10 @@ def save_segment(session: Session, segment_id: str, definition: Definition, now:
     row = session.row("segment", segment_id=segment_id)
     before = _stored(row) if row else None
     version = before.version + 1 if before else 1
-    if before is not None and before.state in ("computing", "live") and before.definition == definition:
-        return before.version
-    same = before is not None and before.condition == definition.condition
-    if same and before is not None and before.state in ("computing", "live"):
+    known = before if before is not None and before.state in ("computing", "live") else None
+    if known is not None and _same(known.definition, definition):
+        return known.version
+    if known is not None and _same(known.condition, definition.condition):
         session.run("rename_segment", segment_id=segment_id, version=version, now=now)
     else:
         session.run("save_segment", segment_id=segment_id, version=version, now=now)
@@ -110,6 +110,11 @@ def save_segment(session: Session, segment_id: str, definition: Definition, now:
         created_by=by,
     )
     return version
+
+
+def _same(one: Any, other: Any) -> bool:
+    """As they are written: to Python, true is 1."""
+    return msgspec.json.encode(one) == msgspec.json.encode(other)
 
 
 def check_references(session: Session, segment_id: str, condition: Condition) -> None:
@@ -227,8 +232,8 @@ def basis_of(session: Session, condition: Condition) -> str:
 def trees(session: Session, profiles: Iterable[str]) -> dict[str, list[str]]:
     """The people around profiles: each root with all that is merged into it, itself the first."""
     found: dict[str, list[str]] = {}
-    for row in session.rows("segment_trees", profiles=as_json(profiles)):
-        found.setdefault(row["person_id"], []).append(row["profile_id"])
+    for person_id, profile_id in session.rows("segment_trees", profiles=as_json(profiles)):
+        found.setdefault(person_id, []).append(profile_id)
     return found
 
 
@@ -240,8 +245,7 @@ def profiles_behind(session: Session, id_type: str, identifiers: Iterable[str]) 
 
 def memberships(session: Session, profiles: Iterable[str]) -> list[Membership]:
     """Which segments profiles are in."""
-    rows = session.rows("segment_memberships", profiles=as_json(profiles))
-    return [Membership(row["profile_id"], row["segment_id"], row["since"]) for row in rows]
+    return [Membership(*row) for row in session.rows("segment_memberships", profiles=as_json(profiles))]
 
 
 def members_between(session: Session, segment_id: str, after: str, until: str) -> dict[str, int]:
@@ -298,7 +302,7 @@ def erase(session: Session, profiles: Iterable[str]) -> None:
 def timers_of(session: Session, profiles: Iterable[str]) -> dict[tuple[str, str], int]:
     """When (profile, segment) will be looked at again."""
     rows = session.rows("segment_timers_of", profiles=as_json(profiles))
-    return {(row["profile_id"], row["segment_id"]): row["due_at"] for row in rows}
+    return {(profile_id, segment_id): due_at for profile_id, segment_id, due_at in rows}
 
 
 def put_timers(session: Session, due: Mapping[tuple[str, str], int]) -> None:

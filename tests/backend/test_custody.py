@@ -18,7 +18,8 @@ from hypothesis.stateful import (
 from backend.custody import Custody, Verdict
 from backend.ingest import Ingest
 from backend.listening import Gateway, Listening
-from backend.storage.journal import LANES_A_GATEWAY, LaneKey
+from backend.storage.entries import LaneKey
+from backend.storage.group import LANES_A_GATEWAY
 from sdk_bridge import mqtt
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire import codec

@@ -21,6 +21,7 @@ from backend.listening import Gateway, Listening
 from backend.storage import letters
 from backend.storage.database import open_for_writing
 from backend.storage.entries import BEGINNING, Entry
+from backend.storage.journal import ReadAgain
 from backend.storage.letters import NewLetter
 from backend.storage.sources import StoredSources, create_source
 from sdk_bridge import mqtt
@@ -193,6 +194,16 @@ async def test_two_who_replay_at_once_store_it_once(desk):
     done = await asyncio.gather(*(desk.desk.replay(letter_id) for _ in range(5)))
     assert sorted(one.outcome for one in done) == ["gone"] * 4 + ["replayed"]
     assert len(await desk.events()) == 1
+
+
+async def test_whoever_read_a_letter_before_it_was_rewritten_changes_nothing(desk):
+    await desk.bury(TRACK, {"type": "purchase"})
+    letter_id = (await desk.letter())["letter_id"]
+    stale = await desk.journal_file.read(lambda s: letters.letter_of(s, letter_id))
+    await desk.desk.replay(letter_id)
+    for rest in ([], [stale]):
+        assert not await desk.journal.read_again(stale, ReadAgain(rest=rest))
+    assert (await desk.letter())["tries"] == 1
 
 
 # What could not be folded, and what gateways sent -----------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from simulators.backend_process import BackendProcess
 from simulators.cdnow import CUSTOMERS, ORDER_OPTIONS, PURCHASES, cdnow_rows, prepare_cdnow
 
-FLOOR = 800  # rows a second that even two loaded cores manage; alone it is several thousand
+FLOOR = 300  # rows a second, on two cores with a queue before them; on idle ones some 3,500
 
 
 @pytest.mark.timeout(180)

@@ -13,9 +13,9 @@ import pytest
 from backend.storage import letters
 from backend.storage.database import SqliteFile
 from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, Cursor
+from backend.storage.group import LANES_A_GATEWAY
 from backend.storage.journal import (
     HOUR_MS,
-    LANES_A_GATEWAY,
     MAX_WAITING,
     MAX_WAITING_BYTES,
     GatewayAppend,

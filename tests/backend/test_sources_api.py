@@ -65,8 +65,10 @@ async def test_a_new_key_and_the_old_one_live_side_by_side_until_the_overlap_is_
     assert [await shop.send(key) for key in (old, new)] == [200, 200]
     clock.forward(1)
     assert [await shop.send(key) for key in (old, new)] == [401, 200]
+    clock.forward(1)
+    assert await shop.send(old) == 401
     ends = {key["key_id"]: key["expires_at"] for key in (await shop.view())["keys"]}
-    assert ends == {old[:12]: clock(), new[:12]: None}
+    assert ends == {old[:12]: clock() - 1, new[:12]: None}
 
 
 async def test_while_two_keys_live_there_is_no_third_unless_both_end(shop):

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, Cursor, Entry, event_id
+from backend.storage.group import LANES_A_GATEWAY
 from backend.storage.journal import (
     HOUR_MS,
-    LANES_A_GATEWAY,
     MESSAGE_DAYS,
     GatewayAppend,
     Journal,

@@ -372,6 +372,25 @@ async def test_what_was_heard_before_a_fault_leads_back_to_the_ground(wait_until
         await asyncio.gather(running, return_exceptions=True)
 
 
+async def test_the_silence_after_a_cure_is_met_as_promptly_as_the_first(wait_until, monkeypatch):
+    """A radio that was heard again must not be waited for as if the night went on."""
+    monkeypatch.setattr("gateway.scanner.POWER_OFF_SECONDS", 0)
+    monkeypatch.setattr("gateway.scanner.FIRST_PATIENCE_MS", 200)
+    monkeypatch.setattr("gateway.scanner.NEXT_PATIENCE_MS", 100)
+    radio, settings = HandRadio(), ScanSettings(("hci0",), 20_000, None, restart_bluetoothd=False)
+    scanner = Scanner(settings, radio, lambda *_: None, lambda: time.monotonic_ns() // 10**6)
+    running = asyncio.create_task(scanner.run())
+    try:
+        scanner.learned("hci0", Condition.READY)
+        await wait_until(lambda: radio.cycles == 1 and scanner.scanning)
+        await asyncio.sleep(0.05)  # the supervisor has begun to wait in peace, for 20 s
+        radio.heard("C0:00:00:00:00:01", {}, {}, -60)
+        await wait_until(lambda: radio.cycles == 2, 5)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_each_stall_that_a_power_cycle_cures_gets_one_also_in_a_shop_that_may_be_quiet(
     wait_until, monkeypatch
 ):

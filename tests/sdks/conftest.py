@@ -94,8 +94,15 @@ class Backend:
     def events(self, source: Source) -> list[AppEvent]:
         """What the fold has stored of a source, by time and place in its request."""
         with closing(sqlite3.connect(f"file:{self.folder / 'data/state.db'}?mode=ro", uri=True)) as state:
-            rows = state.execute("select body from events where source = ?", (source.source_id,)).fetchall()
-        found = [msgspec.msgpack.decode(body, type=AppEvent) for (body,) in rows]
+            rows = state.execute(
+                "select body, properties from events where source = ?", (source.source_id,)
+            ).fetchall()
+        found = [
+            msgspec.structs.replace(
+                msgspec.msgpack.decode(body, type=AppEvent), properties=json.loads(properties or "{}")
+            )
+            for body, properties in rows
+        ]
         return sorted(found, key=lambda event: (event.original_at, event.index))
 
     async def stored(self, source: Source, count: int) -> list[AppEvent]:

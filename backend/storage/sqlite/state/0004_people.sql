@@ -46,7 +46,7 @@ create table orders (
   lines_of bigint,              -- the statement whose lines count
   primary key (profile_id, order_id)
 );
-create index orders_for_scores on orders (profile_id, completed_at, total, refunded) where status = 'completed';
+create index orders_for_scores on orders (status, profile_id, completed_at, total, refunded);
 create index orders_by_id on orders (order_id); -- one order reported by two identifiers
 
 -- Erasure --------------------------------------------------------------------------------------------------

@@ -7,9 +7,12 @@ values (:partition, :kind, :source, :lane, :boot_offset, :received_at, :payload)
 -- How far every sender has got; read once at start.
 select gateway, epoch, lane, upto from lanes;
 
--- name: lane_position
--- How far one sender has got, asked inside the transaction that takes it further.
-select upto from lanes where gateway = :gateway and epoch = :epoch and lane = :lane;
+-- name: lane_positions_of
+-- How far some senders have got, asked inside the transaction that takes them further; a JSON list of
+-- [gateway, epoch, lane].
+select l.gateway, l.epoch, l.lane, l.upto
+from json_each(cast(:lanes as text)) w cross join lanes l
+where l.gateway = w.value ->> 0 and l.epoch = w.value ->> 1 and l.lane = w.value ->> 2;
 
 -- name: advance_lane!
 -- The sender's sequence, in the same transaction as what it carried.

@@ -1,0 +1,146 @@
+"""How fast identities are worked out: logins that merge, events of known people, and the whole fold of both."""
+
+import argparse
+import asyncio
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from backend.fold import Fold
+from backend.ids import uuid7
+from backend.profiles.service import Numbered, ProfileService
+from backend.storage.database import SqliteFile, open_for_writing, transaction
+from backend.storage.journal import Journal, message_hash
+from backend.storage.profile_rows import ProfileRows
+from sdk_bridge.wire.app_events import AppEvent
+
+NOW = 1_750_075_200_000
+clock = time.process_time  # seconds of one core: what others do on the machine meanwhile is not ours
+LOGIN_GOAL, FOLD_GOAL = 20_000, 15_000
+"""Per second on one core."""
+
+
+def page(number: int, person: int) -> AppEvent:
+    return AppEvent(
+        kind="page", message_id=f"m{number}", source="web", occurred_at=NOW + number, received_at=NOW + number,
+        anonymous_id=f"a-{person}", name="Shoes", properties={"path": "/shoes", "price": 59.9},
+    )  # fmt: skip
+
+
+def identify(number: int, person: int) -> AppEvent:
+    return AppEvent(
+        kind="identify", message_id=f"m{number}", source="web", occurred_at=NOW + number,
+        received_at=NOW + number, anonymous_id=f"a-{person}", user_id=f"u-{person}", proven=True,
+        traits={"name": f"Person {person}"},
+    )  # fmt: skip
+
+
+def track(number: int, person: int) -> AppEvent:
+    return AppEvent(
+        kind="track", message_id=f"m{number}", source="web", occurred_at=NOW + number, received_at=NOW + number,
+        anonymous_id=f"a-{person}", user_id=f"u-{person}", proven=True, name="Product Viewed",
+        properties={"product_id": f"P-{person % 500}", "category": "shoes", "price": 59.9},
+    )  # fmt: skip
+
+
+def identities(folder: Path, events: Sequence[AppEvent], batch: int, before: Sequence[AppEvent]) -> float:
+    """Events a second through the rules into SQLite, commits included; `before` is there already."""
+    connection = open_for_writing(folder / "state.db", "state")
+    service, numbers = ProfileService(), itertools.count()
+
+    def apply(part: Sequence[AppEvent]) -> None:
+        numbered = [Numbered(one, next(numbers), message_hash(one.source, one.message_id)) for one in part]
+
+        def work(session: object) -> None:
+            rows = ProfileRows(session)
+            service.apply_all(rows, numbered, lambda: uuid7(NOW))
+            rows.flush()
+
+        transaction(connection, "state", work)
+
+    for part in parts(before, batch):
+        apply(part)
+    started = clock()
+    for part in parts(events, batch):
+        apply(part)
+    spent = clock() - started
+    connection.close()
+    return len(events) / spent
+
+
+async def whole_fold(folder: Path, events: Sequence[AppEvent], batch: int) -> float:
+    """Events a second from the journal through the fold: identities, events, audiences, offers, commits."""
+    async with SqliteFile(folder / "journal.db", "journal") as journal_file:
+        async with SqliteFile(folder / "state.db", "state") as state:
+            journal = Journal(journal_file, lambda: NOW)
+            await journal.load()
+            appending = asyncio.create_task(journal.run())
+            for part in parts(events, batch):
+                await journal.append_events(part)
+            fold = Fold(journal, state, lambda: NOW, on_listening=lambda _: None)
+            await fold.load()
+            started = clock()
+            folding = asyncio.create_task(fold.run())
+            while not await caught_up(fold):
+                await asyncio.sleep(0.002)
+            spent = clock() - started
+            for task in (folding, appending):
+                task.cancel()
+            await asyncio.gather(folding, appending, return_exceptions=True)
+    return len(events) / spent
+
+
+async def caught_up(fold: Fold) -> bool:
+    return await fold.caught_up("", within_s=1.0)
+
+
+def parts(events: Sequence[AppEvent], size: int) -> Iterable[Sequence[AppEvent]]:
+    for start in range(0, len(events), size):
+        yield events[start : start + size]
+
+
+def measure(people: int, batch: int) -> dict[str, float]:
+    pages = [page(number, number) for number in range(people)]
+    logins = [identify(people + number, number) for number in range(people)]
+    tracks = [track(2 * people + number, number * 7919 % people) for number in range(people)]
+    mixed = [*pages, *logins, *tracks]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        runs: dict[str, Callable[[Path], float]] = {
+            "logins that merge": lambda at: identities(at, logins, batch, pages),
+            "first events of strangers": lambda at: identities(at, pages, batch, []),
+            "events of known people": lambda at: identities(at, tracks, batch, [*pages, *logins]),
+            "whole fold, these three": lambda at: asyncio.run(whole_fold(at, mixed, batch)),
+        }
+        found = {}
+        for number, (what, run) in enumerate(runs.items()):
+            at = folder / str(number)
+            at.mkdir()
+            found[what] = run(at)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--people", type=int, default=20_000)
+    parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args()
+    rounds = [measure(given.people, given.batch) for _ in range(given.rounds)]
+    medians = {what: statistics.median(one[what] for one in rounds) for what in rounds[0]}
+    if given.json:
+        print(json.dumps(medians))
+        return
+    goals = {"logins that merge": LOGIN_GOAL, "whole fold, these three": FOLD_GOAL}
+    for what, rate in medians.items():
+        goal = f"   goal {goals[what]:,}" if what in goals else ""
+        print(f"{what:28} {rate:10,.0f} events/s{goal}")
+
+
+if __name__ == "__main__":
+    main()

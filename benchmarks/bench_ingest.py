@@ -1,0 +1,257 @@
+"""Taking in events, side by side with FastAPI + pydantic + SQLAlchemy; the fold; the table of message ids.
+
+    python benchmarks/bench_ingest.py [--seconds 5] [--only http|fold|insert|identify]
+
+Each server has one core to itself, whoever loads it another. Both check each event, store it once by its
+message id, and answer after a commit with synchronous=FULL. Ratios are what counts; a second run on another
+machine gives other absolutes.
+"""
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+
+HERE = Path(__file__).parent
+AUTHORISATION = "Basic " + base64.b64encode(b"key:").decode()
+CONNECTIONS = 32
+WARM_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What came of loading a server."""
+
+    requests: int
+    events: int
+    seconds: float
+    cpu_s: float
+    latencies: list[float]
+
+    @property
+    def per_second(self) -> float:
+        return self.events / self.seconds
+
+    def quantile(self, share: float) -> float:
+        """Milliseconds."""
+        return sorted(self.latencies)[min(int(len(self.latencies) * share), len(self.latencies) - 1)] * 1000
+
+
+def call(number: int) -> dict:
+    """An event as a shop's site sends it."""
+    return {
+        "type": "track",
+        "messageId": f"bench-{number}",
+        "userId": f"user-{number % 5_000}",
+        "anonymousId": f"visitor-{number % 5_000}",
+        "event": "Product Viewed",
+        "timestamp": datetime.now(UTC).isoformat(),
+        "properties": {
+            "product_id": f"P-{number % 700}",
+            "category": "Shoes > Running",
+            "price": 59.9,
+            "currency": "EUR",
+        },
+        "context": {
+            "page": {"path": "/shoes", "title": "Shoes"},
+            "library": {"name": "bench", "version": "1"},
+        },
+    }
+
+
+def request(numbers: "Iterator[int]", batch: int) -> bytes:
+    """A whole request of so many events."""
+    if batch == 1:
+        path, body = "/v1/track", json.dumps(call(next(numbers)))
+    else:
+        path = "/v1/batch"
+        body = json.dumps(
+            {"batch": [call(next(numbers)) for _ in range(batch)], "sentAt": datetime.now(UTC).isoformat()}
+        )
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: bench\r\nAuthorization: {AUTHORISATION}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body.encode()
+
+
+@contextmanager
+def server(script: str, python: str, folder: Path) -> Iterator[tuple[int, int]]:
+    """A server on the first core; its port and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [python, str(HERE / script), str(folder), str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    process = subprocess.Popen(
+        command, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, {first_core()})
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    raise
+                time.sleep(0.05)
+        yield port, process.pid
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def first_core() -> int:
+    return min(os.sched_getaffinity(0))
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def load(
+    port: int, pid: int, batch: int, seconds: float, numbers: Iterator[int], rate: float = 0
+) -> Load:
+    """As fast as answers come on 32 connections, or so many requests a second."""
+    made = [request(numbers, batch) for _ in range(min(20_000, max(200, int(400_000 * seconds / 5 / batch))))]
+    waiting = iter(made)
+    latencies: list[float] = []
+    began = time.perf_counter()
+    until = began + seconds
+    spent = cpu_seconds(pid)
+    turn = count()
+
+    async def one() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for body in waiting:
+            now = time.perf_counter()
+            if rate:
+                due = began + next(turn) / rate
+                if due > now:
+                    await asyncio.sleep(due - now)
+                now = max(due, time.perf_counter() - 0.001) if due > now else due
+            if time.perf_counter() > until:
+                break
+            writer.write(body)
+            await writer.drain()
+            answer = await reader.readuntil(b"\r\n\r\n")
+            length = int(answer.lower().split(b"content-length:")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+            if b" 200 " not in answer[:16]:
+                raise RuntimeError(answer.decode())
+            latencies.append(time.perf_counter() - now)
+        writer.close()
+
+    await asyncio.gather(*(one() for _ in range(CONNECTIONS)))
+    took = time.perf_counter() - began
+    return Load(len(latencies), len(latencies) * batch, took, cpu_seconds(pid) - spent, latencies)
+
+
+async def http(seconds: float) -> None:
+    """Durable acceptance over HTTP."""
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    found: dict[tuple[str, int], Load] = {}
+    for name, script, python in (
+        ("FastAPI + pydantic + SQLAlchemy", "peer_fastapi.py", sys.executable),
+        ("Footfall", "acceptance.py", sys.executable),
+    ):
+        for batch in (1, 20, 100):
+            with tempfile.TemporaryDirectory() as folder:
+                where = Path(folder) / "peer.db" if "peer" in script else Path(folder)
+                os.sched_setaffinity(0, os.sched_getaffinity(0) | set(range(os.cpu_count() or 1)))
+                with server(script, python, where) as (port, pid):
+                    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+                    numbers = count()
+                    await load(port, pid, batch, WARM_S, numbers)
+                    full = found[name, batch] = await load(port, pid, batch, seconds, numbers)
+                    print(
+                        f"  {name:<34} ×{batch:<4} {full.per_second:>9,.0f} events/s  "
+                        f"{full.events / full.cpu_s:>9,.0f} a CPU second  p99 {full.quantile(0.99):6.1f} ms",
+                        flush=True,
+                    )
+                    if name == "Footfall":
+                        half = await load(
+                            port, pid, batch, seconds, numbers, full.requests / full.seconds / 2
+                        )
+                        print(
+                            f"  {'at half of that':<34} ×{batch:<4} {half.per_second:>9,.0f} events/s  "
+                            f"{'':>23}  p99 {half.quantile(0.99):6.1f} ms (goal 25)"
+                        )
+    for batch, goal in ((1, 4), (20, 6), (100, None)):
+        peer, ours = (
+            found[name, batch].per_second for name in ("FastAPI + pydantic + SQLAlchemy", "Footfall")
+        )
+        print(f"  ×{batch}: {ours / peer:.1f} times the peer" + (f" (goal {goal})" if goal else ""))
+
+
+def insert(rows: int) -> None:
+    """Message ids once each, against the bare insert of integers, at two million rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("idempotent", "integer key"):
+            connection = sqlite3.connect(Path(folder) / f"{name}.db", isolation_level=None)
+            connection.execute("pragma journal_mode = wal")
+            connection.execute("pragma synchronous = full")
+            connection.execute(
+                "create table message_ids (hour integer, hash integer, received_hour integer, primary key (hour, hash))"
+                if name == "idempotent"
+                else "create table message_ids (id integer primary key, hash integer, received_hour integer)"
+            )
+            statement = (
+                "insert into message_ids values (?, ?, ?) on conflict do nothing"
+                if name == "idempotent"
+                else "insert into message_ids values (?, ?, ?)"
+            )
+            took = 0.0
+            for start in range(0, rows + 100_000, 1_000):
+                hashes = [(start + index) * 0x9E3779B97F4A7C15 % (1 << 63) for index in range(1_000)]
+                batch = [
+                    (1 + start // 40_000 if name == "idempotent" else start + index, value, 1)
+                    for index, value in enumerate(hashes)
+                ]
+                began = time.perf_counter()
+                connection.execute("begin")
+                connection.executemany(statement, batch)
+                connection.execute("commit")
+                if start >= rows:
+                    took += time.perf_counter() - began
+            print(f"  {name:<12} {100_000 / took:>9,.0f} rows/s at {rows:,} rows", flush=True)
+            speeds[name] = 100_000 / took
+    print(f"  {speeds['idempotent'] / speeds['integer key']:.0%} of the integer key's speed (goal 70 %)")
+
+
+speeds: dict[str, float] = {}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--only", choices=("http", "insert"))
+    asked = parser.parse_args()
+    if asked.only in (None, "http"):
+        print("durable acceptance over HTTP, one core each")
+        asyncio.run(http(asked.seconds))
+    if asked.only in (None, "insert"):
+        print("message ids, each once")
+        insert(2_000_000)
+
+
+if __name__ == "__main__":
+    main()
