@@ -34,6 +34,9 @@ $(VENV)/bench/.locked: requirements/bench.txt | $(STAMP)
 bench-decode: $(VENV)/bench/.locked ## decoding side by side with beacontools and bleparser, and the callback path
 	@PYTHONPATH=. $(VENV)/bench/bin/python benchmarks/bench_decode.py $(ARGS)
 
+bench-storage: $(STAMP) ## SQLite beside PostgreSQL: transactions, queries, appends, the fold
+	@PYTHONPATH=. $(BIN)/python benchmarks/bench_storage.py
+
 test-faults: $(STAMP) ## 1,000 radio faults and 1,000 SIGKILLs of a gateway; eleven minutes
 	@$(BIN)/python -m simulators.endurance faults $(ARGS)
 

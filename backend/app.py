@@ -79,13 +79,23 @@ class Running:
     scheme: str = "http"
 
 
-async def serve(config: Config, ready: Callable[[Running], None] | None = None) -> None:
-    """Runs until SIGTERM or SIGINT. Raises AlreadyRunning, StorageError, OSError when it cannot start."""
+class NeedsPostgres(RuntimeError):
+    """Only processes that share a PostgreSQL can share the work; the text says what to set."""
+
+
+async def serve(
+    config: Config, ready: Callable[[Running], None] | None = None, *, only_bridge: bool = False
+) -> None:
+    """Runs until SIGTERM or SIGINT. Raises AlreadyRunning, StorageError, OSError when it cannot start.
+
+    With `only_bridge` the process takes events into the journal of the same PostgreSQL, for others to fold.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    async with running(config) as (backend, parts):
+    whole = bridge_alone(config) if only_bridge else running(config)
+    async with whole as (backend, parts):
         if ready is not None:
             ready(backend)
         log.info("serving", url=f"{backend.scheme}://{backend.host}:{backend.port}")
@@ -113,7 +123,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         state = await stack.enter_async_context(
             open_area(url, config.folder / STATE_FILE, "state", owner=True)
         )
-        journal = Journal(journal_file, unix_ms)
+        journal = Journal(journal_file, unix_ms, shared=url is not None)
         custody = Custody(await journal.load())
         client_id = f"footfall-backend-{os.getpid()}-{os.urandom(4).hex()}"
         ingest = Ingest(config.mqtt.broker(client_id), journal, custody, unix_ms)
@@ -166,7 +176,40 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         yield await _listen(stack, app, config), parts
 
 
-def _bridge(journal: GuardedJournal, state: Database) -> Bridge:
+@asynccontextmanager
+async def bridge_alone(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Task[None]]]]:
+    """Only the bridge: stateless, as many as are wanted, beside the backend that folds."""
+    url = config.database.url
+    if url is None:
+        raise NeedsPostgres(
+            "database.url: the bridge alone needs PostgreSQL; with SQLite one process owns everything"
+        )
+    async with AsyncExitStack() as stack:
+        journal_file = await stack.enter_async_context(
+            open_area(url, config.folder / JOURNAL_FILE, "journal")
+        )
+        state = await stack.enter_async_context(open_area(url, config.folder / STATE_FILE, "state"))
+        journal = Journal(journal_file, unix_ms, shared=True)
+        await journal.load()
+        app = web.Application()
+        _bridge(journal, state).add_to(app)
+        app.router.add_get("/health", _bridge_health)
+        parts = {asyncio.create_task(journal.run(), name="journal")}
+        stack.push_async_callback(_cancel, parts)
+        yield await _listen(stack, app, config), parts
+
+
+async def _bridge_health(_request: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"})
+
+
+async def _cancel(parts: set[asyncio.Task[None]]) -> None:
+    for part in parts:
+        part.cancel()
+    await asyncio.gather(*parts, return_exceptions=True)
+
+
+def _bridge(journal: GuardedJournal | Journal, state: Database) -> Bridge:
     places = StoredPlaces(state, unix_ms)
     return Bridge(journal, StoredSources(state, unix_ms), unix_ms, beacons=places, places=places)
 
@@ -251,9 +294,7 @@ async def _end(parts: set[asyncio.Task[None]], ingest: Ingest, sender: PushSende
         sender.stop()
         sending = [part for part in parts if part.get_name() == "sender"]
         await asyncio.wait(sending, timeout=SENDER_STOP_S)
-    for part in parts:
-        part.cancel()
-    await asyncio.gather(*parts, return_exceptions=True)
+    await _cancel(parts)
 
 
 def _health(ingest: Ingest, fold: Fold, journal: Journal) -> dict[str, Any]:

@@ -43,7 +43,15 @@ DEFAULT_CONFIG = Path("/etc/footfall/backend.toml")
 
 
 @main.command()
-def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
+def serve(
+    config: ConfigOption = DEFAULT_CONFIG,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            help="`bridge`: only take events in, beside a backend on the same PostgreSQL that folds them."
+        ),
+    ] = None,
+) -> None:
     """Runs the backend until SIGTERM or Ctrl-C.
 
     Example of a settings file:
@@ -55,11 +63,13 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> None:
     from backend import app  # noqa: PLC0415 - over a second of imports that the other commands can spare
     from backend.push.fcm import PushSetupError  # noqa: PLC0415 - as above
 
+    if only not in (None, "bridge"):
+        _fail(f"--only: {only} is unknown; it may be bridge")
     settings = _settings(config)
     set_up_logging(settings.log)
     try:
-        uvloop.run(app.serve(settings))
-    except (app.AlreadyRunning, app.CannotListen, PushSetupError, *_CANNOT_START) as error:
+        uvloop.run(app.serve(settings, only_bridge=only == "bridge"))
+    except (app.AlreadyRunning, app.CannotListen, app.NeedsPostgres, PushSetupError, *_CANNOT_START) as error:
         _fail(f"{config}: {error}")
 
 

@@ -77,9 +77,9 @@ class Fold:
 
     async def caught_up(self, profile_id: str, within_s: float = 0.2) -> bool:
         """Whether everything journalled so far, the person's events among it, is folded soon enough."""
-        target = self._journal.head
         try:
             async with asyncio.timeout(within_s):
+                target = await self._journal.newest()
                 while not self.position.covers(target):
                     self._moved.clear()
                     await self._moved.wait()

@@ -209,7 +209,7 @@ def _no_letter(letter_id: int) -> Problem:
 
 ROUTES = [
     web.get("/api/dead-letters", get_dead_letters),
-    web.get("/api/dead-letters/{letter}", get_dead_letter),
+    web.get("/api/dead-letters/{letter:[0-9]+}", get_dead_letter),
     web.post("/api/dead-letters/replay", post_replay_many),
-    web.post("/api/dead-letters/{letter}/replay", post_replay),
+    web.post("/api/dead-letters/{letter:[0-9]+}/replay", post_replay),
 ]

@@ -23,6 +23,8 @@ TIMERS_AT_ONCE = 500  # at midnight everybody's may be due; gateways and phones 
 PORTION_S = 0.01  # half of what bulk work may hold the writer for, as a portion may turn out twice as long
 FIRST_PORTION = 50
 LARGEST_PORTION = 2_000
+HEAVY = 2_000  # events; to read a robot's hundred thousand with each that it adds would hold up everybody
+HEAVIES = 1_000
 
 
 @dataclass(slots=True)
@@ -38,6 +40,8 @@ class Audiences:
     """When the next timer is due; never later than in the database."""
     portion: int = FIRST_PORTION
     """How many people are computed at once; follows how long the last ones took."""
+    rests: dict[str, int] = field(default_factory=dict)
+    """Until when people are not asked again who have done so much that it takes long; unix milliseconds."""
 
     @classmethod
     def read(cls, session: Session) -> "Audiences":
@@ -128,13 +132,20 @@ class AudiencePart:
         self._audiences = audiences
         self._stopwatch = stopwatch
         self._asked: dict[str, dict[str, int]] = {}
+        self._later: dict[tuple[str, str], int] = {}
         self.more = False
 
     def happened(self, occurrence: Occurrence) -> None:
         """Notes whom to ask."""
-        if occurrence.profile_id:
-            for segment_id, effect in self._audiences.wakes.woken_by(occurrence):
-                self._note(occurrence.profile_id, segment_id, effect)
+        person_id = occurrence.profile_id
+        if not person_id:
+            return
+        rests_until = self._audiences.rests.get(person_id, 0)
+        for segment_id, effect in self._audiences.wakes.woken_by(occurrence):
+            if rests_until > occurrence.received_at:
+                self._later[person_id, segment_id] = rests_until
+            else:
+                self._note(person_id, segment_id, effect)
 
     def disturbed(self, profiles: Iterable[str]) -> None:
         """These profiles are new, or of another person than before: every segment asks about them."""
@@ -154,6 +165,7 @@ class AudiencePart:
             yield from self._compute(now)
             yield from self._ask_noted(now)  # those who ask for the segment that was computed
             self._delete()
+            self._wait_for(self._later)
             self.more = self.more or audiences.computing is not None or bool(audiences.deleting)
 
     def _take_due(self, now: int) -> None:
@@ -219,6 +231,16 @@ class AudiencePart:
             for person_id in trees:
                 verdict = evaluate(segment.condition, facts.of(person_id), now)
                 self._judge(segment, person_id, verdict, people, found, now)
+            self._let_rest(facts, now)
+
+    def _let_rest(self, facts: PeopleFacts, now: int) -> None:
+        """A millisecond for each event: so even the heaviest take half a hundredth of the time."""
+        rests = self._audiences.rests
+        for person_id, events in facts.events_read():
+            if events > HEAVY:
+                rests[person_id] = now + events
+        if len(rests) > HEAVIES:
+            self._audiences.rests = {person_id: until for person_id, until in rests.items() if until > now}
 
     def _judge(
         self,

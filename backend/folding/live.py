@@ -20,6 +20,7 @@ from backend.storage.campaigns import VersionedCampaign, Waiting
 from backend.storage.database import Session
 from backend.storage.fences import StampedFences
 from backend.storage.floor import Numbers
+from backend.storage.profile_rows import ProfileRows
 
 PHONE_TRACK = "phone:"  # before a device's id; no beacon's key begins like this
 
@@ -56,6 +57,8 @@ class LiveState:
     last_erasure: str = ""
     """The newest receipt when this was read: whoever was erased since is still known here."""
     expired_at: int = 0
+    identities: ProfileRows | None = None
+    """What is known of identifiers from the last transactions."""
 
     @classmethod
     def read(

@@ -49,10 +49,14 @@ class PeoplePart:
         self._live = live
         self._service = service
         self._floor, self._fences = observers.floor, observers.fences
-        self._rows = ProfileRows(session)
+        self._rows = _identities(session, live)
         self._now = now
         self.bearers_changed = False
         self.disturbed: set[str] = set()
+
+    def end(self) -> None:
+        """The transaction writes nothing more."""
+        self._rows.end()
 
     def fold(self, entries: Sequence[Entry]) -> Iterator[Occurrence]:
         """Entries' events in their order: who they are of first, for all of them, then what comes of each."""
@@ -152,6 +156,14 @@ class PeoplePart:
             yield from self._floor.forget(beacon_key, at)
         elif beacon_key in live.engine.tracks:
             live.engine.changed.add(beacon_key)  # merged: the presence is stored again, under the person
+
+
+def _identities(session: Session, live: LiveState) -> ProfileRows:
+    if live.identities is None:
+        live.identities = ProfileRows(session)
+    else:
+        live.identities.begin(session)
+    return live.identities
 
 
 def _event_row(one: Numbered, profile_id: str | None) -> dict[str, Any]:

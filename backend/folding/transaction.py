@@ -73,6 +73,7 @@ class Transaction:
         self._offers.decide_all()
         if entries:
             floor.move_to(self._session, position, reached)
+        self._people.end()
         listening = self._live.listening if self._people.bearers_changed else None
         return Folded(reached, self._offers.pushes, self._entered, listening, self._audiences.more)
 

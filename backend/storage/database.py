@@ -37,6 +37,7 @@ __all__ = [
 
 T = TypeVar("T")
 WAL_RETRY_S = 0.01
+CACHE_KIB = 32 * 1024  # of pages; with SQLite's own 2 MB most look-ups of the fold ask the system
 BUSY_MS = 5_000  # a command such as `token create` may hold the file for a moment
 
 
@@ -63,6 +64,11 @@ class SqliteSession:
     def row(self, query: str, **values: Any) -> Row | None:
         row: sqlite3.Row | None = self._connection.execute(self._queries[query], values).fetchone()
         return row
+
+    def written(self) -> tuple[int, int]:
+        """Rows that this connection changed, and commits of others."""
+        others = self._connection.execute("pragma data_version").fetchone()[0]
+        return self._connection.total_changes, others
 
     def found(self, sql: str, values: Mapping[str, Any]) -> list[Row]:
         return self._connection.execute(sql, values).fetchall()
@@ -193,6 +199,7 @@ def _open(path: Path, area: Area) -> sqlite3.Connection:
         _use_wal(connection)
         connection.execute("pragma synchronous = full")
         connection.execute("pragma foreign_keys = on")
+        connection.execute(f"pragma cache_size = -{CACHE_KIB}")
         connection.execute("pragma secure_delete = on")  # erased means erased, also in free pages
         migrate(connection, area)
     except (sqlite3.Error, OSError) as error:

@@ -24,7 +24,7 @@ from sdk_bridge.wire.app_events import AppEvent
 CHUNK: Final = 200  # rows a statement; with the budget below, what else wants to write waits 20 ms at most
 BUDGET_S: Final = 0.012
 SEARCHED_AT_ONCE: Final = 2_000
-SIGHTINGS_S: Final = 60  # a busy chain hears 10,000 rows in this: a few milliseconds to look through
+SIGHTINGS_AT_ONCE: Final = 10_000  # are looked through in some milliseconds
 PHONE: Final = "phone:"  # before a device's id, where the floor follows a phone
 _PLACES: Final = frozenset({"user_id", "anonymous_id", "device_id", "previous_id", "beacon_key"})
 
@@ -207,21 +207,22 @@ def erase_history(session: Session, receipt_id: str, person: Person) -> bool:
 
 
 def erase_sightings(session: Session, receipt_id: str, person: Person) -> bool:
-    """A span of time of when their tags were heard; False: it was the last."""
-    span = session.row("sightings_span")
-    if not person.tags or span is None or span["first"] is None:
-        return False
-    clock, counts = Budget(), Counts()
+    """A stretch of all sightings, those of the person's tags taken out; False: it was the last."""
     numbers = [row["key_number"] for hidden in person.tags.values() if (row := _number(session, hidden))]
-    low, width = max(person.reached, span["first"]), SIGHTINGS_S
-    while numbers and low <= span["last"] and not clock.is_over:
+    clock, counts, left = Budget(), Counts(), bool(numbers)
+    while left and not clock.is_over:
+        span = session.row("sightings_from", low=person.reached, limit=SIGHTINGS_AT_ONCE)
+        left = span is not None and span["last"] is not None
+        if span is None or not left:
+            break
         for number in numbers:
-            gone = session.run("erase_sightings", low=low, high=low + width, key_number=number)
+            gone = session.run(
+                "erase_sightings", low=person.reached, high=span["last"] + 1, key_number=number
+            )
             counts["sightings"] = counts.get("sightings", 0) + gone
-        low += width
-    person.reached = low
+        person.reached = span["last"] + 1
     count(session, receipt_id, counts)
-    if numbers and low <= span["last"]:
+    if left:
         return True
     for number in numbers:
         session.run("erase_sightings_without_time", key_number=number)

@@ -61,9 +61,11 @@ class ReadAgain:
 class Journal:
     """Appends in group commits and hands the fold what is next. Start `run` in the process's task group."""
 
-    def __init__(self, file: Database, now_ms: Callable[[], int]) -> None:
+    def __init__(self, file: Database, now_ms: Callable[[], int], *, shared: bool = False) -> None:
+        """`shared`: other processes append, too."""
         self._file = file
         self._now_ms = now_ms
+        self._shared = shared
         self._waiting: asyncio.Queue[_Work] = asyncio.Queue(MAX_WAITING)
         self._waiting_bytes = 0
         self.appended = asyncio.Event()
@@ -75,6 +77,13 @@ class Journal:
         """Reads how far every sender has got, and the head. Call once before `run`."""
         rows, self.head = await self._file.read(lambda s: (s.rows("lane_positions"), head(s)))
         return {LaneKey(row["gateway"], row["epoch"], row["lane"]): row["upto"] for row in rows}
+
+    async def newest(self) -> Cursor:
+        """The last position that anybody has given; wakes the fold if it was not ours."""
+        if self._shared:
+            self.head = await self._file.read(head)
+            self.appended.set()
+        return self.head
 
     async def run(self) -> None:
         """Commits whatever is waiting, as long as the process lives."""

@@ -1,6 +1,6 @@
 """The database's side of the identity rules: reads what events name at once, writes what changed at once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -24,14 +24,33 @@ _encode_device = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
 
+MAX_KEPT = 50_000  # identifiers remembered between transactions: some 50 MB
+
+
 class ProfileRows(MemoryProfiles):
-    """Satisfies ProfileStore inside one transaction.
+    """Satisfies ProfileStore inside a transaction.
 
     What is asked for is read once and kept; what changes is kept until `flush`, which whoever reads the
-    tables by other ways has to call before. Nothing is kept beyond the transaction.
+    tables by other ways has to call before. One that lives longer than a transaction is told of the next
+    with `begin`, and of its end with `end`: what it knows holds as long as nobody else wrote anything.
     """
 
     def __init__(self, session: Session) -> None:
+        self._mark: Hashable | None = None
+        self._know_nothing(session)
+
+    def begin(self, session: Session) -> None:
+        """Another transaction; after one that failed use another store."""
+        if self._mark is None or session.written() != self._mark or len(self._read) > MAX_KEPT:
+            self._know_nothing(session)
+        self._session = session
+        self._mark = None
+
+    def end(self) -> None:
+        """Nothing more is written in this transaction, by anybody."""
+        self._mark = self._session.written()
+
+    def _know_nothing(self, session: Session) -> None:
         super().__init__()
         self._session = session
         self._read: set[Identifier] = set()
@@ -70,21 +89,27 @@ class ProfileRows(MemoryProfiles):
         self._know_devices(devices, addresses)
 
     def profile_of(self, identifier: Identifier) -> str | None:
-        self._know(identifier)
-        return super().profile_of(identifier)
+        if identifier not in self._read:
+            self._read_identifiers([identifier])
+        edge = self.edges.get(identifier)
+        return edge.profile_id if edge is not None else None
 
     def open_edge_of(self, identifier: Identifier) -> Edge | None:
         self._know(identifier)
-        return super().open_edge_of(identifier)
+        return self.edges.get(identifier)
 
     def claims(self, identifier: Identifier) -> Sequence[Claim]:
-        self._know(identifier)
-        return super().claims(identifier)
+        if identifier not in self._read:
+            self._read_identifiers([identifier])
+        known = self.claims_on.get(identifier)
+        return list(known.values()) if known else ()
 
     def profile(self, profile_id: str) -> Profile | None:
-        if profile_id not in self._read_profiles:
+        profile = self.profiles.get(profile_id)
+        if profile is None and profile_id not in self._read_profiles:
             self._know_profiles([profile_id])
-        return self.profiles.get(profile_id)
+            profile = self.profiles.get(profile_id)
+        return profile
 
     def claimed_by(self, profile_id: str) -> Sequence[Identifier]:
         if profile_id not in self._read_claimed:
@@ -237,16 +262,11 @@ class ProfileRows(MemoryProfiles):
 
     def add_claim(self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp) -> bool:
         self._know(identifier)
-        changed = super().add_claim(identifier, profile_id, via, stamp)
-        if changed:
-            self._put(identifier, profile_id, via, self._undone_at(identifier, profile_id, via))
-        return changed
-
-    def _undone_at(self, identifier: Identifier, profile_id: str, via: str) -> int | None:
-        """A time for a claim that was undone before; which one exactly is of no account."""
-        claim = self.claims_on[identifier][profile_id, via]
-        key = (identifier, profile_id, via)
-        return (self._put_claims.get(key) or claim.last.occurred_at) if claim.undone else None
+        if not super().add_claim(identifier, profile_id, via, stamp):
+            return False
+        undone = self.claims_on[identifier][profile_id, via].undone
+        self._put(identifier, profile_id, via, stamp.occurred_at if undone else None)
+        return True
 
     def _put(self, identifier: Identifier, profile_id: str, via: str, undone_at: int | None) -> None:
         key = (identifier, profile_id, via)

@@ -43,6 +43,7 @@ class _History:
 
     by_name: dict[tuple[str, str | None], list[StoredEvent]] = field(default_factory=dict)
     by_kind: dict[str, list[StoredEvent]] = field(default_factory=dict)
+    size: int = 0
 
 
 class PeopleFacts:
@@ -64,6 +65,12 @@ class PeopleFacts:
     def of(self, person_id: str) -> "PersonFacts":
         """One of them."""
         return PersonFacts(self, person_id)
+
+    def events_read(self) -> Iterator[tuple[str, int]]:
+        """How many events had to be read, by person; nothing where none were asked for."""
+        if "histories" in vars(self):
+            for person, history in self.histories.items():
+                yield person, history.size
 
     def _rows(self, query: str, **values: Any) -> Iterator[tuple[str, Row]]:
         """Rows of all their profiles, each with the person."""
@@ -119,6 +126,7 @@ class PeopleFacts:
             history = histories.get(person)
             if history is None:
                 history = histories[person] = _History()
+            history.size += 1
             if name in needs.named:
                 history.by_name.setdefault((kind, name), []).append(event)
             if kind in needs.nameless:

@@ -1,6 +1,6 @@
 """What services know of a database: named queries inside one transaction, whichever engine is below."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -49,6 +49,10 @@ class Session(Protocol):
 
     def row(self, query: str, **values: Any) -> Row | None:
         """The first row of a query, or None."""
+        ...
+
+    def written(self) -> Hashable | None:
+        """A mark that changes with every row that anybody writes; None where there is no such mark."""
         ...
 
     def found(self, sql: str, values: Mapping[str, Any]) -> list[Row]:

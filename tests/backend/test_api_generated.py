@@ -16,7 +16,7 @@ import pytest
 from simulators.backend_alone import BackendAlone, running_backend
 
 SETTINGS = Path(__file__).with_name("schemathesis.toml")
-SECONDS = int(os.environ.get("API_SECONDS") or 40)
+SECONDS = int(os.environ.get("API_SECONDS") or 50)
 SEED = int(os.environ.get("API_SEED") or 7)  # the same for everybody: a red run must be red again
 LINE = 300  # characters; schemathesis shows a URL of 8 KB in full
 

@@ -91,7 +91,9 @@ async def test_a_poisoned_entry_is_buried_and_stops_nobody(live_shop, kind):
     await shop.journal.append_events([shop.event("track", user_id="anna", message_id="after")])
     await shop.folded()
     letters = await shop.journal_file.read(
-        lambda s: [dict(row) for row in s.rows("dead_letters_newest", limit=9)]
+        lambda s: [
+            dict(row) for row in s.rows("dead_letters_newest", limit=9, before=None, reason=None, origin=None)
+        ]
     )
     assert len(letters) == 1
     assert "could not be folded" in letters[0]["reason"]
@@ -137,7 +139,12 @@ async def test_a_full_disk_makes_the_fold_wait_and_buries_nothing(shop, running,
         await shop.state.write(limit(1_000_000))
         await shop.folded()
     assert await shop.column("select count(*) from events") == [20]
-    assert await shop.journal_file.read(lambda s: s.rows("dead_letters_newest", limit=9)) == []
+    assert (
+        await shop.journal_file.read(
+            lambda s: s.rows("dead_letters_newest", limit=9, before=None, reason=None, origin=None)
+        )
+        == []
+    )
 
 
 @pytest.mark.parametrize("broken", ["after", "delete_folded", "bury"])
@@ -164,7 +171,14 @@ async def test_a_journal_that_fails_for_a_while_ends_nothing(shop, running, monk
                 await asyncio.sleep(0.02)
         await shop.folded()
     assert await shop.column("select sum(adverts) from sightings") == [3]
-    assert len(await shop.journal_file.read(lambda s: s.rows("dead_letters_newest", limit=9))) == 1
+    assert (
+        len(
+            await shop.journal_file.read(
+                lambda s: s.rows("dead_letters_newest", limit=9, before=None, reason=None, origin=None)
+            )
+        )
+        == 1
+    )
 
 
 # Zones ----------------------------------------------------------------------------------------------------

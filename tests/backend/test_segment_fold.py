@@ -216,6 +216,27 @@ def test_everybody_new_is_asked_what_they_did_not_do(base):
     assert base.members("never") == {base.person("anonymous_id", "browser-1")}
 
 
+def test_a_robot_is_asked_now_and_then_so_that_others_need_not_wait(base, monkeypatch):
+    monkeypatch.setattr(audience_part, "HEAVY", 20)
+    base.save(
+        "shoes", {**VIEWED, "where": [{"property": "category", "test": {"type": "is", "value": "shoes"}}]}
+    )
+    base.save("viewers", VIEWED)
+    base.settle()
+    dresses = {"category": "dresses"}
+    base.fold(*(base.event(user_id="robot", name="Product Viewed", properties=dresses) for _ in range(30)))
+    base.save("many", {**VIEWED, "at_least": 31})
+    base.settle()
+    base.fold(base.event(user_id="robot", name="Product Viewed", properties=dresses))
+    robot = base.person("user_id", "robot")
+    assert base.live.audiences.rests == {robot: base.now + 31}
+    base.fold(base.event(user_id="robot", name="Product Viewed", properties={"category": "shoes"}))
+    assert base.members("shoes") == set()
+    base.now += 31
+    base.settle()
+    assert base.members("shoes") == {robot}
+
+
 # Merges -----------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,8 @@
 """Definitions: what is understood, and an error that names the node."""
 
 import json
+import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -169,3 +171,21 @@ def test_counting_bounds():
     assert model.Did("x").least == 1
     assert model.Did("x", at_most=0).least == 0
     assert model.Did("x", at_least=2, at_most=3).least == 2
+
+
+# The documentation ----------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parents[2] / "docs" / "segments.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("example", re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
+def test_the_examples_of_the_documentation_are_understood(example):
+    body = json.loads(example)
+    definition = body if "condition" in body else {"name": "example", "condition": body}
+    assert parse_definition(json.dumps(definition).encode()).name
+
+
+def test_the_documentation_names_every_condition_and_test():
+    for union in (model.Condition, model.Test):
+        for kind in union.__args__:
+            assert f"`{kind.__struct_config__.tag}`" in PAGE

@@ -238,6 +238,9 @@ class _LineSession:
         row: Row | None = self.line.wait(statement.prepared.fetchrow(*statement.arguments(values)))
         return row
 
+    def written(self) -> None:
+        """Other replicas write as well."""
+
     def found(self, sql: str, values: Values) -> list[Row]:
         bound = translated_query(sql)
         return self.line.ask(bound.sql, *(values[name] for name in bound.parameters))

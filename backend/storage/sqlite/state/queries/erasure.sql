@@ -264,6 +264,11 @@ select key_number from heard_keys where beacon_key = :hidden;
 -- From when to when anything was heard, unix seconds.
 select min(second) as first, max(second) as last from sightings;
 
+-- name: sightings_from
+-- Until when the next so many sightings were, unix seconds.
+select max(n.second) as last from (
+  select second from sightings where second >= :low order by second limit :limit) n;
+
 -- name: erase_sightings!
 -- When and where a tag was heard, in a span of time; there is no index by tag, for it would halve ingest.
 delete from sightings where second >= :low and second < :high and key_number = :key_number;

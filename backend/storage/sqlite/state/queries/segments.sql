@@ -77,11 +77,11 @@ with recursive
     union
     select p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent),
   tree (person_id, profile_id) as (
-    select up.profile_id, up.profile_id from up join profiles r on r.profile_id = up.profile_id
-    where up.parent is null and r.id_type <> 'claimed_user_id'
-    union
+    select up.profile_id, up.profile_id from up where up.parent is null
+    union all
     select tree.person_id, p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select person_id, profile_id from tree;
+select person_id, tree.profile_id from tree cross join profiles r
+where r.profile_id = tree.person_id and r.id_type <> 'claimed_user_id';
 
 -- name: segment_profiles_behind
 -- The profiles that identifiers belong to, or once did.

@@ -1,0 +1,94 @@
+"""Bridges alone, as processes of their own, beside a backend that folds what they take in."""
+
+import asyncio
+import socket
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+from typer.testing import CliRunner
+
+from backend.app import running
+from backend.cli import main
+from backend.config import read_config
+from simulators.children import Child
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def write_settings(path: Path, url: str, port: int) -> Path:
+    data = path.with_suffix("")
+    path.write_text(f'data_dir = "{data}"\n[http]\nport = {port}\n[database]\nurl = "{url}"\n', "utf-8")
+    return path
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+async def test_two_bridges_and_a_backend_share_one_journal(tmp_path: Path, database_url: str) -> None:
+    whole = write_settings(tmp_path / "whole.toml", database_url, 0)
+    ports = [free_port(), free_port()]
+    alone = [
+        write_settings(tmp_path / f"bridge{number}.toml", database_url, port)
+        for number, port in enumerate(ports)
+    ]
+    created = await asyncio.to_thread(
+        CliRunner().invoke, main, ["token", "create", "--role", "admin", "--config", str(whole)]
+    )
+    headers = {"Authorization": f"Bearer {created.output.strip()}"}
+    async with running(read_config(whole)) as (backend, _), aiohttp.ClientSession() as http:
+        url = f"http://127.0.0.1:{backend.port}"
+        source = {"name": "Server", "kind": "server"}
+        async with http.put(f"{url}/api/sources/server", json=source, headers=headers) as answer:
+            key = aiohttp.BasicAuth((await answer.json())["write_key"], "")
+        command = [sys.executable, "-m", "backend", "serve", "--only", "bridge", "--config"]
+        bridges = [Child(path.stem, [*command, str(path)], tmp_path / f"{path.stem}.log") for path in alone]
+        for bridge in bridges:
+            bridge.start()
+        try:
+            for port in ports:
+                await eventually(lambda port=port: is_up(http, port))
+            for number, port in enumerate([*ports, *ports]):
+                call = {"userId": "anna", "messageId": f"m{number % 2}", "event": f"Seen {number % 2}"}
+                async with http.post(f"http://127.0.0.1:{port}/v1/track", json=call, auth=key) as answer:
+                    assert answer.status == 200, await answer.text()
+
+            async def both_are_there() -> bool:
+                async with http.get(f"{url}/api/profiles/user_id:anna/timeline", headers=headers) as answer:
+                    items = (await answer.json()).get("items", [])
+                return sorted(item["title"] for item in items if item["title"].startswith("Seen")) == [
+                    "Seen 0",
+                    "Seen 1",
+                ]
+
+            await eventually(both_are_there)
+            async with http.get(f"http://127.0.0.1:{ports[0]}/api/profiles/user_id:anna") as answer:
+                assert answer.status == 404, "a bridge alone shows nobody to anybody"
+        finally:
+            for bridge in bridges:
+                await bridge.kill()
+
+
+async def is_up(http: aiohttp.ClientSession, port: int) -> bool:
+    try:
+        async with http.get(f"http://127.0.0.1:{port}/health") as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+async def eventually(condition) -> None:
+    async with asyncio.timeout(60):
+        while not await condition():  # noqa: ASYNC110 - other processes' answers have no event
+            await asyncio.sleep(0.1)
+
+
+def test_with_sqlite_there_is_no_bridge_alone(tmp_path: Path) -> None:
+    path = tmp_path / "backend.toml"
+    path.write_text(f'data_dir = "{tmp_path}/data"\n', "utf-8")
+    result = CliRunner().invoke(main, ["serve", "--only", "bridge", "--config", str(path)])
+    assert result.exit_code == 2
+    assert "database.url" in result.output + (result.stderr or "")
