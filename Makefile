@@ -65,4 +65,4 @@ format: $(STAMP) ## let ruff put the formatting right
 lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
 	@bash .ci/lock
 
-.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-api bench-decode docs check format lock
+.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-api bench-decode bench-storage docs check format lock

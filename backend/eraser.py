@@ -7,11 +7,12 @@ files, and at last the bytes of the databases. The row `erasure_work` says which
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
 import structlog
 
@@ -25,6 +26,7 @@ from sdk_bridge.server.ports import DeadLetter, JournalBusy
 from sdk_bridge.wire.app_events import AppEvent
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 Step: TypeAlias = Literal["history", "sightings", "mentions", "journal", "files", "bytes", "done"]
 CAUGHT_UP_S: Final = 5.0  # what the person did a moment ago has to be folded before it can be erased
@@ -32,6 +34,7 @@ RETRY_S: Final = 1.0
 JOURNAL_TURNS: Final = 20  # seconds until every page of the queue has been used anew
 KEPT_FOLDERS: Final = frozenset({"authority"})
 FILE_BLOCK: Final = 1 << 20
+LONGEST_REST_S: Final = 0.05
 
 
 class FoldBehind(RuntimeError):
@@ -193,11 +196,10 @@ class Eraser:
         more = True
         while more:
             look = partial(erasure.events_mentioning, traces=traces, person=person)
-            hits = await asyncio.to_thread(state.view, look)
+            hits = await _gently(partial(state.view, look))
             if hits.rows:
-                await state.write(
-                    partial(erasure.forget_in_events, receipt_id=receipt_id, person=person, rows=hits.rows)
-                )
+                forget = partial(erasure.forget_in_events, receipt_id=receipt_id, person=person)
+                await state.write(partial(forget, found=hits.rows))
             person.reached, more = hits.reached or 0, hits.more
         await self._devices(person)
         await self._notes("audit", traces)
@@ -207,7 +209,7 @@ class Eraser:
         more = True
         while more:
             look = partial(erasure.devices_remembering, person=person)
-            hits = await asyncio.to_thread(self._at.state.view, look)
+            hits = await _gently(partial(self._at.state.view, look))
             if hits.rows:
                 await self._at.state.write(partial(erasure.forget_in_devices, person=person, rows=hits.rows))
             person.reached_text, more = hits.reached or "", hits.more
@@ -216,7 +218,7 @@ class Eraser:
         after, more = 0, True
         while more:
             look = partial(erasure.notes_mentioning, table=table, traces=traces, after=after)
-            hits = await asyncio.to_thread(self._at.state.view, look)
+            hits = await _gently(partial(self._at.state.view, look))
             if hits.rows:
                 await self._at.state.write(partial(erasure.forget_in_notes, table=table, rows=hits.rows))
             after, more = hits.reached or after, hits.more
@@ -235,7 +237,7 @@ class Eraser:
         after, more = 0, True
         while more:
             look = partial(erasure_letters.letters_mentioning, traces=traces, after=after)
-            hits = await asyncio.to_thread(self._at.journal_file.view, look)
+            hits = await _gently(partial(self._at.journal_file.view, look))
             if hits.letters:
                 yield hits.letters
             after, more = hits.reached, hits.more
@@ -272,6 +274,14 @@ class Eraser:
                 break
             await asyncio.sleep(1.0)
         return left
+
+
+async def _gently(look: Callable[[], T]) -> T:
+    """Looks on a thread, then rests as long: whoever answers requests has the same interpreter."""
+    began = time.monotonic()
+    found = await asyncio.to_thread(look)
+    await asyncio.sleep(min(time.monotonic() - began, LONGEST_REST_S))
+    return found
 
 
 def _made_at(receipt_id: str) -> int:

@@ -179,7 +179,7 @@ class Placing:
 
     def _move(self, before: Profile, wanted: Placement) -> None:
         store, profile_id = self.store, before.profile_id
-        person_before = person_of(store, profile_id)
+        person_before = profile_id if before.parent is None else person_of(store, before.parent)
         after = replace(
             before,
             parent=wanted.parent,
@@ -189,7 +189,8 @@ class Placing:
             shared=wanted.shared,
         )
         store.put_profile(after)
-        concerned = {profile_id, person_before, person_of(store, profile_id)}
+        person_after = profile_id if after.parent is None else person_of(store, after.parent)
+        concerned = {profile_id, person_before, person_after}
         self.placed |= concerned
         if after.parent != before.parent:
             self._turn_edge(before, after, wanted)

@@ -275,7 +275,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Hits:
-    """Rows that mention a person, among those up to `reached`; `more` are to come."""
+    """Rows that mention a person, among those up to `reached`; `more`: there are others to come."""
 
     rows: list[Row]
     reached: Any
@@ -283,22 +283,25 @@ class Hits:
 
 
 def events_mentioning(session: Session, traces: Traces, person: Person) -> Hits:
-    """The next stretch of events. Whatever happened after the erasure is the person's new beginning."""
+    """The next stretch of events."""
     rows = session.rows("events_to_search", after=person.reached, limit=SEARCHED_AT_ONCE)
-    if not traces.in_rows(b"\n".join(_stored(row) for row in rows)):
-        return _hits([], rows, "event_id")
-    found = [
-        row
-        for row in rows
-        if min(row["occurred_at"], row["received_at"]) <= person.erased_at and traces.in_rows(_stored(row))
-    ]
+    found: list[Row] = []
+    if traces.in_rows(b"\n".join(map(_stored, rows))):
+        found = [row for row in rows if traces.in_rows(_stored(row))]
     return _hits(found, rows, "event_id")
 
 
-def forget_in_events(session: Session, receipt_id: str, person: Person, rows: Iterable[Row]) -> None:
-    """What claims to be theirs goes, with what it had said; in other people's their names are blacked out."""
+def forget_in_events(session: Session, receipt_id: str, person: Person, found: Iterable[Row]) -> None:
+    """What claims to be theirs goes, with what it had said; in other people's their names are blacked out.
+
+    Whatever happened after the erasure is the person's new beginning, and stays.
+    """
     names, counts = frozenset(person.names), Counts()
     users = {name for id_type, name in person.identifiers if id_type in ("user_id", "claimed_user_id")}
+    asked = [
+        session.row("event_found", event_id=one["event_id"], erased_at=person.erased_at) for one in found
+    ]
+    rows = [row for row in asked if row is not None]
     for row in rows:
         event = _event_of(row)
         if event is None or event.user_id in users:

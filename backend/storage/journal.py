@@ -4,8 +4,9 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
 from typing import TypeAlias
+
+import msgspec
 
 from backend.storage.entries import EVENTS_AN_ENTRY, Cursor, Entry, LaneKey
 from backend.storage.group import Group, Values, head
@@ -257,23 +258,31 @@ def _entry_of_letter(letter: Letter) -> Values:
 
 
 def _write_events(group: Group, events: Sequence[AppEvent]) -> int:
-    new = group.session.changed("remember_message", [_identity(event) for event in events])
     fresh: dict[tuple[int, str], list[AppEvent]] = {}
-    for event in compress(events, new):
+    new = _new(group.session, events)
+    for event in new:
         partition = partition_of(event.user_id or event.anonymous_id or event.device_id or event.source)
         fresh.setdefault((partition, event.source), []).append(event)
     for (partition, source), theirs in fresh.items():
         for start in range(0, len(theirs), EVENTS_AN_ENTRY):
             group.append(_entry_of(partition, source, theirs[start : start + EVENTS_AN_ENTRY]))
-    return sum(new)
+    return len(new)
 
 
-def _identity(event: AppEvent) -> Values:
-    return {
-        "hour": event.original_at // HOUR_MS,  # 0 without a clock of its own: a later copy must find it
-        "hash": message_hash(event.source, event.message_id),
-        "received_hour": event.received_at // HOUR_MS,
-    }
+def _new(session: Session, events: Sequence[AppEvent]) -> list[AppEvent]:
+    """Those that were not sent before, each once; their ids are remembered, many in one statement."""
+    by_hour: dict[tuple[int, int], dict[int, AppEvent]] = {}
+    for event in events:
+        # 0 without a clock of its own: a later copy must find it.
+        hours = event.original_at // HOUR_MS, event.received_at // HOUR_MS
+        by_hour.setdefault(hours, {}).setdefault(message_hash(event.source, event.message_id), event)
+    new: list[AppEvent] = []
+    for (hour, received_hour), hashed in by_hour.items():
+        hashes = msgspec.json.encode(list(hashed)).decode()
+        rows = session.rows("remember_messages", hour=hour, received_hour=received_hour, hashes=hashes)
+        unseen = {row["hash"] for row in rows}
+        new += [event for key, event in hashed.items() if key in unseen]
+    return new
 
 
 def _entry_of(partition: int, source: str, events: list[AppEvent]) -> Values:

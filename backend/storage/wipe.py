@@ -7,6 +7,7 @@ file's bytes are searched, and whatever still holds a trace is built anew: an in
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -28,6 +29,7 @@ _WINDOW: Final = 8  # bytes looked at together; telling names have as many, but 
 _BITS: Final = 20
 _SPREAD: Final = np.uint64(0x9E3779B97F4A7C15)
 ROUNDS: Final = 4
+REST_S: Final = 0.004  # after each block, which takes as long: other threads have the same interpreter
 CHECKPOINT_TRIES: Final = 200
 CHECKPOINT_PAUSE_S: Final = 0.05
 
@@ -134,6 +136,7 @@ class _Finder:
             while block := file.read(BLOCK):
                 whole = (kept + block).lower()
                 yield from (start - len(kept) + found for found in self._in(whole))
+                time.sleep(REST_S)
                 start += len(block)
                 kept = whole[-overlap:]
 

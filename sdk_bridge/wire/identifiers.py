@@ -3,21 +3,22 @@
 import re
 
 # One such value on many phones once merged everybody into one person.
-_NOBODY = re.compile(
-    r"""
-    | null | nil | none | undefined | nan | [+-]?inf(inity)? | nsnull | \(null\) | <null>
-    | true | false | yes | no | not[ _]set | \(not\ set\) | n/a | na | empty
-    | anonymous | anon | guest | visitor | unknown | nobody | test | user | customer | default
-    | object | \[object\ object\] | \[\] | \{\} | distinct_?id
-    | (user|anonymous|device|customer)?_?id
-    | [0\-\s:.{}+]+ | -1     # all zeroes or dashes, also in the form of a UUID
-    """,
-    re.VERBOSE,
-)
+_NOBODY = frozenset(
+    """
+    null nil none undefined nan inf +inf -inf infinity +infinity -infinity nsnull (null) <null>
+    true false yes no not_set (not_set) n/a na empty
+    anonymous anon guest visitor unknown nobody test user customer default
+    object [] {} distinctid distinct_id
+    id _id userid user_id anonymousid anonymous_id deviceid device_id customerid customer_id
+    """.split()  # noqa: SIM905 - words, read as words
+) | {"", "not set", "(not set)", "[object object]", "-1"}
+# All zeroes or dashes, also in the form of a UUID.
+_NOTHING = re.compile(r"[0\-\s:.{}+]+")
 
 
 def usable(identifier: str | None) -> str | None:
     """The identifier, or None for one that cannot stand for one person."""
     if identifier is None or "\ufffd" in identifier:  # what was broken on its way may have been two
         return None
-    return None if _NOBODY.fullmatch(identifier.strip().lower()) else identifier
+    plain = identifier.strip().lower()
+    return None if plain in _NOBODY or _NOTHING.fullmatch(plain) else identifier

@@ -78,7 +78,7 @@ MAPPED = [
     CategoryMapping("Footwear", "Shoes"),
     CategoryMapping("Footwear > Socks", "Socks"),
     CategoryMapping("Sale > *", "Shoes"),
-    CategoryMapping("* > Running", "Shoes > Running"),
+    CategoryMapping("* > Jogging", "Shoes > Running"),
     CategoryMapping("Gift cards"),
 ]
 
@@ -91,8 +91,8 @@ MAPPED = [
         ("Footwear > Socks > Wool", {RUNNING}),  # the longer mapping counts
         ("Sale > Summer > Trail", {SHOES}),
         ("Sale", set()),
-        ("Sale > Running", {SHOES, RUNNING}),  # of two as long, by name
-        ("Sport > Running > Trail", {SHOES, RUNNING}),
+        ("Sale > Jogging", {SHOES, RUNNING}),  # of two as long, by name
+        ("Sport > Jogging > Trail", {SHOES, RUNNING}),
         ("Gift cards > 50", set()),
         ("Shoes > Running", {SHOES, RUNNING}),
         ("Toys", set()),

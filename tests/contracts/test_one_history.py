@@ -192,7 +192,9 @@ async def test_one_history_makes_the_same_rows_on_both_engines(
     ended = {}
     for engine, (journal_file, state) in both.items():
         numbers = itertools.count(1)
-        monkeypatch.setattr(secrets, "randbits", lambda bits, numbers=numbers: next(numbers))
+        monkeypatch.setattr(
+            secrets, "token_bytes", lambda size, numbers=numbers: next(numbers).to_bytes(size, "big")
+        )
         async with AsyncExitStack() as stack:
             await history_on(stack, journal_file, state)
         ended[engine] = await state.read(lambda session, engine=engine: tables(session, raw, engine))

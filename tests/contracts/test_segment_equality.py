@@ -52,8 +52,11 @@ products = st.lists(st.dictionaries(st.sampled_from(KEYS), atoms, max_size=3), m
 properties = st.none() | st.fixed_dictionaries(
     {}, optional={**dict.fromkeys(KEYS[:-1], values), "products": products | values}
 )
-moments = st.integers(0, 240).map(lambda steps: NOON - steps * HOUR) | st.integers(
-    NOON - 10 * DAY, NOON + HOUR
+edges = st.sampled_from([NOON - span + step for span in (0, HOUR, DAY, 7 * DAY) for step in (-1, 0, 1)])
+moments = (
+    edges
+    | st.integers(0, 240).map(lambda steps: NOON - steps * HOUR)
+    | st.integers(NOON - 10 * DAY, NOON + HOUR)
 )
 attachments = st.fixed_dictionaries({}, optional={"attach_from": moments, "attach_until": moments})
 hashes = st.integers(-(2**62), 2**62)
@@ -352,19 +355,19 @@ def same_answers(run: Callable, world: World, condition: model.Condition) -> Non
     in_world(run, world, check)
 
 
-@settings(max_examples=100)
+@settings(max_examples=250)
 @given(worlds(), trees)
 def test_the_predicate_and_sqlite_say_the_same(on_sqlite, world, condition):
     same_answers(on_sqlite, world, condition)
 
 
-@settings(max_examples=50)
+@settings(max_examples=100)
 @given(worlds(), trees)
 def test_the_predicate_and_postgres_say_the_same(on_postgres, world, condition):
     same_answers(on_postgres, world, condition)
 
 
-@settings(max_examples=40)
+@settings(max_examples=100)
 @given(worlds(), trees, st.data())
 def test_nothing_changes_before_the_predicate_says_so(on_sqlite, world, condition, data):
     def check(session: Session) -> None:

@@ -30,10 +30,12 @@ delete from lanes where gateway = :gateway and rowid not in
 insert into forgotten (gateway, reason, adverts) values (:gateway, :reason, :adverts)
 on conflict (gateway, reason) do update set adverts = forgotten.adverts + excluded.adverts;
 
--- name: remember_message!
--- An app event's id; changes no row where it was there already.
-insert into message_ids (hour, hash, received_hour) values (:hour, :hash, :received_hour)
-on conflict do nothing;
+-- name: remember_messages
+-- App events' ids of one hour, as a list; those come back that were not there before, each once.
+insert into message_ids (hour, hash, received_hour)
+select cast(:hour as bigint), cast(one.value as bigint), cast(:received_hour as bigint)
+from json_each(cast(:hashes as text)) one where true
+on conflict do nothing returning hash;
 
 -- name: forget_messages!
 -- Ids received before the window in which a client may send again. Clocks are mostly right, so the first

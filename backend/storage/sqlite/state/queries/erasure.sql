@@ -284,9 +284,13 @@ delete from heard_keys where beacon_key = :hidden;
 -- And what others' rows say of them ------------------------------------------------------------------------------
 
 -- name: events_to_search
--- Every event in turn, to be searched for an erased person's names.
-select event_id, event_hash, profile_id, occurred_at, received_at, body, properties from events
-where event_id > :after order by event_id limit :limit;
+-- Every event in turn, to be searched for an erased person's names; no column more than that takes.
+select event_id, body, properties from events where event_id > :after order by event_id limit :limit;
+
+-- name: event_found
+-- One that mentions them, of those that happened until the erasure.
+select event_id, event_hash, profile_id, body, properties from events
+where event_id = :event_id and (occurred_at <= :erased_at or received_at <= :erased_at);
 
 -- name: drop_event!
 -- It was about them.

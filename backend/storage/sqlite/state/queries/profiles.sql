@@ -5,13 +5,13 @@ select profile_id from identity_edges where id_type = :id_type and id = :id and 
 -- name: identities_named
 -- Where identifiers belong, given as JSON: [[type, id], ...].
 select e.id_type, e.id, e.profile_id, e.valid_from, e.cause, e.event_id
-from json_each(:wanted) w
+from json_each(cast(:wanted as text)) w
 join identity_edges e on e.id_type = w.value ->> 0 and e.id = w.value ->> 1 and e.valid_to is null;
 
 -- name: claims_named
 -- What is said of identifiers, given as JSON: [[type, id], ...].
 select c.id_type, c.id, c.profile_id, c.via, c.first_at, c.last_at, c.last_hash, c.undone_at
-from json_each(:wanted) w
+from json_each(cast(:wanted as text)) w
 join identity_claims c on c.id_type = w.value ->> 0 and c.id = w.value ->> 1;
 
 -- name: profiles_by_id
@@ -19,7 +19,7 @@ join identity_claims c on c.id_type = w.value ->> 0 and c.id = w.value ->> 1;
 select p.profile_id, p.id_type, e.id, p.created_at, p.merged_into, p.merged_at, p.attach_from,
   p.attach_until, p.shared, p.crowd,
   exists (select 1 from consents c where c.profile_id = p.profile_id) as has_consents
-from json_each(:wanted) w
+from json_each(cast(:wanted as text)) w
 join profiles p on p.profile_id = w.value
 join identity_edges e on e.profile_id = p.profile_id and e.id_type = p.id_type and e.valid_to is null;
 
@@ -101,7 +101,7 @@ on conflict (profile_id, purpose) do update set
 
 -- name: devices_named
 -- Who held devices when, and their addresses; a JSON list of device ids.
-select d.device_id, d.profile_id, d.registers from json_each(:wanted) w
+select d.device_id, d.profile_id, d.registers from json_each(cast(:wanted as text)) w
 join devices d on d.device_id = w.value;
 
 -- name: put_device!
@@ -129,13 +129,13 @@ on conflict (kind, value) do update set
 -- The addresses that devices were the last to report; a JSON list of device ids.
 select a.kind, a.value, a.device_id, a.bound_at, a.bound_hash, a.last_seen_at, a.profile_id, a.proven,
   a.platform
-from json_each(:wanted) w join push_addresses a on a.device_id = w.value;
+from json_each(cast(:wanted as text)) w join push_addresses a on a.device_id = w.value;
 
 -- name: push_addresses_named
 -- Push addresses, given as JSON: [[kind, value], ...].
 select a.kind, a.value, a.device_id, a.bound_at, a.bound_hash, a.last_seen_at, a.profile_id, a.proven,
   a.platform
-from json_each(:wanted) w join push_addresses a on a.kind = w.value ->> 0 and a.value = w.value ->> 1;
+from json_each(cast(:wanted as text)) w join push_addresses a on a.kind = w.value ->> 0 and a.value = w.value ->> 1;
 
 -- name: own_push_address!
 -- Whose an address is.
