@@ -277,10 +277,10 @@ class Eraser:
 
 
 async def _gently(look: Callable[[], T]) -> T:
-    """Looks on a thread, then rests as long: whoever answers requests has the same interpreter."""
+    """Looks on a thread, then rests half as long: whoever answers requests has the same interpreter."""
     began = time.monotonic()
     found = await asyncio.to_thread(look)
-    await asyncio.sleep(min(time.monotonic() - began, LONGEST_REST_S))
+    await asyncio.sleep(min((time.monotonic() - began) / 2, LONGEST_REST_S))
     return found
 
 

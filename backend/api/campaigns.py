@@ -12,6 +12,7 @@ from backend.api.errors import Problem
 from backend.api.host import HOST, change
 from backend.api.operations import operation
 from backend.api.parameters import LIMIT, identifier
+from backend.campaigns.examples import Example, examples
 from backend.campaigns.model import NEXT, Campaign, CampaignInvalid, State, parse_campaign
 from backend.storage import campaigns as campaign_rows
 from backend.storage.database import Session
@@ -59,6 +60,12 @@ class CampaignView(CampaignVersion, frozen=True, kw_only=True):
 
     decisions: list[Decided]
     pushes: list[Pushed]
+
+
+class ExampleList(Struct):
+    """Campaigns to begin with."""
+
+    examples: tuple[Example, ...]
 
 
 CAMPAIGN = identifier("campaign", "The campaign's id.")
@@ -185,6 +192,12 @@ async def get_campaign(request: web.Request) -> CampaignView:
     return found
 
 
+@operation("viewer", answer=ExampleList)
+async def get_campaign_examples(_request: web.Request) -> ExampleList:
+    """Lists campaigns to begin with: each as a draft, with what has to be set up before."""
+    return ExampleList(examples())
+
+
 def _fields(chosen: campaign_rows.VersionedCampaign) -> dict[str, Any]:
     return {**msgspec.structs.asdict(chosen.campaign), "version": chosen.version}
 
@@ -192,6 +205,7 @@ def _fields(chosen: campaign_rows.VersionedCampaign) -> dict[str, Any]:
 ROUTES = [
     web.put("/api/campaigns/{campaign}", put_campaign),
     web.get("/api/campaigns", get_campaigns),
+    web.get("/api/campaign-examples", get_campaign_examples),
     web.get("/api/campaigns/{campaign}", get_campaign),
     web.post("/api/campaigns/{campaign}/state", post_campaign_state),
     web.get("/api/campaigns/{campaign}/versions", get_campaign_versions),

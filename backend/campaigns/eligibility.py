@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
 from backend.campaigns.allocation import arm_of, variant_of
-from backend.campaigns.model import Campaign, Confidence
+from backend.campaigns.model import Campaign, Confidence, Guardrails
 from backend.occurrences import Confidence as Sureness
 
 Verdict: TypeAlias = Literal["sent", "held_out", "suppressed"]
@@ -122,15 +122,19 @@ def judge(campaign: Campaign, person: PersonFacts, now: int, moment: Moment) -> 
 
 def _caps(campaign: Campaign, person: PersonFacts, now: int) -> Iterator[RuleVerdict]:
     rules = campaign.guardrails
-    counted = person.offered
-    if rules.again_after_s is not None:
-        counted = [at for at in counted if now - at < rules.again_after_s * 1000]
-    yield _rule("cap: total", len(counted) < rules.max_total, "cap: total")
+    yield _rule("cap: total", len(_counted(rules, person.offered, now)) < rules.max_total, "cap: total")
     yield _rule("cap: day", person.sent_today < rules.max_per_day, "cap: day")
     yield _rule("cap: week", person.sent_this_week < rules.max_per_week, "cap: week")
     yield _rule("cooldown", _is_over(person.offered, rules.cooldown_s, now), "cooldown")
     yield _rule("cooldown here", _is_over(person.offered_here, rules.place_cooldown_s, now), "cooldown here")
     yield _rule("one at a time", not person.active, "an offer is on its way")
+
+
+def _counted(rules: Guardrails, offered: Sequence[int], now: int) -> Sequence[int]:
+    """The offers that count for `max_total`."""
+    if rules.again_after_s is None:
+        return offered
+    return [at for at in offered if now - at < rules.again_after_s * 1000]
 
 
 def _is_over(times: Sequence[int], pause_s: int, now: int) -> bool:
@@ -149,6 +153,8 @@ class SendFacts:
     """What has to hold still at the moment of sending, however long the push had to wait.
 
     `sent_today`, `sent_this_week`: what really went out to the person by now, this push not among it.
+    `offered`: when the campaign's other offers to the person went out; `held_out`: whether the person belongs
+    to the control group. Both may be new where two profiles turned out to be one person.
     """
 
     consents: Mapping[str, bool]
@@ -157,6 +163,8 @@ class SendFacts:
     zone: ZoneInfo
     sent_today: int = 0
     sent_this_week: int = 0
+    offered: Sequence[int] = ()
+    held_out: bool = False
     in_audience: bool = True
     goal_reached_at: int | None = None
     erased: bool = False
@@ -188,6 +196,9 @@ def recheck(campaign: Campaign | None, facts: SendFacts, now: int) -> Stop | Hol
         (not facts.still_there, "no longer there"),
         (not facts.in_audience, "not in the audience"),
         (campaign.goal.stops and facts.goal_reached_at is not None, f"goal reached: {campaign.goal.event}"),
+        (facts.held_out, "holdout"),
+        (len(_counted(rules, facts.offered, now)) >= rules.max_total, "cap: total"),
+        (not _is_over(facts.offered, rules.cooldown_s, now), "cooldown"),
         (facts.sent_today >= rules.max_per_day, "cap: day"),
         (facts.sent_this_week >= rules.max_per_week, "cap: week"),
     ]

@@ -81,10 +81,10 @@ class LiveState:
         by_kind: dict[OccurrenceKind, list[str]] = {}
         for campaign_id, chosen in campaigns.items():
             by_kind.setdefault(begins_with(chosen.campaign.trigger), []).append(campaign_id)
-        stays: dict[str, list[Waiting]] = {}
-        for waiting in campaign_rows.stays(session):
-            stays.setdefault(waiting.subject, []).append(waiting)
         fence_tracks, fence_owners = fences.restore_tracks(session)
+        visits = floor.open_visits(session)
+        present = engine.tracks.keys() | visits.open.keys() | fence_tracks.tracks.keys()
+        stays = campaign_rows.stays(session, present)
         return cls(
             engine=engine,
             gateways=known,
@@ -96,7 +96,7 @@ class LiveState:
             stores={row["store_id"]: dict(row) for row in session.rows("stores")},
             zone_beacons=registry.zone_beacons(session),
             phones={track: owner for track, owner in owners.items() if track.startswith(PHONE_TRACK)},
-            visits=floor.open_visits(session),
+            visits=visits,
             zone_categories={Place(*zone): held for zone, held in zone_categories(session).items()},
             shelves=catalog.load_shelves(session),
             fences=StampedFences.read(session, before.fences if before else None),

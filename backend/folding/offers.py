@@ -4,6 +4,8 @@ Candidates of one transaction are decided at its end, so that those who compete 
 person are seen together, whatever came first.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,7 +17,7 @@ from backend.campaigns.triggers import GONE, STAYED, wait_for
 from backend.catalog.shelves import ZoneRef
 from backend.folding.live import LiveState
 from backend.ids import uuid7
-from backend.occurrences import Occurrence
+from backend.occurrences import Confidence, Occurrence
 from backend.profiles.behaviour import View
 from backend.proximity.zones import Place
 from backend.push.model import NewPush, PushContent
@@ -58,7 +60,8 @@ class OfferPart:
         wait = wait_for(campaign, occurrence, self._live.zone_categories.get(place, ()))
         if wait is None:
             return
-        begun_at = occurrence.entered_at if wait.stays else occurrence.at
+        happened_at = min(occurrence.at, occurrence.received_at)  # an app's clock may run years ahead
+        begun_at = occurrence.entered_at if wait.stays else happened_at
         waiting = Waiting(
             campaign_id=campaign.campaign_id,
             subject=occurrence.subject,
@@ -75,8 +78,7 @@ class OfferPart:
         if not wait.stays and wait.for_ms == 0:
             self._candidates.append(Candidate(waiting, occurrence.received_at))
             return
-        campaign_rows.start_wait(self._session, waiting)
-        if wait.stays:
+        if campaign_rows.start_wait(self._session, waiting) and wait.stays:
             self._live.stays.setdefault(occurrence.subject, []).append(waiting)
 
     def _end_stays(self, gone: Occurrence) -> None:
@@ -94,11 +96,12 @@ class OfferPart:
             if waiting.due_at <= stayed.at and _is_there(waiting, stayed):
                 self._live.stays[stayed.subject].remove(waiting)
                 campaign_rows.end_wait(self._session, waiting)
-                self._candidates.append(Candidate(waiting, stayed.received_at))
+                sure = replace(waiting, confidence=_sureness(waiting, stayed))
+                self._candidates.append(Candidate(sure, stayed.received_at))
 
     def tick(self, now: int) -> None:
-        """Waits that the clock has completed."""
-        if now < self._live.waits_looked_at + WAITS_EVERY_MS:
+        """Waits that the clock has completed. `now`: everything until then is folded."""
+        if 0 <= now - self._live.waits_looked_at < WAITS_EVERY_MS:  # the clock may have been set back
             return
         due = campaign_rows.waits_due(self._session, now, WAITS_AT_ONCE)
         if len(due) < WAITS_AT_ONCE:
@@ -111,7 +114,7 @@ class OfferPart:
 
     def decide_all(self) -> None:
         """The candidates of the transaction: of those who compete, the highest priority comes first."""
-        candidates, self._candidates = self._candidates, []
+        candidates, self._candidates = [self._of_person(one) for one in self._candidates], []
         winners: dict[str, list[tuple[int, str]]] = {}
         for candidate in sorted(candidates, key=self._rank):
             chosen = self._live.campaigns.get(candidate.waiting.campaign_id)
@@ -124,6 +127,14 @@ class OfferPart:
             if self._decide(chosen, candidate, winner):
                 won.append((candidate.waiting.due_at, candidate.waiting.campaign_id))
 
+    def _of_person(self, candidate: Candidate) -> Candidate:
+        """Who waited may have become somebody else's profile meanwhile: limits and goals are the person's."""
+        waiting = candidate.waiting
+        person = profiles.resolve(self._session, "profile_id", waiting.profile_id)
+        if person is None or person == waiting.profile_id:
+            return candidate
+        return replace(candidate, waiting=replace(waiting, profile_id=person))
+
     def _rank(self, candidate: Candidate) -> tuple[int, int, str]:
         chosen = self._live.campaigns.get(candidate.waiting.campaign_id)
         priority = chosen.campaign.guardrails.priority if chosen else 0
@@ -135,21 +146,21 @@ class OfferPart:
         zone = offer_rows.zone_of_person(self._session, waiting.profile_id, waiting.store_id)
         send_at = send_time(campaign, self._now, zone)
         facts = offer_rows.person_facts(self._session, campaign, waiting, send_at, zone, self._now)
-        decision = self._verdict(chosen, candidate, facts, winner)
-        content = None
-        if decision.sends:
+        offer = offer_rows.offer_of(campaign, waiting.profile_id)
+        products = self._products(offer, waiting)
+        if offer.products != "none":
+            facts = replace(facts, has_products=bool(products))
+        decision, content = self._verdict(chosen, candidate, facts, winner), None
+        if decision.verdict != "suppressed":  # the held out pass the same rules, else nothing can be compared
             try:
-                content = self._content(chosen, candidate, decision)
+                content = self._content(chosen, waiting, offer, products)
             except OfferUnrenderable as error:
                 decision = Decision("suppressed", f"offer cannot be rendered: {error}"[:300])
-            else:
-                decision = decision if content else Decision("suppressed", "no viewed product")
         decision_id = campaign_rows.record_decision(self._session, candidate, chosen, decision, self._now)
-        if decision_id is None or content is None:
+        if decision_id is None or content is None or not decision.sends:
             return False
-        pool = _offer_of(chosen, decision).code_pool
-        if pool is not None:
-            campaign_rows.give_code(self._session, pool, decision_id, self._now)
+        if offer.code_pool is not None:
+            campaign_rows.give_code(self._session, offer.code_pool, decision_id, self._now)
         self._queue_pushes(decision_id, candidate, content, decision)
         return True
 
@@ -186,13 +197,11 @@ class OfferPart:
         self.pushes += pushes.insert_pushes(self._session, queued)
 
     def _content(
-        self, chosen: VersionedCampaign, candidate: Candidate, decision: Decision
-    ) -> PushContent | None:
-        """The message; None where it is about products and the person has looked at none."""
-        offer, campaign, waiting = _offer_of(chosen, decision), chosen.campaign, candidate.waiting
-        rendered = self._rendered(chosen, waiting, offer)
-        if rendered is None:
-            return None
+        self, chosen: VersionedCampaign, waiting: Waiting, offer: Offer, products: Sequence[View]
+    ) -> PushContent:
+        """The message. Raises OfferUnrenderable."""
+        campaign = chosen.campaign
+        rendered = self._rendered(chosen, waiting, offer, products)
         return PushContent(
             title=rendered.title,
             body=rendered.body,
@@ -203,15 +212,17 @@ class OfferPart:
             resend_allowed=campaign.guardrails.resend_when_unknown,
         )
 
-    def _rendered(self, chosen: VersionedCampaign, waiting: Waiting, offer: Offer) -> Rendered | None:
-        place = Place(waiting.store_id or "", waiting.zone_id or "")
-        person = profiles.resolve(self._session, "profile_id", waiting.profile_id) or waiting.profile_id
-        zone = ZoneRef(place.store_id, place.zone_id) if waiting.zone_id else None
-        products = offer_rows.offer_products(
-            self._session, person, offer, zone, self._live.shelves, self._now
+    def _products(self, offer: Offer, waiting: Waiting) -> list[View]:
+        """What the offer speaks of."""
+        zone = ZoneRef(waiting.store_id or "", waiting.zone_id) if waiting.zone_id else None
+        return offer_rows.offer_products(
+            self._session, waiting.profile_id, offer, zone, self._live.shelves, self._now
         )
-        if offer.products != "none" and not products:
-            return None
+
+    def _rendered(
+        self, chosen: VersionedCampaign, waiting: Waiting, offer: Offer, products: Sequence[View]
+    ) -> Rendered:
+        place = Place(waiting.store_id or "", waiting.zone_id or "")
         told = [_told(view) for view in products]
         code = None if offer.code_pool is None else campaign_rows.next_code(self._session, offer.code_pool)
         if offer.code_pool is not None and code is None:
@@ -237,8 +248,9 @@ def _told(view: View) -> dict[str, Any]:
     return {**msgspec.to_builtins(view), "price": price}
 
 
-def _offer_of(chosen: VersionedCampaign, decision: Decision) -> Offer:
-    return chosen.campaign.offers.get(decision.variant, chosen.campaign.offer)
+def _sureness(waiting: Waiting, stayed: Occurrence) -> Confidence:
+    """How sure the stay is when it completes. Who may be in this zone or the next is in the store surely."""
+    return waiting.confidence if waiting.holds == "store" else stayed.confidence
 
 
 def _is_over(waiting: Waiting, gone: Occurrence) -> bool:

@@ -132,10 +132,10 @@ class PeoplePart:
             yield from self._fences.observed(person_id, event)
 
     def _forget_phones(self, person_id: str, at: int) -> Iterator[Occurrence]:
-        live = self._live
-        for track in [track for track, owner in live.phones.items() if owner == person_id]:
+        live, theirs = self._live, set(profiles.profiles_of_person(self._session, person_id))
+        for track in [track for track, owner in live.phones.items() if owner in theirs]:
             yield from self._floor.forget(track, at)
-        for track in [track for track, owner in live.fence_owners.items() if owner == person_id]:
+        for track in [track for track, owner in live.fence_owners.items() if owner in theirs]:
             yield from self._fences.forget(track, at)
 
     def _ask_for_bearer(self, beacon_key: str, at: int) -> Iterator[Occurrence]:
@@ -148,14 +148,13 @@ class PeoplePart:
             return
         self.bearers_changed = True
         self.disturbed |= {person for person in (before, bearer) if person is not None}
-        if bearer is None:
-            del live.people[beacon_key]
-        else:
-            live.people[beacon_key] = bearer
+        live.people.pop(beacon_key, None)
         if before is not None and bearer != profiles.resolve(self._session, "profile_id", before):
-            yield from self._floor.forget(beacon_key, at)
+            yield from self._floor.forget(beacon_key, at)  # it is not the new bearer who leaves here
         elif beacon_key in live.engine.tracks:
             live.engine.changed.add(beacon_key)  # merged: the presence is stored again, under the person
+        if bearer is not None:
+            live.people[beacon_key] = bearer
 
 
 def _identities(session: Session, live: LiveState) -> ProfileRows:

@@ -69,7 +69,7 @@ class Transaction:
         self._fences.save()
         self._audiences.disturbed(self._people.disturbed)
         self._happened(self._audiences.settle(self._known_until(entries)))
-        self._offers.tick(self._now)
+        self._offers.tick(self._known_until(entries))
         self._offers.decide_all()
         if entries:
             floor.move_to(self._session, position, reached)

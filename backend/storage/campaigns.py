@@ -1,6 +1,6 @@
 """Campaigns in the database: definitions with their versions, waits, decisions, codes."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -121,9 +121,9 @@ def _versioned(row: Row) -> VersionedCampaign:
 # Waits ----------------------------------------------------------------------------------------------------
 
 
-def start_wait(session: Session, waiting: Waiting) -> None:
-    """Makes the wait a row, so that it outlives the process."""
-    session.run("start_wait", **{**asdict(waiting), "stays": int(waiting.stays)})
+def start_wait(session: Session, waiting: Waiting) -> bool:
+    """Makes the wait a row, so that it outlives the process; False where it is one already."""
+    return session.run("start_wait", **{**asdict(waiting), "stays": int(waiting.stays)}) > 0
 
 
 def end_wait(session: Session, waiting: Waiting) -> None:
@@ -133,9 +133,20 @@ def end_wait(session: Session, waiting: Waiting) -> None:
     )
 
 
-def stays(session: Session) -> list[Waiting]:
-    """Every stay that somebody waits for; read at start."""
-    return [_waiting(row) for row in session.rows("stays_waited_for")]
+def stays(session: Session, present: Collection[str]) -> dict[str, list[Waiting]]:
+    """Every stay that somebody waits for, by subject; read at start.
+
+    Ends those of subjects that are nowhere: their zone or fence was taken away, and nothing would ever end
+    them.
+    """
+    found: dict[str, list[Waiting]] = {}
+    for row in session.rows("stays_waited_for"):
+        waiting = _waiting(row)
+        if waiting.subject in present:
+            found.setdefault(waiting.subject, []).append(waiting)
+        else:
+            end_wait(session, waiting)
+    return found
 
 
 def waits_due(session: Session, now: int, limit: int) -> list[Waiting]:

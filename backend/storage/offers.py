@@ -1,13 +1,13 @@
 """What the rules of campaigns ask the database about a person: at the decision, and before a push leaves."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from backend.campaigns.allocation import variant_of
+from backend.campaigns.allocation import arm_of, variant_of
 from backend.campaigns.eligibility import Hold, PersonFacts, SendFacts, Stop, recheck
 from backend.campaigns.hours import day_bounds, time_zone, week_bounds
 from backend.campaigns.model import Campaign, Offer
@@ -36,6 +36,7 @@ def person_facts(
 ) -> PersonFacts:
     """What the eligibility rules ask; caps are those of the day and the week of `send_at`."""
     profile_id, rules = waiting.profile_id, campaign.guardrails
+    pool = offer_of(campaign, profile_id).code_pool
     offers = session.rows("offers_to_person", profile_id=profile_id, campaign_id=campaign.campaign_id)
     return PersonFacts(
         profile_id=profile_id,
@@ -49,9 +50,14 @@ def person_facts(
         sent_this_week=_count(session, "offers_between", profile_id, week_bounds(send_at, zone)),
         in_audience=in_audience(session, campaign, profile_id, now),
         goal_reached_at=goal_reached_at(session, campaign, profile_id, waiting.begun_at),
-        has_code=None if campaign.offer.code_pool is None else _has_code(session, campaign.offer.code_pool),
+        has_code=None if pool is None else _has_code(session, pool),
         erased=profiles.resolve(session, "profile_id", profile_id) is None,
     )
+
+
+def offer_of(campaign: Campaign, profile_id: str) -> Offer:
+    """The offer of the variant that falls to a person."""
+    return campaign.offers.get(variant_of(campaign, profile_id), campaign.offer)
 
 
 def in_audience(session: Session, campaign: Campaign, profile_id: str, now: int) -> bool:
@@ -88,7 +94,7 @@ def with_products(
     session: Session, campaign: Campaign, facts: PersonFacts, waiting: Waiting, now: int
 ) -> PersonFacts:
     """The facts, and whether there is any product that the offer could speak of."""
-    offer = campaign.offers.get(variant_of(campaign, facts.profile_id), campaign.offer)
+    offer = offer_of(campaign, facts.profile_id)
     if offer.products == "none":
         return facts
     zone = ZoneRef(waiting.store_id, waiting.zone_id) if waiting.store_id and waiting.zone_id else None
@@ -134,68 +140,100 @@ def _has_code(session: Session, pool_id: str) -> bool:
 # Right before a push leaves -------------------------------------------------------------------------------
 
 
+MINUTE_MS = 60_000
+
+
 class SendChecks:
     """Satisfies the sender's MaySend. Sees the last commit of the fold."""
 
     def __init__(self, state: Database) -> None:
         self._state = state
+        self._leaving: dict[str, dict[str, int]] = {}
+        """Of campaigns with a limit a minute: pushes that were let go, and when; not all are marked yet."""
 
     async def may_send(self, claimed: Claimed, now: int) -> str | int | None:
         """The reason to suppress, the instant (unix ms) to hold it until, or None to go."""
-        objection = await self._state.read(lambda session: _objection(session, claimed, now))
+        objection, pace = await self._state.read(lambda session: _asked(session, claimed, now))
         match objection:
             case Stop(reason):
                 return reason
             case Hold(until):
                 return until
             case None:
-                return None
+                return None if pace is None else self._in_its_turn(claimed, pace, now)
+
+    def _in_its_turn(self, claimed: Claimed, pace: "_Pace", now: int) -> int | None:
+        """When there is room in the campaign's minute; many ask at once, before any is marked as sending."""
+        before = self._leaving.get(claimed.campaign_id, {})
+        leaving = {push: at for push, at in before.items() if at > now - MINUTE_MS}
+        left = {**leaving, **pace.left}
+        left.pop(claimed.push_id, None)
+        self._leaving[claimed.campaign_id] = leaving
+        if len(left) >= pace.most:
+            return sorted(left.values())[-pace.most] + MINUTE_MS
+        leaving[claimed.push_id] = now
+        return None
 
 
-def _objection(session: Session, claimed: Claimed, now: int) -> Stop | Hold | None:
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """How many pushes of a campaign may leave in a minute, and which have, each with its time."""
+
+    most: int
+    left: Mapping[str, int]
+
+
+def _asked(session: Session, claimed: Claimed, now: int) -> tuple[Stop | Hold | None, _Pace | None]:
     chosen = campaign_rows.campaign(session, claimed.campaign_id)
     decision = session.row("decision", decision_id=claimed.decision_id)
+    person = profiles.resolve(session, "profile_id", claimed.profile_id)
+    if person is None:
+        return Stop("erased"), None
     if chosen is None or decision is None:
-        return Stop("campaign is no longer live")
-    campaign, who = chosen.campaign, claimed.profile_id
-    older = session.row(
-        "older_active_offer",
-        profile_id=who,
-        campaign_id=claimed.campaign_id,
-        decision_id=claimed.decision_id,
-    )
+        return Stop("campaign is no longer live"), None
+    campaign = chosen.campaign
+    objection = _objection(session, campaign, decision, person, claimed, now)
+    most = campaign.guardrails.max_per_minute
+    if objection is not None or most is None:
+        return objection, None
+    rows = session.rows("left_since", campaign_id=campaign.campaign_id, since=now - MINUTE_MS + 1, limit=most)
+    return None, _Pace(most, {row["push_id"]: row["sending_at"] for row in rows})
+
+
+def _objection(
+    session: Session, campaign: Campaign, decision: Row, person: str, claimed: Claimed, now: int
+) -> Stop | Hold | None:
+    names = {"profile_id": person, "campaign_id": campaign.campaign_id}
+    older = session.row("older_active_offer", **names, decision_id=claimed.decision_id)
     if older is not None and older[0]:
         return Stop("another offer of the campaign is on its way")
-    minute = campaign.guardrails.max_per_minute
-    if minute is not None and _left_lately(session, claimed.campaign_id, now) >= minute:
-        return Hold(now + 1_000)
-    zone = zone_of_person(session, who, decision["store_id"])
+    offered = [
+        row["at"]
+        for row in session.rows("offers_to_person", **names)
+        if row["decision_id"] != claimed.decision_id and not row["active"]
+    ]
+    zone = zone_of_person(session, person, decision["store_id"])
     spans = day_bounds(now, zone), week_bounds(now, zone)
     today, this_week = (
-        _count(session, "sent_between", who, span, decision_id=claimed.decision_id) for span in spans
+        _count(session, "sent_between", person, span, decision_id=claimed.decision_id) for span in spans
     )
+    purposes = campaign.guardrails.purposes
     facts = SendFacts(
-        consents={
-            purpose: profiles.consent_of(session, who, purpose) for purpose in campaign.guardrails.purposes
-        },
+        consents={purpose: profiles.consent_of(session, person, purpose) for purpose in purposes},
         owns_address=any(
             (address.kind, address.value) == (claimed.address_kind, claimed.address_value)
-            for address in profiles.push_addresses_of(session, who)
+            for address in profiles.push_addresses_of(session, person)
         ),
-        still_there=_is_there(session, who, decision),
+        still_there=_is_there(session, person, decision),
         zone=zone,
+        offered=offered,
+        held_out=arm_of(campaign, person) == "held_out",
         sent_today=today,
         sent_this_week=this_week,
-        in_audience=in_audience(session, campaign, who, now),
-        goal_reached_at=goal_reached_at(session, campaign, who, decision["entered_at"]),
-        erased=profiles.resolve(session, "profile_id", who) is None,
+        in_audience=in_audience(session, campaign, person, now),
+        goal_reached_at=goal_reached_at(session, campaign, person, decision["entered_at"]),
     )
     return recheck(campaign, facts, now)
-
-
-def _left_lately(session: Session, campaign_id: str, now: int) -> int:
-    row = session.row("sent_by_campaign_since", campaign_id=campaign_id, since=now - 60_000)
-    return int(row[0]) if row else 0
 
 
 def _is_there(session: Session, profile_id: str, decision: Row) -> bool:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import msgspec
+
 from backend.push.model import (
     AddressVerdict,
     Claimed,
@@ -18,6 +20,7 @@ from backend.push.model import (
     step,
 )
 from backend.push.sender import Recovered
+from backend.storage import profiles
 from backend.storage.database import Database, Row, Session
 
 
@@ -32,10 +35,7 @@ class PushStore:
         return await self._state.write(lambda session: _recover(session, owner, now))
 
     async def claim(self, owner: str, now: int, limit: int) -> list[Claimed]:
-        rows = await self._state.write(
-            lambda session: session.rows("claim_pushes", owner=owner, now=now, limit=limit)
-        )
-        return [_claimed(row) for row in sorted(rows, key=lambda row: (row["next_try_at"], row["push_id"]))]
+        return await self._state.write(lambda session: _claim(session, owner, now, limit))
 
     async def mark_sending(self, pushes: Sequence[Claimed], now: int) -> list[Claimed]:
         return await self._state.write(lambda session: _mark_sending(session, pushes, now))
@@ -62,6 +62,19 @@ def record_receipt(session: Session, push_id: str, receipt: Literal["received", 
     """The app's report, `at` unix ms; False for a push that we do not know."""
     query = "record_push_opened" if receipt == "opened" else "record_push_received"
     return session.run(query, push_id=push_id, at=at) > 0
+
+
+def _claim(session: Session, owner: str, now: int, limit: int) -> list[Claimed]:
+    """Each under the person of now: limits are theirs, also where two profiles have become one since."""
+    rows = session.rows("claim_pushes", owner=owner, now=now, limit=limit)
+    person_of = {
+        profile_id: profiles.resolve(session, "profile_id", profile_id) or profile_id
+        for profile_id in {row["profile_id"] for row in rows}
+    }
+    rows = sorted(rows, key=lambda row: (row["next_try_at"], row["push_id"]))
+    return [
+        msgspec.structs.replace(_claimed(row), profile_id=person_of[row["profile_id"]]) for row in in_order
+    ]
 
 
 def _recover(session: Session, owner: str, now: int) -> Recovered:

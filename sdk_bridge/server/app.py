@@ -13,6 +13,7 @@ from aiohttp import web
 
 from sdk_bridge.server import answers, calls, normalise, phones
 from sdk_bridge.server.bodies import Rejected, decode, may_hold_nul, open_batch
+from sdk_bridge.server.id_tokens import IdTokens, identities_in
 from sdk_bridge.server.keys import key_of_header, usable_key
 from sdk_bridge.server.letters import letters_of
 from sdk_bridge.server.normalise import Arrival, finished
@@ -64,6 +65,7 @@ class Bridge:
     """The API for apps and sites over a journal and a registry of sources.
 
     `clock` gives unix milliseconds; `beacons` knows which are ours and `places` what phones should watch;
+    `id_tokens` checks Firebase's; without it they prove nothing;
     `new_id` makes message ids for calls without one; `public_host` is the `host[:port]` by which SDKs reach
     us, where the Host header of their requests does not say it.
     """
@@ -76,6 +78,7 @@ class Bridge:
         *,
         beacons: OwnBeacons | None = None,
         places: Places | None = None,
+        id_tokens: IdTokens | None = None,
         rate: Rate | None = None,
         new_id: Callable[[], str] = lambda: uuid4().hex,
         public_host: str | None = None,
@@ -85,6 +88,7 @@ class Bridge:
         self._sources = sources
         self._beacons = beacons or NoPlaces()
         self._places = places or NoPlaces()
+        self._id_tokens = id_tokens
         self._clock = clock
         self._buckets = Buckets()
         self._rate = rate or Rate()
@@ -146,10 +150,11 @@ class Bridge:
     async def _batch(self, request: web.Request) -> web.StreamResponse:
         at = self._clock()
         source = await self._source_of_header(request, at)
-        opened = open_batch(await body_of(request))
+        body = await body_of(request)
+        opened = open_batch(body)
         source = source or await self._source_of_key(request, opened.write_key, at)
         self._take(source, len(opened.batch), at)
-        arrival = Arrival(source, at, self._new_id)
+        arrival = await self._arrival(source, at, body)
         events, rejects = normalise.read_batch(opened, arrival)
         await self._append(events)
         await self._bury(letters_of(rejects, opened, arrival))
@@ -248,7 +253,11 @@ class Bridge:
         body = await body_of(request)
         call = decode(body, decoder)
         source = source or await self._source_of_key(request, call.write_key, at)
-        return call, Arrival(source, at, self._new_id), may_hold_nul(body)
+        return call, await self._arrival(source, at, body), may_hold_nul(body)
+
+    async def _arrival(self, source: Source, at: int, body: bytes) -> Arrival:
+        """Raises CertificatesUnavailable, a Refusal, where an ID token cannot be checked just now."""
+        return Arrival(source, at, self._new_id, await identities_in(body, self._id_tokens, at))
 
     # The journal ------------------------------------------------------------------------------------------
 

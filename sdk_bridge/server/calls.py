@@ -27,6 +27,7 @@ class Call(Struct, rename="camel", kw_only=True):
     anonymous_id: Id = None
     user_id: Id = None
     user_hash: str | None = None
+    id_token: str | None = None
     context: Object = None
     timestamp: Timestamp = None
     original_timestamp: Timestamp = None

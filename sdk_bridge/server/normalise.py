@@ -1,8 +1,8 @@
 """Calls to events, purely: identifiers settled, times repaired, the user proven or not."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +20,8 @@ from sdk_bridge.server.calls import (
     SegmentCall,
     segment_call,
 )
+from sdk_bridge.server.external_ids import external_ids_of, without_hashes
+from sdk_bridge.server.id_tokens import IdClaims
 from sdk_bridge.server.ports import Source
 from sdk_bridge.server.proof import is_proven
 from sdk_bridge.server.times import not_after, occurred_ms, skew_ms, unix_ms
@@ -36,11 +38,15 @@ _SPELLING = {"event": "event", "group_id": "groupId", "user_id": "userId", "prev
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """Where and when a request came in; `new_id` makes message ids for calls that have none."""
+    """Where and when a request came in; `new_id` makes message ids for calls that have none.
+
+    `identities` are the valid ID tokens that came with it, and what they say.
+    """
 
     source: Source
     received_at: int
     new_id: Callable[[], str]
+    identities: Mapping[str, IdClaims] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +87,9 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
     known = SEGMENT_KINDS.get(kind or "")
     if known is None:
         raise Rejected(f"`type` must be one of {', '.join(SEGMENT_KINDS)}")
-    for field, read in _NEEDED[known]:
-        if read(getattr(call, field)) is None:
-            raise Rejected(f"{known} needs `{_SPELLING[field]}`")
+    for name, read in _NEEDED[known]:
+        if read(getattr(call, name)) is None:
+            raise Rejected(f"{known} needs `{_SPELLING[name]}`")
     properties = _object(call.properties, "properties")
     if call.category and "category" not in properties:
         properties = {**properties, "category": call.category}
@@ -158,8 +164,7 @@ def consent_event(call: ConsentCall, arrival: Arrival) -> AppEvent:
 def event_of(call: Call, kind: Kind, arrival: Arrival, context: dict[str, Any], **more: Any) -> AppEvent:
     """The event with what all kinds share, and what is `more` about this one. Raises Rejected."""
     source, received_at = arrival.source, arrival.received_at
-    claimed_hash = call.user_hash or context.get("userHash")
-    user_id = text_of(call.user_id)
+    user_id, proven, claims = _user_of(call, arrival, context)
     original = unix_ms(call.original_timestamp or call.timestamp)
     skew = 0 if original is None else skew_ms(call.sent_at, received_at)
     return AppEvent(
@@ -171,16 +176,45 @@ def event_of(call: Call, kind: Kind, arrival: Arrival, context: dict[str, Any], 
         original_at=original or 0,
         anonymous_id=text_of(call.anonymous_id),
         user_id=user_id,
-        proven=is_proven(source, user_id, claimed_hash),
-        # The hash stays valid for ever, so it is not kept where a reader of events could take it.
-        context=_without(context, "userHash") if "userHash" in context else context,
+        proven=proven,
+        context=_without_proofs(context),
+        external_ids=external_ids_of(source, _persons_traits(kind, more, context), context, claims),
         **more,
     )
 
 
+def _user_of(
+    call: Call, arrival: Arrival, context: dict[str, Any]
+) -> tuple[str | None, bool, IdClaims | None]:
+    """The user, whether that is proven, and what an ID token says of them. Raises Rejected."""
+    user_id = text_of(call.user_id)
+    token = call.id_token or context.get("idToken")
+    claims = arrival.identities.get(token) if isinstance(token, str) else None
+    if claims is not None and user_id in (None, claims.user_id):
+        return claims.user_id, True, claims
+    return user_id, is_proven(arrival.source, user_id, call.user_hash or context.get("userHash")), None
+
+
+def _persons_traits(kind: Kind, more: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
+    """An identify's traits, else Segment's `context.traits`; those of a group are no person's."""
+    traits = more.get("traits") if kind == "identify" else context.get("traits")
+    return traits if isinstance(traits, dict) else {}
+
+
+def _without_proofs(context: dict[str, Any]) -> dict[str, Any]:
+    """A hash stays valid for ever, a token for an hour: they are not kept where readers could take them."""
+    kept = context
+    for name in ("userHash", "idToken"):
+        if name in kept:
+            kept = _without(kept, name)
+    if "externalIds" in kept:
+        kept = {**kept, "externalIds": without_hashes(kept["externalIds"])}
+    return kept
+
+
 def _of_somebody(event: AppEvent) -> AppEvent:
     """The event, if it names anybody. Raises Rejected."""
-    if usable(event.user_id) or usable(event.anonymous_id):
+    if usable(event.user_id) or usable(event.anonymous_id) or event.external_ids:
         return event
     if event.user_id is None and event.anonymous_id is None:
         raise Rejected("neither `userId` nor `anonymousId` is given")

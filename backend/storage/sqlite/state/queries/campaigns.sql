@@ -66,7 +66,7 @@ with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select d.send_at as at, d.store_id, d.zone_id, d.fence_id, d.active from tree cross join decisions d
+select d.decision_id, d.send_at as at, d.store_id, d.zone_id, d.fence_id, d.active from tree cross join decisions d
 where d.profile_id = tree.profile_id and d.campaign_id = :campaign_id and d.verdict in ('sent', 'held_out')
   and (d.active = 1 or d.verdict = 'held_out' or exists (select 1 from pushes
     where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')))
@@ -119,17 +119,18 @@ select decision_id, campaign_id, campaign_version, profile_id, store_id, zone_id
 from decisions where decision_id = :decision_id;
 
 -- name: is_in_store$
--- Whether the person behind a profile is in any zone of a store now.
-with recursive up (profile_id, parent) as (
-  select profile_id, merged_into from profiles where profile_id = :profile_id
+-- Whether a person is in a store now, also as somebody who was merged into them.
+with recursive tree (profile_id) as (
+  select :profile_id
   union
-  select p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent)
-select count(*) from up join visits using (profile_id)
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select count(*) from tree join visits using (profile_id)
 where visits.store_id = :store_id and visits.left_at is null;
 
--- name: sent_by_campaign_since$
--- How many pushes of a campaign have left since a time.
-select count(*) from pushes where campaign_id = :campaign_id and sending_at >= :since;
+-- name: left_since
+-- The pushes of a campaign that left last since a time.
+select push_id, sending_at from pushes where campaign_id = :campaign_id and sending_at >= :since
+order by sending_at desc limit :limit;
 
 -- name: add_code_pool!
 -- A pool, or its new name.
@@ -194,10 +195,10 @@ select push_id, campaign_id, profile_id, state, reason, created_at, finished_at,
 from pushes order by created_at desc limit :limit;
 
 -- name: is_in_zone$
--- Whether the person behind a profile is in a zone now, with any of their beacons.
-with recursive up (profile_id, parent) as (
-  select profile_id, merged_into from profiles where profile_id = :profile_id
+-- Whether a person is in a zone now, with any of their beacons; also as somebody who was merged into them.
+with recursive tree (profile_id) as (
+  select :profile_id
   union
-  select p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent)
-select exists (select 1 from up join presences using (profile_id)
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select exists (select 1 from tree join presences using (profile_id)
   where store_id = :store_id and zone_id = :zone_id);

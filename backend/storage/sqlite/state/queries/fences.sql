@@ -53,12 +53,12 @@ values (:subject, :profile_id, :fence_id, :entered_at, :confidence);
 update fence_visits set left_at = :left_at where subject = :subject and fence_id = :fence_id and left_at is null;
 
 -- name: is_in_fence$
--- Whether the person behind a profile is in a fence now.
-with recursive up (profile_id, parent) as (
-  select profile_id, merged_into from profiles where profile_id = :profile_id
+-- Whether a person is in a fence now, also as somebody who was merged into them.
+with recursive tree (profile_id) as (
+  select :profile_id
   union
-  select p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent)
-select count(*) from up join fence_presences using (profile_id)
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select count(*) from tree join fence_presences using (profile_id)
 where fence_presences.fence_id = :fence_id and fence_presences.inside = 1;
 
 -- name: past_fence_visits
