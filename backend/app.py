@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import aiohttp
 import structlog
 from aiohttp import web
 
@@ -33,6 +34,7 @@ from backend.fleet.authority import DAY_MS
 from backend.fleet.configurations import ConfigurationPublisher
 from backend.fleet.keys import open_keys
 from backend.fold import Fold
+from backend.identity_proofs import open_proofs
 from backend.import_desk import ImportDesk
 from backend.ingest import Ingest
 from backend.listening import Listening
@@ -148,7 +150,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
             health=lambda: _health(ingest, fold, journal),
         )
         door = GuardedJournal(journal, tombstones)
-        app = build(host, _bridge(door, state).add_to)
+        app = build(host, (await _bridge(stack, config, door, state)).add_to)
         fleet = app[FLEET] = await _fleet(config, state, ingest)
         app[EID] = eids
         letters = app[LETTERS] = DeadLetterDesk(Stores(journal, journal_file, state), ingest, unix_ms)
@@ -192,7 +194,7 @@ async def bridge_alone(config: Config) -> AsyncIterator[tuple[Running, set[async
         journal = Journal(journal_file, unix_ms, shared=True)
         await journal.load()
         app = web.Application()
-        _bridge(journal, state).add_to(app)
+        (await _bridge(stack, config, journal, state)).add_to(app)
         app.router.add_get("/health", _bridge_health)
         parts = {asyncio.create_task(journal.run(), name="journal")}
         stack.push_async_callback(_cancel, parts)
@@ -209,9 +211,21 @@ async def _cancel(parts: set[asyncio.Task[None]]) -> None:
     await asyncio.gather(*parts, return_exceptions=True)
 
 
-def _bridge(journal: GuardedJournal | Journal, state: Database) -> Bridge:
+async def _bridge(
+    stack: AsyncExitStack, config: Config, journal: GuardedJournal | Journal, state: Database
+) -> Bridge:
     places = StoredPlaces(state, unix_ms)
-    return Bridge(journal, StoredSources(state, unix_ms), unix_ms, beacons=places, places=places)
+    http = await stack.enter_async_context(aiohttp.ClientSession())
+    proofs = await open_proofs(config, state, http)
+    return Bridge(
+        journal,
+        StoredSources(state, unix_ms),
+        unix_ms,
+        beacons=places,
+        places=places,
+        id_tokens=proofs.id_tokens,
+        links=proofs.links,
+    )
 
 
 async def _sender(

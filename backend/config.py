@@ -16,6 +16,7 @@ AUTHORITY_FOLDER = "authority"
 """What lies in the data folder."""
 
 Text = Annotated[str, Meta(min_length=1)]
+DEEP_LINK = r"^[A-Za-z][A-Za-z0-9+.\-]*:.*\{token\}"
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
@@ -94,6 +95,19 @@ class Eid(Struct, frozen=True, forbid_unknown_fields=True):
     key_file: Text | None = None
 
 
+class Identity(Struct, frozen=True, forbid_unknown_fields=True):
+    """How apps and sites prove who somebody is, besides the hash; see docs/identity.md.
+
+    `firebase_project` makes its ID tokens count; `certificates_url` is for tests. `deep_link` is what link
+    tokens are shown as, `{token}` in the token's place; `link_key_file` holds the secret that signs them.
+    """
+
+    firebase_project: Annotated[str, Meta(pattern="^[a-z0-9-]{1,64}$")] | None = None
+    certificates_url: Annotated[str, Meta(pattern="^https?://.")] | None = None
+    deep_link: Annotated[str, Meta(pattern=DEEP_LINK, max_length=500)] = "footfall://link?token={token}"
+    link_key_file: Text | None = None
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """How much is logged, and whether as JSON lines."""
 
@@ -110,6 +124,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     push: Push | None = None
     fleet: Fleet = Fleet()
     eid: Eid = Eid()
+    identity: Identity = Identity()
     log: Log = Log()
     database: Database = Database()
 
@@ -121,6 +136,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     def eid_key_file(self) -> Path:
         """Without a setting, beside the databases: back it up apart from them."""
         return Path(self.eid.key_file) if self.eid.key_file else self.folder / "eid.key"
+
+    @property
+    def link_key_file(self) -> Path:
+        """Where several processes serve the bridge, all need the same."""
+        return Path(self.identity.link_key_file) if self.identity.link_key_file else self.folder / "link.key"
 
     @property
     def erasure_key_file(self) -> Path:
@@ -164,4 +184,7 @@ def _files(config: Config) -> dict[str, str | None]:
         f"mqtt.{key}": getattr(config.mqtt, key) for key in ("password_file", "ca", "certificate", "key")
     }
     named["push.service_account"] = config.push.service_account if config.push else None
-    return named | {"eid.key_file": config.eid.key_file}
+    return named | {
+        "eid.key_file": config.eid.key_file,
+        "identity.link_key_file": config.identity.link_key_file,
+    }

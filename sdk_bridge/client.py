@@ -41,15 +41,21 @@ def unix_ms() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Who:
-    """On whose behalf a call is made. `user_hash` is the HMAC that the shop's server gave with the login."""
+    """On whose behalf a call is made.
+
+    `user_hash` is the HMAC that the shop's server gave with the login; an `id_token` is Firebase's, good for
+    an hour: make a new Who of each.
+    """
 
     user_id: str | None = None
     anonymous_id: str | None = None
     user_hash: str | None = None
+    id_token: str | None = None
 
     def fields(self) -> dict[str, Any]:
         """As the API spells them."""
-        return {"userId": self.user_id, "anonymousId": self.anonymous_id, "userHash": self.user_hash}
+        said = {"userId": self.user_id, "anonymousId": self.anonymous_id, "userHash": self.user_hash}
+        return said if self.id_token is None else {**said, "idToken": self.id_token}
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +242,13 @@ class BridgeClient:
     def logout(self, device_id: str) -> str:
         """Says that whoever held the device holds it no more."""
         return self._call("/v1/devices/logout", {"deviceId": device_id})
+
+    def redeem_link(self, who: Who, token: str, device_id: str, platform: str | None = None) -> str:
+        """Says that the app was opened by a link token, which a web page had shown."""
+        return self._call(
+            "/v1/link/redeem",
+            {**who.fields(), "token": token, "deviceId": device_id, "platform": platform},
+        )
 
     def consent(self, who: Who, consent: Mapping[str, bool]) -> str:
         """Says what somebody agrees to, by purpose."""

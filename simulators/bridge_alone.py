@@ -1,17 +1,21 @@
 """The bridge alone, over a journal in memory: for trying an app's or a site's SDK without a backend."""
 
 import base64
+import secrets
 import time
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
+from backend.profiles.links import LinkSeal
 from sdk_bridge.server.app import Bridge
+from sdk_bridge.server.id_tokens import IdTokens
+from sdk_bridge.server.links import Links, Redeemer
 from sdk_bridge.server.ports import DeadLetter, JournalBusy, Source
 from sdk_bridge.server.rates import Rate
-from sdk_bridge.wire.app_events import AppEvent, encode_events
+from sdk_bridge.wire.app_events import AppEvent, Link, encode_events
 from sdk_bridge.wire.places import Region
 
 
@@ -76,6 +80,24 @@ class ListedPlaces:
         return self.regions[:limit]
 
 
+class MemoryLinkDesk:
+    """Link tokens under a secret of the moment; who spent one is read off the journal."""
+
+    def __init__(self, journal: MemoryJournal) -> None:
+        self._journal = journal
+        self._seal = LinkSeal(secrets.token_bytes(32))
+
+    def seal(self, link: Link) -> str:
+        return self._seal.seal(link)
+
+    def open(self, token: str) -> Link | None:
+        return self._seal.open(token)
+
+    async def redeemer(self, nonce: str) -> Redeemer | None:
+        spent = self._journal.of(f"link-{nonce}")
+        return Redeemer(spent.device_id or "", spent.anonymous_id) if spent is not None else None
+
+
 SECRET = "proof-secret"  # noqa: S105 - of sources that exist in memory only
 SOURCES = {
     "web-key": Source("site", "web", "required", SECRET),
@@ -104,16 +126,34 @@ class RunningBridge:
         return {"Authorization": f"Basic {encoded}"}
 
 
+def unix_ms() -> int:
+    """The wall clock."""
+    return time.time_ns() // 1_000_000
+
+
 @asynccontextmanager
 async def running_bridge(
-    port: int = 0, journal: MemoryJournal | None = None, rate: Rate | None = None
+    port: int = 0,
+    journal: MemoryJournal | None = None,
+    rate: Rate | None = None,
+    *,
+    id_tokens: IdTokens | None = None,
+    clock: Callable[[], int] = unix_ms,
 ) -> AsyncIterator[RunningBridge]:
     """A bridge on 127.0.0.1, alive inside the context; port 0 takes a free one."""
     journal = journal or MemoryJournal()
     sources = ListedSources(SOURCES)
     places = ListedPlaces()
+    desk = MemoryLinkDesk(journal)
     bridge = Bridge(
-        journal, sources, lambda: time.time_ns() // 1_000_000, beacons=places, places=places, rate=rate
+        journal,
+        sources,
+        clock,
+        beacons=places,
+        places=places,
+        id_tokens=id_tokens,
+        links=Links(desk, lambda: secrets.token_urlsafe(16), "footfall://link?token={token}"),
+        rate=rate,
     )
     app = web.Application()
     bridge.add_to(app)

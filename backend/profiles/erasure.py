@@ -167,7 +167,8 @@ def is_telling(name: str) -> bool:
 
 # Traces in bytes ------------------------------------------------------------------------------------------
 
-_ESCAPE = re.compile(rb"\\(?:u(d[89ab]..)\\u(d[c-f]..)|u([0-9a-f]{4})|([\"\\/]))", re.IGNORECASE)
+_ESCAPE = re.compile(rb"\\(?:u(d[89ab]..)\\u(d[c-f]..)|u([0-9a-f]{4})|([\"\\/bfnrt]))", re.IGNORECASE)
+_SHORT: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _PLACES: Final = ("user_id", "anonymous_id", "device_id", "previous_id")
 _KEYS: Final = rb'"(?:\w*_?id|email|phone|username)"\s*:\s*"?(?:%b)"?\s*[,}\]\s]'
 
@@ -240,7 +241,7 @@ def _forms(payload: bytes) -> Iterator[bytes]:
 def _unescaped(match: re.Match[bytes]) -> bytes:
     high, low, unit, plain = match.groups()
     if plain is not None:
-        return plain
+        return _SHORT.get(plain, plain)
     if unit is not None:
         return _bytes(chr(int(unit, 16)))
     try:

@@ -189,9 +189,9 @@ class Applied(Struct, frozen=True, gc=False):
     profile itself where the event lies outside of what its person has of it. `beacons_changed`: the event's
     beacon has another owner. `moved` are profiles that became part of a person, ceased to be, or said
     something else about consent, with whoever they belonged to before and after: if any of these people
-    carries a beacon, who is listened for may have changed. `placed` are profiles of which people have more, less
-    or nothing now, with whoever they belonged to before and after. `refused`: the event changes nothing, and is not
-    to be kept.
+    carries a beacon, who is listened for may have changed. `placed` are profiles of which people have more,
+    less or nothing now, with whoever they belonged to before and after. `refused`: the event changes
+    nothing, and is not to be kept.
     """
 
     profile_id: str | None

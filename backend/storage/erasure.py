@@ -23,7 +23,7 @@ from sdk_bridge.wire.app_events import AppEvent
 
 CHUNK: Final = 200  # rows a statement; with the budget below, what else wants to write waits 20 ms at most
 BUDGET_S: Final = 0.012
-SEARCHED_AT_ONCE: Final = 4_000  # of 32 KB at the most: a hundred megabytes, for a moment
+SEARCHED_AT_ONCE: Final = 2_000  # of 32 KB at the most: 64 MB, for a moment
 SIGHTINGS_AT_ONCE: Final = 10_000  # are looked through in some milliseconds
 PHONE: Final = "phone:"  # before a device's id, where the floor follows a phone
 _PLACES: Final = frozenset({"user_id", "anonymous_id", "device_id", "previous_id", "beacon_key"})

@@ -72,9 +72,7 @@ def _claim(session: Session, owner: str, now: int, limit: int) -> list[Claimed]:
         for profile_id in {row["profile_id"] for row in rows}
     }
     rows = sorted(rows, key=lambda row: (row["next_try_at"], row["push_id"]))
-    return [
-        msgspec.structs.replace(_claimed(row), profile_id=person_of[row["profile_id"]]) for row in in_order
-    ]
+    return [msgspec.structs.replace(_claimed(row), profile_id=person_of[row["profile_id"]]) for row in rows]
 
 
 def _recover(session: Session, owner: str, now: int) -> Recovered:

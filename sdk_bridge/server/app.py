@@ -16,6 +16,7 @@ from sdk_bridge.server.bodies import Rejected, decode, may_hold_nul, open_batch
 from sdk_bridge.server.id_tokens import IdTokens, identities_in
 from sdk_bridge.server.keys import key_of_header, usable_key
 from sdk_bridge.server.letters import letters_of
+from sdk_bridge.server.links import Links, link_call, redeem_call
 from sdk_bridge.server.normalise import Arrival, finished
 from sdk_bridge.server.phones import Parts
 from sdk_bridge.server.ports import (
@@ -65,7 +66,7 @@ class Bridge:
     """The API for apps and sites over a journal and a registry of sources.
 
     `clock` gives unix milliseconds; `beacons` knows which are ours and `places` what phones should watch;
-    `id_tokens` checks Firebase's; without it they prove nothing;
+    `id_tokens` checks Firebase's; without it they prove nothing; `links` makes link tokens and takes them;
     `new_id` makes message ids for calls without one; `public_host` is the `host[:port]` by which SDKs reach
     us, where the Host header of their requests does not say it.
     """
@@ -79,6 +80,7 @@ class Bridge:
         beacons: OwnBeacons | None = None,
         places: Places | None = None,
         id_tokens: IdTokens | None = None,
+        links: Links | None = None,
         rate: Rate | None = None,
         new_id: Callable[[], str] = lambda: uuid4().hex,
         public_host: str | None = None,
@@ -89,6 +91,7 @@ class Bridge:
         self._beacons = beacons or NoPlaces()
         self._places = places or NoPlaces()
         self._id_tokens = id_tokens
+        self._links = links
         self._clock = clock
         self._buckets = Buckets()
         self._rate = rate or Rate()
@@ -111,6 +114,8 @@ class Bridge:
         self._post(app, "/v1/beacons", self._sightings)
         self._post(app, "/v1/geofences", self._transitions)
         self._post(app, "/v1/location", self._location)
+        self._post(app, "/v1/link", self._link)
+        self._post(app, "/v1/link/redeem", self._redeem)
         self._get(app, "/v1/pixel/{method}", self._pixel)
         self._get(app, "/v1/projects/{write_key}/settings", self._settings)
         self._get(app, "/v1/footfall.js", snippet_answer())
@@ -210,6 +215,27 @@ class Bridge:
         regions = await self._places.nearest(call.latitude, call.longitude, MAX_REGIONS)
         return answers.ok(answers.Watch(regions[:MAX_REGIONS]))
 
+    async def _link(self, request: web.Request) -> web.StreamResponse:
+        """A short-lived token by which an app becomes this visitor's."""
+        call, arrival, _ = await self._read(request, link_call)
+        self._take(arrival.source, 1, arrival.received_at)
+        return answers.ok(self._own_links().issue(call, arrival))
+
+    async def _redeem(self, request: web.Request) -> web.StreamResponse:
+        """Spends a token, once: the journal keeps one redemption of it, whoever comes first."""
+        call, arrival, holds_nul = await self._read(request, redeem_call)
+        self._take(arrival.source, 1, arrival.received_at)
+        links = self._own_links()
+        events = finished([links.redemption(call, arrival)], holds_nul=holds_nul)
+        if not await self._append(events):
+            await links.settle_again(events[0])
+        return answers.ok(answers.Taken())
+
+    def _own_links(self) -> Links:
+        if self._links is None:
+            raise Refusal(404, "no_links", "this bridge makes no link tokens")
+        return self._links
+
     async def _pixel(self, request: web.Request) -> web.StreamResponse:
         """Always the image: a mail program shows nothing else, and comes only once."""
         method = request.match_info["method"]
@@ -261,12 +287,14 @@ class Bridge:
 
     # The journal ------------------------------------------------------------------------------------------
 
-    async def _append(self, events: Sequence[AppEvent]) -> None:
+    async def _append(self, events: Sequence[AppEvent]) -> int:
+        """How many were new."""
         if not events:
-            return
+            return 0
         new = await self._journal.append_events(events)
         self.tally.accepted += new
         self.tally.duplicates += len(events) - new
+        return new
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:

@@ -24,6 +24,7 @@ from sdk_bridge.server.calls import (
     TransitionPart,
     TransitionsCall,
 )
+from sdk_bridge.server.links import LinkAnswer, LinkCall, RedeemCall
 from sdk_bridge.server.refusals import RefusalBody
 from sdk_bridge.server.requests import BODY_SECONDS
 from sdk_bridge.server.times import Timestamp
@@ -104,7 +105,10 @@ _SECURITY: Final[list[Spec]] = [{"writeKeyBasic": []}, {"writeKeyBearer": []}, {
 _ERRORS: Final[dict[int, str]] = {
     400: "The body cannot be used: too large, damaged, not JSON, or not such a call. Do not send it again.",
     401: "No source has this write key, or none was given.",
-    403: "The source lists the origins whose pages may send, and this page's is not among them.",
+    403: "The source lists the origins whose pages may send, and this page's is not among them; or a source "
+    "of this kind makes no link tokens, or redeems none.",
+    404: "This bridge makes no link tokens.",
+    409: "The link token was redeemed already.",
     408: f"The body took longer than {BODY_SECONDS} s. Send it again.",
     429: "Too many events from this source. Send it again after `Retry-After` seconds.",
     503: "The journal is busy. Send it again after `Retry-After` seconds.",
@@ -128,6 +132,7 @@ class Told:
     summary: str
     body: Any = None
     answer: Any = Taken
+    errors: tuple[int, ...] = ()
 
     def named(self, path: str) -> "Told":
         """The same under another path."""
@@ -176,6 +181,21 @@ _OWN: Final = (
         LocationCall,
         Watch,
     ),
+    Told(
+        "/v1/link",
+        "make_link",
+        "Makes a short-lived token by which an app becomes this visitor's; with its QR code.",
+        LinkCall,
+        LinkAnswer,
+        errors=(404,),
+    ),
+    Told(
+        "/v1/link/redeem",
+        "redeem_link",
+        "Spends a link token, from the app that scanned it.",
+        RedeemCall,
+        errors=(404, 409),
+    ),
 )
 
 
@@ -196,6 +216,9 @@ TYPES: Final = (
     BeaconSightings,
     FenceTransitions,
     LocationCall,
+    LinkCall,
+    RedeemCall,
+    LinkAnswer,
     Taken,
     PartsTaken,
     Watch,
@@ -221,7 +244,7 @@ def _post(told: Told, ref: Callable[[Any], Spec]) -> Spec:
         "requestBody": {"required": True, "content": {"application/json": {"schema": ref(told.body)}}},
         "responses": {
             "200": _json("The events are on the disk.", ref(told.answer)),
-            **_errors(400, 401, 403, 408, 429, 503),
+            **_errors(*sorted((400, 401, 403, 408, 429, 503, *told.errors))),
         },
     }
 

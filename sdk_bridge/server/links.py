@@ -1,4 +1,4 @@
-"""Link tokens: a visitor of a page shows a code, the app that scans it is theirs. Short-lived and one-time."""
+"""Link tokens: a page shows a code, and the app that scans it is its visitor's. Short-lived, one-time."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,6 @@ LIFE_MS: Final = 10 * 60_000
 AHEAD_MS: Final = 60_000  # between the clocks of two replicas
 ASK_AGAIN_S: Final = 0.05
 ASK_FOR_S: Final = 2.0  # how long a repeated redemption waits for the fold to have the first
-DEEP_LINK: Final = "footfall://link?token={token}"
 
 
 class LinkCall(Call, rename="camel", kw_only=True):
@@ -76,7 +75,7 @@ class Links:
 
     desk: LinkDesk
     new_nonce: Callable[[], str]
-    deep_link: str = DEEP_LINK
+    deep_link: str
     life_ms: int = LIFE_MS
 
     def issue(self, call: LinkCall, arrival: Arrival) -> LinkAnswer:

@@ -1,0 +1,363 @@
+"""What may go wrong between a moment and its message: merges, clocks, variants, control groups, haste."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from backend.campaigns.allocation import arm_of, variant_of
+from backend.campaigns.eligibility import SendFacts, Stop, recheck
+from backend.campaigns.hours import time_zone
+from backend.campaigns.model import parse_campaign
+from backend.segments.model import Definition
+from backend.storage import campaigns as campaign_rows
+from backend.storage import profiles, segments
+from backend.storage.offers import SendChecks
+from backend.storage.pushes import PushStore
+
+ANNA, BERTA = "altbeacon:" + "a" * 40, "altbeacon:" + "b" * 40
+FREE = {"quiet_hours": None, "cooldown_s": 0, "max_total": 9, "max_per_day": 99, "max_per_week": 99}
+IN_A_MINUTE = {"type": "event", "name": "Cart", "wait_s": 60}
+
+
+async def save(shop, campaign_id: str = "c1", **more):
+    definition = {
+        "campaign_id": campaign_id,
+        "name": campaign_id,
+        "trigger": {"type": "event", "name": "Cart"},
+        "offer": {"title": "Hello", "body": "There", "life_s": 86_400},
+        "guardrails": FREE,
+        "goal": {"event": "Order Completed"},
+        "state": "live",
+        **more,
+    }
+    campaign = parse_campaign(msgspec.json.encode(definition))
+    await shop.state.write(lambda s: campaign_rows.save_campaign(s, campaign, shop.clock()))
+    shop.fold.refresh()
+    return campaign
+
+
+async def track(shop, name: str, **more) -> None:
+    await shop.journal.append_events([shop.event("track", name=name, **more)])
+    await shop.folded()
+
+
+async def after(shop, milliseconds: int) -> None:
+    """Time passes, and the fold has looked at the clock."""
+    shop.clock.forward(milliseconds)
+    await shop.heartbeat()
+    await shop.folded()
+
+
+async def told(shop) -> list[tuple]:
+    rows = await shop.rows("select campaign_id, verdict, reason from decisions order by decision_id")
+    return [tuple(row.values()) for row in rows]
+
+
+async def visitor(shop, anonymous_id: str = "browser") -> None:
+    """Nobody knows who they are; they agreed to pushes in the browser."""
+    granted = {"proximity": True, "push": True}
+    await shop.journal.append_events(
+        [
+            shop.event("consent", anonymous_id=anonymous_id, consent=granted),
+            shop.event("page", name="Start", anonymous_id=anonymous_id),
+        ]
+    )
+    await shop.folded()
+
+
+async def log_in(shop, user: str, anonymous_id: str = "browser") -> None:
+    shop.clock.forward(10)
+    await shop.journal.append_events([shop.event("identify", user_id=user, anonymous_id=anonymous_id)])
+    await shop.folded()
+
+
+# Who waits may become somebody else's profile --------------------------------------------------------------
+
+
+async def test_a_purchase_on_the_account_counts_for_a_wait_that_the_anonymous_browser_began(live_shop):
+    shop = live_shop
+    await save(shop, trigger=IN_A_MINUTE)
+    await shop.person("anna")
+    await visitor(shop)
+    await track(shop, "Cart", anonymous_id="browser")
+    await log_in(shop, "anna")
+    await track(shop, "Order Completed", user_id="anna")
+    await after(shop, 61_000)
+    assert await told(shop) == [("c1", "suppressed", "goal reached: Order Completed")]
+
+
+async def test_the_limits_are_the_persons_also_for_what_an_anonymous_browser_began(live_shop):
+    shop = live_shop
+    await save(shop, trigger=IN_A_MINUTE, guardrails={**FREE, "max_total": 1})
+    await shop.person("anna")
+    await visitor(shop)
+    await track(shop, "Cart", user_id="anna")
+    shop.clock.forward(1)
+    await track(shop, "Cart", anonymous_id="browser")
+    await log_in(shop, "anna")
+    await after(shop, 61_000)
+    [person] = set(await shop.column("select profile_id from decisions"))
+    assert await shop.state.read(lambda s: profiles.resolve(s, "user_id", "anna")) == person
+    assert sorted(verdict for _, verdict, _ in await told(shop)) == ["sent", "suppressed"]
+
+
+@pytest.mark.parametrize(
+    ("guardrails", "facts", "reason"),
+    [
+        ({"max_total": 1}, {"offered": [1]}, "cap: total"),
+        ({"max_total": 9, "cooldown_s": 60}, {"offered": [99_000]}, "cooldown"),
+        ({"max_total": 9, "cooldown_s": 0}, {"offered": [99_000]}, None),
+        ({"max_total": 1, "again_after_s": 60, "cooldown_s": 0}, {"offered": [1]}, None),
+        ({"max_total": 9}, {"held_out": True}, "holdout"),
+    ],
+)
+def test_what_two_profiles_that_became_one_are_asked_at_the_moment_of_sending(guardrails, facts, reason):
+    definition = {
+        "campaign_id": "c1",
+        "name": "c1",
+        "trigger": {"type": "event", "name": "Cart"},
+        "offer": {"title": "a", "body": "b"},
+        "guardrails": {**FREE, **guardrails},
+        "state": "live",
+    }
+    known = SendFacts({"push": True}, owns_address=True, still_there=True, zone=time_zone("UTC"), **facts)
+    objection = recheck(parse_campaign(msgspec.json.encode(definition)), known, 100_000)
+    assert objection == (Stop(reason) if reason else None)
+
+
+async def test_a_push_under_a_merged_profile_is_held_to_its_persons_limits(live_shop):
+    """The browser's push waits for the morning; meanwhile the browser turns out to be Anna's."""
+    shop = live_shop
+    campaign = await save(shop, guardrails={**FREE, "max_total": 1})
+    await shop.person("anna")
+    await track(shop, "Cart", user_id="anna")
+    [push] = await PushStore(shop.state).claim("me", shop.clock(), 9)
+    await visitor(shop)
+    child = await shop.state.read(lambda s: profiles.resolve(s, "anonymous_id", "browser"))
+    await log_in(shop, "anna")
+    person = await shop.state.read(lambda s: profiles.resolve(s, "user_id", "anna"))
+    assert person != child
+
+    def hand_over(session) -> None:
+        session._connection.execute("update pushes set profile_id = ?, state = 'queued'", (child,))
+        session._connection.execute("update decisions set profile_id = ?", (child,))
+
+    await shop.state.write(hand_over)
+    [again] = await PushStore(shop.state).claim("me", shop.clock(), 9)
+    assert again.profile_id == person
+    assert await SendChecks(shop.state).may_send(again, shop.clock()) is None
+    await track(shop, "Order Completed", user_id="anna")
+    assert await SendChecks(shop.state).may_send(again, shop.clock()) == "goal reached: Order Completed"
+    assert campaign.campaign_id == push.campaign_id
+
+
+# Clocks -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_event_from_the_future_happened_when_it_came(live_shop):
+    shop = live_shop
+    await save(shop, trigger=IN_A_MINUTE)
+    await shop.person("anna")
+    ahead = shop.clock() + 10 * 365 * 86_400_000
+    await track(shop, "Cart", user_id="anna", occurred_at=ahead)
+    assert await shop.column("select begun_at from campaign_waits") == [shop.clock()]
+    await after(shop, 61_000)
+    assert await told(shop) == [("c1", "sent", "eligible")]
+
+
+async def test_a_clock_that_was_set_back_delays_no_wait_by_more_than_a_look(live_shop):
+    shop = live_shop
+    await save(shop, trigger=IN_A_MINUTE)
+    await shop.person("anna")
+    await after(shop, 1_000)
+    shop.clock.forward(-3_600_000)
+    await track(shop, "Cart", user_id="anna")
+    await after(shop, 61_000)
+    assert await told(shop) == [("c1", "sent", "eligible")]
+
+
+async def test_after_an_outage_a_wait_is_decided_with_all_that_had_been_journalled_before_it_was_due(
+    shop, running
+):
+    await save(shop, trigger=IN_A_MINUTE)
+    async with running(shop.fold.run()):
+        await shop.person("anna")
+        await track(shop, "Cart", user_id="anna")
+    for _ in range(200):  # more than one transaction takes
+        shop.clock.forward(100)
+        await shop.heartbeat()
+    await shop.journal.append_events([shop.event("track", name="Order Completed", user_id="anna")])
+    shop.clock.forward(120_000)
+    async with running(shop.fold.run()):
+        await shop.folded()
+        await after(shop, 1_000)
+    assert await told(shop) == [("c1", "suppressed", "goal reached: Order Completed")]
+
+
+# The control group passes the same rules --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("percent", [0, 100])
+@pytest.mark.parametrize(
+    ("offer", "reason"),
+    [
+        ({"products": "viewed"}, "no viewed product"),
+        (
+            {"title": "{{ profile.nothing }}"},
+            "offer cannot be rendered: the title or the body comes out empty",
+        ),
+    ],
+)
+async def test_whoever_could_get_nothing_is_in_neither_group(live_shop, percent, offer, reason):
+    shop = live_shop
+    texts = {"title": "Hello", "body": "There", **offer}
+    await save(shop, offer=texts, holdout_percent=percent)
+    await shop.person("anna")
+    await track(shop, "Cart", user_id="anna")
+    assert await told(shop) == [("c1", "suppressed", reason)]
+
+
+async def test_the_held_out_take_no_code_and_get_no_push(live_shop):
+    shop = live_shop
+    await _pool(shop, "p", ["A1"])
+    await save(shop, offer={"title": "{{ code }}", "body": "b", "code_pool": "p"}, holdout_percent=100)
+    await shop.person("anna")
+    await track(shop, "Cart", user_id="anna")
+    assert await told(shop) == [("c1", "held_out", "holdout")]
+    assert await shop.column("select count(*) from pushes") == [0]
+    assert await shop.column("select decision_id from codes") == [None]
+
+
+async def _pool(shop, pool_id: str, codes: list[str]) -> None:
+    def write(session) -> None:
+        session.run("add_code_pool", pool_id=pool_id, name=pool_id, created_at=0)
+        campaign_rows.add_codes(session, pool_id, codes, 0)
+
+    await shop.state.write(write)
+
+
+async def test_a_variants_own_pool_is_the_one_that_counts(live_shop):
+    shop = live_shop
+    await _pool(shop, "empty", [])
+    await _pool(shop, "full", ["A1"])
+    offer = {"title": "{{ code }}", "body": "b"}
+    variants = [{"variant_id": "v", "offer": {**offer, "code_pool": "full"}}]
+    await save(shop, offer={**offer, "code_pool": "empty"}, variants=variants)
+    await shop.person("anna")
+    await track(shop, "Cart", user_id="anna")
+    assert await told(shop) == [("c1", "sent", "eligible")]
+    assert await shop.column("select content ->> 'title' from pushes") == ["A1"]
+
+
+# Stays ------------------------------------------------------------------------------------------------------
+
+
+async def test_how_sure_a_stay_is_counts_when_it_is_complete(live_shop):
+    """Entering is always less sure than having stayed."""
+    shop = live_shop
+    await shop.campaign(dwell_s=20, guardrails={"least_confidence": "high"})
+    await shop.person("anna", ANNA)
+    await shop.folded()
+    await shop.hear(ANNA, seconds=3)
+    await shop.folded()
+    await shop.state.write(lambda s: s._connection.execute("update campaign_waits set confidence = 'low'"))
+    shop.fold.refresh()
+    await shop.hear(ANNA, seconds=25)
+    await shop.folded()
+    assert await told(shop) == [("c1", "sent", "eligible")]
+    assert await shop.column("select confidence from decisions") == ["high"]
+
+
+async def test_a_stay_whose_zone_was_taken_away_is_waited_for_no_longer(shop, running):
+    await shop.campaign(dwell_s=60)
+    async with running(shop.fold.run()):
+        await shop.person("anna", ANNA)
+        await shop.hear(ANNA, seconds=3)
+        await shop.folded()
+        assert await shop.column("select count(*) from campaign_waits") == [1]
+    for table in ("presences", "visits"):
+        await shop.state.write(lambda s, t=table: s._connection.execute(f"delete from {t}"))
+    await shop.fold.load()
+    assert await shop.column("select count(*) from campaign_waits") == [0]
+
+
+async def test_who_takes_over_a_tag_has_left_no_zone(live_shop):
+    shop = live_shop
+    trigger = {"type": "zone_left", "store_id": "s1", "zone_id": "a"}
+    await save(shop, trigger=trigger)
+    await shop.person("anna", ANNA)
+    await shop.folded()
+    await shop.hear(ANNA, seconds=5)
+    await shop.person("berta")
+    shop.clock.forward(1)
+    await shop.journal.append_events(
+        [shop.event("device", user_id="berta", device_id="phone-anna", beacon_key=ANNA)]
+    )
+    await shop.folded()
+    assert await told(shop) == []
+
+
+async def test_staying_in_the_store_goes_on_from_zone_to_zone(live_shop):
+    shop = live_shop
+    await save(shop, trigger={"type": "store_dwelt", "dwell_s": 20})
+    await shop.person("anna", ANNA)
+    await shop.folded()
+    await shop.hear(ANNA, "g-a", seconds=8, loss=70)
+    await shop.hear(ANNA, "g-b", seconds=8, loss=50)
+    assert await told(shop) == []
+    await shop.hear(ANNA, "g-b", seconds=8, loss=50)
+    await shop.folded()
+    assert await told(shop) == [("c1", "sent", "eligible")]
+    assert await shop.column("select count(*) from campaign_waits") == [0]
+
+
+async def test_who_enters_a_segment_is_a_candidate_in_the_same_transaction(live_shop, eventually):
+    shop = live_shop
+    keen = msgspec.convert({"name": "Keen", "condition": {"type": "event", "name": "Cart"}}, Definition)
+    await shop.state.write(lambda s: segments.save_segment(s, "keen", keen, shop.clock(), "test"))
+    await save(shop, trigger={"type": "segment_entered", "segment_id": "keen"})
+    await shop.person("anna")
+    await shop.folded()
+    await eventually(lambda: shop.fold._live.audiences.segments["keen"].state == "live")
+    await track(shop, "Cart", user_id="anna")
+    assert await told(shop) == [("c1", "sent", "eligible")]
+
+
+# The pace of a campaign -------------------------------------------------------------------------------------
+
+
+async def test_no_more_leave_in_a_minute_than_was_said_however_many_ask_at_once(live_shop):
+    shop = live_shop
+    await save(shop, guardrails={**FREE, "max_per_minute": 3})
+    for number in range(8):
+        await shop.person(f"user{number}")
+        await track(shop, "Cart", user_id=f"user{number}")
+    queue, checks = PushStore(shop.state), SendChecks(shop.state)
+    pushes = await queue.claim("me", shop.clock(), 99)
+    assert len(pushes) == 8
+    answers = await asyncio.gather(*(checks.may_send(push, shop.clock()) for push in pushes))
+    assert answers.count(None) == 3
+    assert {answer for answer in answers if answer is not None} == {shop.clock() + 60_000}
+    left = [push for push, answer in zip(pushes, answers, strict=True) if answer is None]
+    await queue.mark_sending(left, shop.clock())
+    others = [push for push in pushes if push not in left]
+    shop.clock.forward(59_999)
+    restarted = SendChecks(shop.state)
+    assert isinstance(await restarted.may_send(others[0], shop.clock()), int)
+    shop.clock.forward(1)
+    again = await asyncio.gather(*(restarted.may_send(push, shop.clock()) for push in others))
+    assert again.count(None) == 3
+
+
+def test_variants_and_control_group_belong_to_the_person():
+    definition = {
+        "campaign_id": "c1",
+        "name": "c1",
+        "trigger": {"type": "event", "name": "Cart"},
+        "offer": {"title": "a", "body": "b"},
+        "holdout_percent": 50,
+    }
+    campaign = parse_campaign(msgspec.json.encode(definition))
+    assert len({arm_of(campaign, f"p{n}") for n in range(50)}) == 2
+    assert variant_of(campaign, "p1") == "offer"
