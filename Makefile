@@ -34,6 +34,13 @@ $(VENV)/bench/.locked: requirements/bench.txt | $(STAMP)
 bench-decode: $(VENV)/bench/.locked ## decoding side by side with beacontools and bleparser, and the callback path
 	@PYTHONPATH=. $(VENV)/bench/bin/python benchmarks/bench_decode.py $(ARGS)
 
+bench-ingest: $(VENV)/bench/.locked ## acceptance beside FastAPI + pydantic + SQLAlchemy, message ids, identities and the fold
+	@PYTHONPATH=. $(VENV)/bench/bin/python benchmarks/bench_ingest.py $(ARGS)
+	@PYTHONPATH=. $(BIN)/python benchmarks/bench_identity.py
+
+bench-rfm: $(STAMP) ## scores of a million customers with five million orders, the journal taking events beside it
+	@PYTHONPATH=. $(BIN)/python benchmarks/bench_rfm.py $(ARGS)
+
 bench-storage: $(STAMP) ## SQLite beside PostgreSQL: transactions, queries, appends, the fold
 	@PYTHONPATH=. $(BIN)/python benchmarks/bench_storage.py
 
@@ -48,6 +55,10 @@ test-outage: $(STAMP) ## 72 hours without a backend, compressed; what the outbox
 
 test-fuzz: $(STAMP) ## ten million hostile payloads at every door; ARGS="--seed 7"
 	@$(BIN)/python -m simulators.endurance fuzz $(ARGS)
+
+test-races: $(STAMP) ## 100,000 purchases and refusals against as many pushes; RACES=1000 SEED=7
+	@RACES=$(or $(RACES),100000) SEED=$(or $(SEED),$$RANDOM) $(BIN)/pytest -q -s --show-capture=no \
+	  tests/backend/test_campaign_races.py $(ARGS)
 
 test-api: $(STAMP) ## requests generated from the OpenAPI document for ten minutes; SECONDS=60 SEED=7
 	@API_SECONDS=$(or $(SECONDS),600) API_SEED=$(or $(SEED),$$RANDOM) $(BIN)/pytest -q -s --show-capture=no \
@@ -65,4 +76,4 @@ format: $(STAMP) ## let ruff put the formatting right
 lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
 	@bash .ci/lock
 
-.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-api bench-decode bench-storage docs check format lock
+.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-races test-api bench-decode bench-ingest bench-rfm bench-storage docs check format lock

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import aiohttp
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -22,6 +23,7 @@ from backend.api.erasures import ERASER
 from backend.api.fleet import FLEET, Fleet
 from backend.api.host import Host
 from backend.api.imports import IMPORTS
+from backend.api.retention import RETENTION
 from backend.api.rfm import SCORER
 from backend.api.server import build
 from backend.clock import unix_ms
@@ -42,6 +44,7 @@ from backend.profiles.erasure import ErasureKeys, Tombstones
 from backend.proximity.eid_keys import open_eid_keys
 from backend.push.fcm import FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
+from backend.retention import Retention
 from backend.scoring import Scorer
 from backend.secret_file import SECRET_BYTES, make_secret, read_secret
 from backend.storage.database import SqliteFile
@@ -159,6 +162,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         eraser = app[ERASER] = Eraser(places, erasure_keys, tombstones, unix_ms)
         eraser.on_tags_gone = eids.desk.all_removed
         scorer = app[SCORER] = Scorer(state, unix_ms, changed=fold.refresh)
+        retention = app[RETENTION] = Retention(state, msgspec.structs.asdict(config.retention), unix_ms)
         parts = {
             asyncio.create_task(part, name=name)
             for name, part in (
@@ -170,6 +174,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
                 ("housekeeping", _housekeeping(journal)),
                 ("dead letters", letters.run()),
                 ("scores", scorer.run()),
+                ("retention", retention.run()),
                 ("configurations", fleet.publisher.run()),
                 *((("sender", sender.run()),) if sender else ()),
             )

@@ -18,6 +18,7 @@ AUTHORITY_FOLDER = "authority"
 Text = Annotated[str, Meta(min_length=1)]
 DEEP_LINK = r"^[A-Za-z][A-Za-z0-9+.\-]*:.*\{token\}"
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,9 +70,17 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Database(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where everything is kept: files in `data_dir`, unless the URL of a PostgreSQL is given."""
+    """Where everything is kept: files in `data_dir`, unless the URL of a PostgreSQL is given.
+
+    With `replicas` several backends share the work; see docs/operations.md.
+    """
 
     url: Annotated[str, Meta(pattern="^postgres(ql)?://.")] | None = None
+    replicas: bool = False
+
+    def __post_init__(self) -> None:
+        if self.replicas and self.url is None:
+            raise ValueError("replicas needs url: with files one process owns everything")
 
 
 class Push(Struct, frozen=True, forbid_unknown_fields=True):
@@ -108,6 +117,18 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True):
     link_key_file: Text | None = None
 
 
+class Retention(Struct, frozen=True, forbid_unknown_fields=True):
+    """After how many days raw sightings become hours, and other rows go; 0 keeps them for good."""
+
+    sightings_days: Days = 7
+    sightings_without_time_days: Days = 7
+    sighting_hours_days: Days = 400
+    alerts_days: Days = 90
+    observations_days: Days = 30
+    content_days: Days = 400
+    visits_days: Days = 0
+
+
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """How much is logged, and whether as JSON lines."""
 
@@ -125,6 +146,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     fleet: Fleet = Fleet()
     eid: Eid = Eid()
     identity: Identity = Identity()
+    retention: Retention = Retention()
     log: Log = Log()
     database: Database = Database()
 

@@ -1,6 +1,5 @@
 """The bridge with a journal on disk and no fold: what bench_ingest.py loads, alone on its core."""
 
-import asyncio
 import sys
 from pathlib import Path
 

@@ -97,9 +97,7 @@ def server(script: str, python: str, folder: Path) -> Iterator[tuple[int, int]]:
         port = free.getsockname()[1]
     command = [python, str(HERE / script), str(folder), str(port)]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    process = subprocess.Popen(
-        command, env=environment, preexec_fn=lambda: os.sched_setaffinity(0, {first_core()})
-    )
+    process = subprocess.Popen(["taskset", "-c", str(first_core()), *command], env=environment)
     try:
         deadline = time.monotonic() + 30
         while True:
@@ -208,7 +206,8 @@ def insert(rows: int) -> None:
             connection.execute("pragma journal_mode = wal")
             connection.execute("pragma synchronous = full")
             connection.execute(
-                "create table message_ids (hour integer, hash integer, received_hour integer, primary key (hour, hash))"
+                "create table message_ids (hour integer, hash integer, received_hour integer,"
+                " primary key (hour, hash))"
                 if name == "idempotent"
                 else "create table message_ids (id integer primary key, hash integer, received_hour integer)"
             )

@@ -47,8 +47,8 @@ def fill(connection, people: int, orders: int) -> None:
         for order in range(size)
     )
     connection.executemany(
-        "insert into orders (profile_id, order_id, status, completed_at, total, currency, refunded, stated_at,"
-        " stated_hash)"
+        "insert into orders"
+        " (profile_id, order_id, status, completed_at, total, currency, refunded, stated_at, stated_hash)"
         " values (?, ?, 'completed', ?, ?, 'EUR', 0, 0, 0)",
         rows,
     )

@@ -1,4 +1,4 @@
-"""The peer of bench_ingest.py: FastAPI, pydantic and SQLAlchemy storing the same events, as their manuals show.
+"""The peer of bench_ingest.py: FastAPI, pydantic, SQLAlchemy storing the same events, as their manuals show.
 
 Checked by pydantic, each message id once by the database, committed with synchronous=FULL before the answer.
 """

@@ -14,10 +14,12 @@ from backend.api import (
     fleet,
     floor,
     geofences,
+    identities,
     imports,
     measurement,
     openapi,
     people,
+    retention,
     rfm,
     segments,
     setup,
@@ -31,7 +33,7 @@ from backend.api.operations import operation
 MAX_BODY_BYTES = 1024 * 1024  # of the API; the bridge has its own, smaller limits
 CHAPTERS = (
     *(floor, eid, setup, sources, campaigns, measurement, geofences),
-    *(people, erasures, segments, rfm, fleet, catalog, imports, dead_letters),
+    *(people, identities, erasures, segments, rfm, fleet, catalog, imports, dead_letters, retention),
 )
 """Modules with `ROUTES`."""
 DOCUMENT = web.AppKey("openapi", bytes)

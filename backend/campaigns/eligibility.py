@@ -86,9 +86,9 @@ def decide(campaign: Campaign, person: PersonFacts, now: int, moment: Moment) ->
         if not verdict.passes:
             return Decision("suppressed", verdict.reason)
     variant = variant_of(campaign, person.profile_id)
-    if arm_of(campaign, person.profile_id) == "held_out":
-        return Decision("held_out", "holdout", now, variant)
     send_at = send_time(campaign, now, person.zone)
+    if arm_of(campaign, person.profile_id) == "held_out":
+        return Decision("held_out", "holdout", send_at, variant)
     return Decision("sent", "eligible" if send_at <= now else "held for quiet hours", send_at, variant)
 
 

@@ -63,7 +63,9 @@ class FloorPart:
             return
         if entry.boot_offset is None:
             sightings = _sightings(entry, batch, 0)
-            floor.add_sightings_without_time(self._session, self._live.numbers, batch.boot_id, sightings)
+            floor.add_sightings_without_time(
+                self._session, self._live.numbers, batch.boot_id, entry.received_at, sightings
+            )
             return
         sightings = _sightings(entry, batch, entry.boot_offset)
         floor.add_sightings(self._session, self._live.numbers, sightings)

@@ -75,6 +75,8 @@ class Backend:
         try:
             with opener.open(request, timeout=TIMEOUT_S) as response:
                 answer: bytes = response.read(MAX_ANSWER_BYTES)
+                if response.length:  # what its Content-Length promised and never came: it died while it spoke
+                    raise _ComeAgain(f"{self.url}: the answer broke off")
         except urllib.error.HTTPError as error:
             told = _told(error.read(MAX_ANSWER_BYTES)) or f"the backend answered {error.code}"
             if error.code in _COME_AGAIN:

@@ -133,25 +133,35 @@ def end_wait(session: Session, waiting: Waiting) -> None:
     )
 
 
-def stays(session: Session, present: Collection[str]) -> dict[str, list[Waiting]]:
-    """Every stay that somebody waits for, by subject; read at start.
+def stays(
+    session: Session, present: Collection[str], elsewhere: Collection[str] = ()
+) -> dict[str, list[Waiting]]:
+    """Every stay that somebody waits for of those who are present, by subject; read at start.
 
-    Ends those of subjects that are nowhere: their zone or fence was taken away, and nothing would ever end
-    them.
+    Ends those of subjects that are nowhere, nor elsewhere: their zone or fence was taken away, and nothing
+    would ever end them.
     """
     found: dict[str, list[Waiting]] = {}
     for row in session.rows("stays_waited_for"):
         waiting = _waiting(row)
         if waiting.subject in present:
             found.setdefault(waiting.subject, []).append(waiting)
-        else:
+        elif waiting.subject not in elsewhere:
             end_wait(session, waiting)
     return found
 
 
-def waits_due(session: Session, now: int, limit: int) -> list[Waiting]:
-    """What the clock has completed, the longest due first."""
-    return [_waiting(row) for row in session.rows("waits_due", now=now, limit=limit)]
+def stays_of(session: Session, subject: str) -> list[Waiting]:
+    """The stays of one subject that somebody waits for."""
+    return [_waiting(row) for row in session.rows("stays_of", subject=subject)]
+
+
+def waits_due(
+    session: Session, now: int, limit: int, partitions: Collection[int] | None = None
+) -> list[Waiting]:
+    """What the clock has completed, the longest due first; of some partitions, or of all."""
+    asked = None if partitions is None else msgspec.json.encode(sorted(partitions)).decode()
+    return [_waiting(row) for row in session.rows("waits_due", now=now, limit=limit, partitions=asked)]
 
 
 def _waiting(row: Row) -> Waiting:

@@ -224,8 +224,12 @@ def erase_sightings(session: Session, receipt_id: str, person: Person) -> bool:
     count(session, receipt_id, counts)
     if left:
         return True
-    for number in numbers:
+    for number in numbers:  # hours last: until here seconds may have been thinned to them
         session.run("erase_sightings_without_time", key_number=number)
+        gone = session.run("erase_sighting_hours", key_number=number, limit=CHUNK)
+        count(session, receipt_id, {"sighting_hours": gone})
+        if gone == CHUNK:
+            return True
     for hidden in person.tags.values():
         session.run("drop_hidden_key", hidden=hidden)
     return False

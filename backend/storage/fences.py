@@ -1,13 +1,18 @@
 """Geofences in the database: definitions, who is near which, who was in which."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import msgspec
 
 from backend.proximity.fence_tracks import FenceTrack, FenceTracks, FenceTransition
 from backend.proximity.fences import Fence, Fences
+from backend.storage.floor import Present
+from backend.storage.ownership import Holding
 from backend.storage.session import Row, Session
+from sdk_bridge.wire.topics import partition_of
+
+_REMEMBERED = tuple(each.name for each in fields(FenceTrack))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +66,35 @@ def fences_after(session: Session, after: str, limit: int) -> list[Fence]:
     return [_fence(row) for row in session.rows("fences_after", after=after, limit=limit)]
 
 
-def restore_tracks(session: Session) -> tuple[FenceTracks, dict[str, str]]:
-    """Every phone near a fence, and whose each is."""
+def restore_tracks(
+    session: Session, present: Present, holding: Holding
+) -> tuple[FenceTracks, dict[str, str]]:
+    """Every phone near a fence that is known from our partitions, and whose each is."""
     tracks, owners = FenceTracks(), {}
     for row in session.rows("fence_presences"):
-        told = dict(row)
-        owners[row["subject"]] = told.pop("profile_id")
-        flags = {name: bool(told[name]) for name in ("inside", "approached")}
-        tracks.restore([FenceTrack(**{**told, **flags})])
+        if present.admits(row["subject"], partition_of_row(row), holding):
+            owners[row["subject"]] = row["profile_id"]
+            tracks.restore([track_of(row)])
     return tracks, owners
 
 
-def save_track(session: Session, track: FenceTrack, profile_id: str) -> None:
-    """Keeps what is remembered of a phone and a fence."""
+def partition_of_row(row: Row) -> int:
+    """The partition from whose events a phone is known to be near a fence."""
+    return partition_of(row["subject"]) if row["partition"] is None else int(row["partition"])
+
+
+def track_of(row: Row) -> FenceTrack:
+    """What is remembered of a phone and a fence."""
+    told = {name: row[name] for name in _REMEMBERED}
+    flags = {name: bool(told[name]) for name in ("inside", "approached")}
+    return FenceTrack(**{**told, **flags})
+
+
+def save_track(session: Session, track: FenceTrack, profile_id: str, partition: int) -> None:
+    """Keeps what is remembered of a phone and a fence, which events of that partition tell of."""
     told = asdict(track)
     told |= {name: int(told[name]) for name in ("inside", "approached")}
-    session.run("save_fence_presence", profile_id=profile_id, **told)
+    session.run("save_fence_presence", profile_id=profile_id, partition=partition, **told)
 
 
 def apply_transition(session: Session, transition: FenceTransition, profile_id: str) -> None:

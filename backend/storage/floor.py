@@ -11,8 +11,10 @@ from backend.proximity.filter import Gain
 from backend.proximity.visits import StoreTransition, Visit, Visits
 from backend.proximity.zones import Place, Track, Transition, ZoneEngine
 from backend.storage.entries import Cursor
-from backend.storage.session import Session, StorageError
+from backend.storage.ownership import EVERYTHING, Holding
+from backend.storage.session import Row, Session, StorageError
 from sdk_bridge.wire.messages import BeaconHealth, Heartbeat
+from sdk_bridge.wire.topics import partition_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +58,13 @@ def position(session: Session) -> Cursor:
     return Cursor.of(session.rows("fold_position"))
 
 
-def move_to(session: Session, before: Cursor, reached: Cursor) -> None:
-    """Says that everything up to a cursor is folded. Raises FoldMoved if the state was not at `before`."""
-    if not all(session.changed("move_fold", reached.moves(before))):
+def move_to(session: Session, before: Cursor, reached: Cursor, holding: Holding = EVERYTHING) -> None:
+    """Says that everything up to a cursor is folded.
+
+    Raises FoldMoved if the state was not at `before`, or a partition got another owner meanwhile.
+    """
+    moves = [{**move, "epoch": holding.epoch_of(move["line"])} for move in reached.moves(before)]
+    if not all(session.changed("move_fold", moves)):
         raise FoldMoved("the fold is not where this process left it")
 
 
@@ -68,10 +74,11 @@ def add_sightings(session: Session, numbers: Numbers, sightings: Iterable[Sighti
 
 
 def add_sightings_without_time(
-    session: Session, numbers: Numbers, boot_id: str, sightings: Iterable[Sighting]
+    session: Session, numbers: Numbers, boot_id: str, received_at: int, sightings: Iterable[Sighting]
 ) -> None:
     """Keeps what was heard in a boot whose clock was never set; `second` counts from that boot."""
-    rows = ({**_row(session, numbers, sighting), "boot_id": boot_id} for sighting in sightings)
+    boot = {"boot_id": boot_id, "received_at": received_at}
+    rows = ({**_row(session, numbers, sighting), **boot} for sighting in sightings)
     session.many("add_sighting_without_time", rows)
 
 
@@ -94,8 +101,10 @@ def apply_transition(session: Session, transition: Transition, profile_id: str |
         session.run("end_zone_visit", left_at=transition.at, **place)
 
 
-def apply_store_transition(session: Session, transition: StoreTransition, profile_id: str | None) -> None:
-    """Opens, interrupts or closes a visit to a store."""
+def apply_store_transition(
+    session: Session, transition: StoreTransition, profile_id: str | None, partition: int
+) -> None:
+    """Opens, interrupts or closes a visit to a store, which events of that partition tell of."""
     visit = transition.visit
     if transition.kind == "entered":
         session.run(
@@ -104,6 +113,7 @@ def apply_store_transition(session: Session, transition: StoreTransition, profil
             profile_id=profile_id,
             store_id=visit.store_id,
             entered_at=visit.entered_at,
+            partition=partition,
         )
     elif transition.kind == "left":
         session.run("end_visit", subject=visit.subject, left_at=transition.at)
@@ -111,29 +121,66 @@ def apply_store_transition(session: Session, transition: StoreTransition, profil
         session.run("pause_visit", subject=visit.subject, idle_since=visit.idle_since)
 
 
-def open_visits(session: Session) -> Visits:
-    """Everybody who is in a store."""
-    return Visits({row["subject"]: Visit(**dict(row)) for row in session.rows("open_visits")})
+@dataclass(slots=True)
+class Present:
+    """Where subjects are known from: whose each is, the partition of each; and who is known elsewhere."""
+
+    owners: dict[str, str] = field(default_factory=dict)
+    partitions: dict[str, int] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
+
+    def admits(self, subject: str, partition: int, holding: Holding) -> bool:
+        """Whether a subject is known from a partition of ours; notes which."""
+        if not holding.has(partition):
+            self.elsewhere.add(subject)
+            return False
+        self.partitions[subject] = partition
+        return True
 
 
-def save_tracks(session: Session, engine: ZoneEngine, people: Iterable[tuple[str, str | None]]) -> None:
-    """Stores the tracks that changed, given as (beacon key, its owner's profile)."""
-    for beacon_key, profile_id in people:
+def partition_of_row(row: Row) -> int:
+    """The partition from whose events a presence or a visit is known."""
+    return partition_of(row["store_id"]) if row["partition"] is None else int(row["partition"])
+
+
+def visit_of(row: Row) -> Visit:
+    """A row of an open visit."""
+    return Visit(row["subject"], row["store_id"], row["entered_at"], row["idle_since"])
+
+
+def open_visits(session: Session, present: Present, holding: Holding) -> Visits:
+    """Everybody who is in a store, of our partitions."""
+    return Visits(
+        {
+            row["subject"]: visit_of(row)
+            for row in session.rows("open_visits")
+            if present.admits(row["subject"], partition_of_row(row), holding)
+        }
+    )
+
+
+def save_tracks(
+    session: Session, engine: ZoneEngine, people: Iterable[tuple[str, str | None, int | None]]
+) -> None:
+    """Stores the tracks that changed, given as (beacon key, its owner's profile, partition)."""
+    for beacon_key, profile_id, partition in people:
         track = engine.tracks.get(beacon_key)
         if track is None:
             session.run("end_presence", beacon_key=beacon_key)
         else:
-            session.run("save_presence", **_presence(engine, beacon_key, track, profile_id))
+            told = _presence(engine, beacon_key, track, profile_id)
+            session.run("save_presence", **told, partition=partition)
 
 
-def restore_tracks(session: Session, engine: ZoneEngine) -> dict[str, str]:
-    """Puts every stored track back into the engine; whose they were."""
-    owners = {}
+def restore_tracks(session: Session, engine: ZoneEngine, present: Present, holding: Holding) -> None:
+    """Puts every stored track of our partitions back into the engine."""
     for row in session.rows("presences"):
-        engine.restore(row["beacon_key"], row["engine"])
+        subject = row["beacon_key"]
+        if not present.admits(subject, partition_of_row(row), holding):
+            continue
+        engine.restore(subject, row["engine"])
         if row["profile_id"] is not None:
-            owners[row["beacon_key"]] = row["profile_id"]
-    return owners
+            present.owners[subject] = row["profile_id"]
 
 
 def gateway_gains(

@@ -79,6 +79,11 @@ class Journal:
         rows, self.head = await self._file.read(lambda s: (s.rows("lane_positions"), head(s)))
         return {LaneKey(row["gateway"], row["epoch"], row["lane"]): row["upto"] for row in rows}
 
+    async def lanes(self) -> dict[LaneKey, int]:
+        """How far every sender has got, whoever took it in."""
+        rows = await self._file.read(lambda session: session.rows("lane_positions"))
+        return {LaneKey(row["gateway"], row["epoch"], row["lane"]): row["upto"] for row in rows}
+
     async def newest(self) -> Cursor:
         """The last position that anybody has given; wakes the fold if it was not ours."""
         if self._shared:
@@ -208,6 +213,11 @@ def message_hash(source: str, message_id: str) -> int:
     return int.from_bytes(digest.digest(), "big", signed=True)
 
 
+def partition_of_event(event: AppEvent) -> int:
+    """Where an app's or a site's event is journalled, and folded."""
+    return partition_of(event.user_id or event.anonymous_id or event.device_id or event.source)
+
+
 def _write_all(session: Session, works: Sequence[_Work]) -> tuple[list[int], Cursor]:
     """Every work's result, and the head after them."""
     group = Group(session, (work.lane for work in works if work.lane is not None))
@@ -261,7 +271,7 @@ def _write_events(group: Group, events: Sequence[AppEvent]) -> int:
     fresh: dict[tuple[int, str], list[AppEvent]] = {}
     new = _new(group.session, events)
     for event in new:
-        partition = partition_of(event.user_id or event.anonymous_id or event.device_id or event.source)
+        partition = partition_of_event(event)
         fresh.setdefault((partition, event.source), []).append(event)
     for (partition, source), theirs in fresh.items():
         for start in range(0, len(theirs), EVENTS_AN_ENTRY):

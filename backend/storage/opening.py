@@ -17,7 +17,7 @@ def open_area(
 ) -> AbstractAsyncContextManager[Database]:
     """The database of an area, to be entered: `file`, or where there is a `url`, PostgreSQL.
 
-    `owner`: as the one backend that owns it; PostgreSQL lets no second one write as such.
+    `owner`: as the one backend that owns it; PostgreSQL lets no second one write as such, nor a replica.
     """
     if url is None:
         return SqliteFile(file, area)

@@ -92,6 +92,7 @@ SEARCHED: Final[Mapping[str, tuple[str, ...]]] = {
 IMPERSONAL: Final[Mapping[str, str]] = {
     "sightings.key_number": "a number that means nothing once heard_keys is emptied; the rows follow",
     "sightings_without_time.key_number": "the same",
+    "sighting_hours.key_number": "the same",
     "erasure_tombstones.digest": "a keyed hash; the key is in no database",
     "erasure_work.work": "sealed with such a key, and gone with the erasure",
     "gateway_health.body": "what a gateway says of itself",

@@ -327,6 +327,7 @@ class ProfileRows(MemoryProfiles):
 
     def flush(self) -> None:
         """Writes all that changed; reads by other ways see it from here on."""
+        self._lock_merged()
         many = self._session.many
         for query, rows in (
             ("add_profile", map(self._profile_row, self._new_profiles)),
@@ -351,6 +352,18 @@ class ProfileRows(MemoryProfiles):
             if waiting:
                 many(query, waiting)
         self._forget_changes()
+
+    def _lock_merged(self) -> None:
+        """Two transactions that merge profiles of one tree must not both believe what they read of it."""
+        moved = [*self._new_profiles, *self._changed_profiles]
+        locked = {one for one in moved if self.profiles[one].parent is not None}
+        for profile_id in list(locked):
+            at: str | None = profile_id
+            while at is not None and (known := self.profiles.get(at)) is not None:
+                locked.add(at)
+                at = known.parent if known.parent not in locked else None
+        if locked:
+            self._session.rows("lock_profiles", wanted=_json(sorted(locked)).decode())
 
     def _forget_changes(self) -> None:
         for changed in (

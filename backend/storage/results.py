@@ -80,7 +80,7 @@ def _followed(
         return after
     people = {person_of.get(row["profile_id"]) for row in rows}
     theirs = as_json(sorted(profile for profile, person in person_of.items() if person in people))
-    since = min(row["send_at"] or row["decided_at"] for row in rows)
+    since = min(row["decided_at"] for row in rows)
     for row in session.rows("goal_events_of", profiles=theirs, name=campaign.goal.event, since=since):
         after.goals.setdefault(person_of[row["profile_id"]], []).append(row["at"])
     for row in session.rows("visits_of", profiles=theirs, since=since):
@@ -94,7 +94,7 @@ def _followed(
 
 def _outcome(campaign: Campaign, row: Row, person_of: Mapping[str, str], after: _After) -> Outcome:
     person = person_of.get(row["profile_id"], row["profile_id"])
-    start = row["send_at"] or row["decided_at"]
+    start = row["decided_at"]  # also of what quiet hours held back: one window for both groups
     end = start + campaign.goal.within_s * 1000
     orders = [one for one in after.orders.get(person, {}).values() if start < one["at"] <= end]
     revenue: Counter[str] = Counter()

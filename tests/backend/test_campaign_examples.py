@@ -80,7 +80,7 @@ class Play:
         await self.tell(self.shop.event("track", name="Order Completed", properties=order, **who))
 
     async def anna(self) -> None:
-        """She looks at a shoe on the web, unknown, and logs in afterwards; her phone and tag are in the shop."""
+        """She looks at a shoe on the web, unknown, and logs in afterwards."""
         await self.look_at_the_shoe(anonymous_id="browser")
         await self.shop.person("anna", TAG)
         await self.tell(self.shop.event("identify", user_id="anna", anonymous_id="browser", source="web"))
@@ -284,5 +284,6 @@ async def test_who_is_erased_while_the_push_waits_gets_nothing(play, tmp_path):
         pass
     assert await SendChecks(shop.state).may_send(claimed, shop.clock()) == "erased"
     assert await PushStore(shop.state).mark_sending([claimed], shop.clock()) == []
-    for table in ("campaign_waits", "pushes"):
-        assert await shop.column(f"select count(*) from {table}") == [0]
+    assert await shop.column("select count(*) from campaign_waits") == [0]
+    assert await shop.column("select state || ': ' || reason from pushes") == ["suppressed: erased"]
+    assert await shop.column("select count(*) from pushes where address_value = 'token-anna'") == [0]

@@ -11,7 +11,7 @@ from backend.campaigns.hours import time_zone
 from backend.campaigns.model import parse_campaign
 from backend.segments.model import Definition
 from backend.storage import campaigns as campaign_rows
-from backend.storage import profiles, segments
+from backend.storage import profiles, results, segments
 from backend.storage.offers import SendChecks
 from backend.storage.pushes import PushStore
 
@@ -361,3 +361,21 @@ def test_variants_and_control_group_belong_to_the_person():
     campaign = parse_campaign(msgspec.json.encode(definition))
     assert len({arm_of(campaign, f"p{n}") for n in range(50)}) == 2
     assert variant_of(campaign, "p1") == "offer"
+
+
+@pytest.mark.parametrize("percent", [0, 100])
+async def test_both_groups_are_measured_over_the_same_time(live_shop, percent):
+    """Decided at night, bought before the morning's message: that counts for either group, or for none."""
+    shop = live_shop
+    shop.clock.forward(10 * 3_600_000)  # 22:00 UTC
+    rules = {**FREE, "quiet_hours": {}}
+    campaign = await save(shop, guardrails=rules, holdout_percent=percent)
+    await shop.person("anna")
+    await track(shop, "Cart", user_id="anna")
+    shop.clock.forward(3_600_000)
+    await track(shop, "Order Completed", user_id="anna")
+    [outcome], _ = await shop.state.read(lambda s: results.outcomes_page(s, campaign, 0, 0))
+    assert outcome.verdict == ("held_out" if percent else "sent")
+    assert outcome.reached
+    [send_at] = await shop.column("select send_at from decisions")
+    assert send_at > shop.clock(), "limits of either group count from the morning"

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import socket
+import ssl
+import threading
 
 import pytest
 
@@ -176,6 +179,41 @@ def test_patience_ends(monkeypatch):
     with pytest.raises(SendingStopped, match="busy"):
         made.post("/x", {}, Imported)
     assert 100 < sum(slept) <= 120
+
+
+def answering(*answers):
+    """A server that sends these bytes, one to each connection, and closes it; its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with listener:
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(answer)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+WHOLE = b'HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n{"new": 1, "known": 0}'
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again():
+    """A backend killed at any instant: before a word, in the head, in the body; or busy, or starting."""
+    busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+    url = answering(b"", WHOLE[:10], WHOLE[:-5], busy, WHOLE)
+    made = Backend(url, "t", ssl.create_default_context(), lambda _: None)
+    assert made.post("/x", {}, Imported) == Imported(1, 0)
+
+
+def test_a_redirect_is_not_followed_with_the_token():
+    elsewhere = b"HTTP/1.1 302 Found\r\nLocation: http://evil.example/\r\nContent-Length: 0\r\n\r\n"
+    made = Backend(answering(elsewhere), "t", ssl.create_default_context(), lambda _: None)
+    with pytest.raises(SendingStopped, match="302"):
+        made.post("/x", {}, Imported)
 
 
 def test_what_is_no_backend_of_ours_is_told(monkeypatch):

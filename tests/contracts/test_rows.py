@@ -192,7 +192,7 @@ async def test_two_boots_that_share_a_second_add_up(state: Database, raw) -> Non
             floor.add_sightings(session, numbers, heard)
         for _ in range(2):
             floor.add_sightings_without_time(
-                session, numbers, "boot", [Sighting("tag", GATEWAY, 5, 2, 60, 50)]
+                session, numbers, "boot", 1, [Sighting("tag", GATEWAY, 5, 2, 60, 50)]
             )
         return raw(session, "select adverts, loss, best from sightings order by loss") + raw(
             session, "select adverts from sightings_without_time"

@@ -236,3 +236,34 @@ async def test_whoever_withdraws_is_heard_and_then_forgotten(backend, door, shop
     assert backend.profile("anonymous_id", agreed.anonymous_id)["consents"] == {"analytics": False}
     await page.wait_for_function("footfall.queued === 0")
     assert await stored_keys(page) == [f"footfall:{source.write_key}:consent"]
+
+
+async def test_a_link_is_shown_and_an_app_that_redeems_it_is_the_visitors(backend, door, shop):
+    site, app = backend.open_source("web"), backend.open_source("app")
+    page = await shop.open(tag(site, door))
+    await page.evaluate("document.body.append(Object.assign(document.createElement('div'), {id: 'code'}))")
+    link = await page.evaluate("footfall.link('#code')")
+    assert link["url"] == await page.evaluate("document.querySelector('#code a').href")
+    assert await page.evaluate("document.querySelector('#code img').decode().then(() => true)")
+    assert door.preflights == 0
+    call = {"token": link["token"], "deviceId": "phone", "anonymousId": "app", "writeKey": app.write_key}
+    async with aiohttp.ClientSession() as session:
+        for device, expected in (("phone", 200), ("phone", 200), ("thief", 409)):
+            body = {**call, "deviceId": device}
+            async with session.post(f"{backend.url}/v1/link/redeem", json=body) as answer:
+                assert answer.status == expected, await answer.text()
+    linked = next(event for event in await backend.stored(site, 2) if event.kind == "link")
+    visitor = json.loads(
+        await page.evaluate(
+            "localStorage.getItem(Object.keys(localStorage).find((key) => key.endsWith(':who')))"
+        )
+    )
+    assert linked.link.anonymous_id == visitor["anonymousId"]
+    assert page.complaints == []
+
+
+async def test_without_consent_there_is_no_link(backend, door, shop):
+    page = await shop.open(tag(backend.open_source("web"), door, consent="analytics"))
+    refused = await page.evaluate("footfall.link().then(() => 'a link', (error) => error.message)")
+    assert "consent" in refused
+    assert await stored_keys(page) == []

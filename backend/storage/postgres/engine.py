@@ -73,6 +73,10 @@ class PostgresDatabase:
         run = self._persist if again else self._write
         return await asyncio.get_running_loop().run_in_executor(self._writer, run, work)
 
+    async def beside(self, work: Callable[[Line], T]) -> T:
+        """Statements on the writer's own connection, each durable by itself. Raises StorageError."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._write_line.beside, work)
+
     async def read(self, work: Callable[[Session], T]) -> T:
         """One consistent view on a reader's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, work)

@@ -99,6 +99,18 @@ class Line:
             raise ours from error
         return result
 
+    def beside(self, work: "Callable[[Line], T]") -> T:
+        """Runs `work` outside of any transaction. Raises StorageError, and whatever `work` raises."""
+        try:
+            self.open()
+            return work(self)
+        except BaseException as error:
+            self._undo()
+            ours = as_ours(error, str(self._address))
+            if ours is None:
+                raise
+            raise ours from error
+
     def _commit(self) -> None:
         """The server answers a commit with ROLLBACK, and no error, where `work` went on after a failure."""
         if self.tell("commit") != "COMMIT":

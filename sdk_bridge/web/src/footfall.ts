@@ -1,4 +1,5 @@
-// The snippet: `footfall.page()`, `.track()`, `.identify()`, `.consent()`, `.reset()`, as docs/bridge.md has them.
+// The snippet: `footfall.page()`, `.track()`, `.identify()`, `.link()` and so on, as docs/bridge.md has them.
+import { askForLink, type Link, show } from "./link";
 import { BATCH, Queue, randomText, type Values } from "./queue";
 import { Sender } from "./sender";
 import { Store } from "./store";
@@ -79,6 +80,15 @@ class Footfall {
     if (this.answer) for (const call of this.held.splice(0)) this.tell(...call);
   }
 
+  /** A code by which the shop's app becomes this visitor's; shown in an element, given or by its selector. */
+  async link(place?: Element | string): Promise<Link> {
+    if (!this.answer) throw new Error("footfall: no link without the visitor's consent");
+    const link = await askForLink(this.settings.host, this.settings.writeKey, this.who());
+    const element = typeof place === "string" ? document.querySelector(place) : place;
+    if (element) show(link, element);
+    return link;
+  }
+
   /** The person has logged out: whoever comes next is somebody else. */
   reset(): void {
     this.held = [];
@@ -93,8 +103,9 @@ class Footfall {
   /** A call as the stub in the page keeps it before this file has come: `["track", "Order Completed"]`. */
   push(...calls: [method: string, ...given: unknown[]][]): void {
     for (const [method, ...given] of calls) {
-      const known = ["page", "track", "identify", "consent", "reset"].includes(method);
-      if (known) (this as unknown as Record<string, (...given: unknown[]) => void>)[method]!(...given);
+      if (method === "link") void this.link(...(given as [string])).catch(console.warn);
+      else if (["page", "track", "identify", "consent", "reset"].includes(method))
+        (this as unknown as Record<string, (...given: unknown[]) => void>)[method]!(...given);
       else console.warn(`footfall: there is no ${method}`);
     }
   }

@@ -44,7 +44,10 @@ select campaign_id, subject, begun_at, profile_id, due_at, stays, holds, store_i
 -- name: waits_due
 -- Candidates that the clock has completed.
 select campaign_id, subject, begun_at, profile_id, due_at, stays, holds, store_id, zone_id, fence_id, confidence,
-  partition from campaign_waits where stays = 0 and due_at <= :now order by due_at limit :limit;
+  partition from campaign_waits where stays = 0 and due_at <= :now
+  and (cast(:partitions as text) is null or partition in
+    (select cast(value as integer) from json_each(cast(:partitions as text))))
+order by due_at limit :limit;
 
 -- name: record_decision
 -- Every candidate ends here, with the reason; one per moment, so a repetition returns no id.

@@ -277,6 +277,11 @@ delete from sightings where second >= :low and second < :high and key_number = :
 -- The same of boots whose clock was never set.
 delete from sightings_without_time where key_number = :key_number;
 
+-- name: erase_sighting_hours!
+-- The same by the hour.
+delete from sighting_hours where (key_number, hour, gateway_number) in (
+  select key_number, hour, gateway_number from sighting_hours where key_number = :key_number limit :limit);
+
 -- name: drop_hidden_key!
 -- No sighting has the number any more.
 delete from heard_keys where beacon_key = :hidden;

@@ -29,11 +29,13 @@ select fence_id, definition, changed_at from geofences where fence_id > :after o
 
 -- name: save_fence_presence!
 -- A phone and a fence near it.
-insert into fence_presences (subject, fence_id, profile_id, inside, entered_at, seen_at, farthest, doubtful_at, approached)
-values (:subject, :fence_id, :profile_id, :inside, :entered_at, :seen_at, :farthest, :doubtful_at, :approached)
+insert into fence_presences (subject, fence_id, profile_id, inside, entered_at, seen_at, farthest, doubtful_at,
+  approached, partition)
+values (:subject, :fence_id, :profile_id, :inside, :entered_at, :seen_at, :farthest, :doubtful_at, :approached,
+  :partition)
 on conflict (subject, fence_id) do update set profile_id = excluded.profile_id, inside = excluded.inside,
   entered_at = excluded.entered_at, seen_at = excluded.seen_at, farthest = excluded.farthest,
-  doubtful_at = excluded.doubtful_at, approached = excluded.approached;
+  doubtful_at = excluded.doubtful_at, approached = excluded.approached, partition = excluded.partition;
 
 -- name: end_fence_presence!
 -- It is far away, or unknown where.
@@ -41,7 +43,8 @@ delete from fence_presences where subject = :subject and fence_id = :fence_id;
 
 -- name: fence_presences
 -- Every phone near a fence; read at start.
-select subject, fence_id, profile_id, inside, entered_at, seen_at, farthest, doubtful_at, approached from fence_presences;
+select subject, fence_id, profile_id, inside, entered_at, seen_at, farthest, doubtful_at, approached, partition
+from fence_presences;
 
 -- name: begin_fence_visit!
 -- A fence was entered.

@@ -46,8 +46,9 @@ order by b.beacon_key, g.gateway;
 
 -- name: add_sighting_without_time!
 -- The gateway's clock was never set in that boot; kept for the record, never presence.
-insert into sightings_without_time (boot_id, boot_second, gateway_number, key_number, adverts, loss, best)
-values (:boot_id, :second, :gateway_number, :key_number, :adverts, :loss, :best)
+insert into sightings_without_time (boot_id, boot_second, gateway_number, key_number, adverts, loss, best,
+  received_at)
+values (:boot_id, :second, :gateway_number, :key_number, :adverts, :loss, :best, :received_at)
 on conflict (boot_id, boot_second, gateway_number, key_number) do update set
   adverts = sightings_without_time.adverts + excluded.adverts;
 
@@ -62,11 +63,12 @@ select gateway, adverts from forgotten_late;
 
 -- name: save_presence!
 -- Where a beacon is, with the filter's memory, so that a restart goes on where it stopped.
-insert into presences (beacon_key, profile_id, store_id, zone_id, entered_at, seen_at, engine, confidence)
-values (:beacon_key, :profile_id, :store_id, :zone_id, :entered_at, :seen_at, :engine, :confidence)
+insert into presences (beacon_key, profile_id, store_id, zone_id, entered_at, seen_at, engine, confidence,
+  partition)
+values (:beacon_key, :profile_id, :store_id, :zone_id, :entered_at, :seen_at, :engine, :confidence, :partition)
 on conflict (beacon_key) do update set profile_id = excluded.profile_id, store_id = excluded.store_id,
   zone_id = excluded.zone_id, entered_at = excluded.entered_at, seen_at = excluded.seen_at,
-  engine = excluded.engine, confidence = excluded.confidence;
+  engine = excluded.engine, confidence = excluded.confidence, partition = excluded.partition;
 
 -- name: end_presence!
 -- It is nowhere any more.
@@ -74,7 +76,7 @@ delete from presences where beacon_key = :beacon_key;
 
 -- name: presences
 -- Everything that is somewhere.
-select beacon_key, profile_id, store_id, zone_id, entered_at, seen_at, engine from presences;
+select beacon_key, profile_id, store_id, zone_id, entered_at, seen_at, engine, partition from presences;
 
 -- name: begin_zone_visit!
 -- A zone was entered.
@@ -89,8 +91,8 @@ where beacon_key = :beacon_key and store_id = :store_id and zone_id = :zone_id a
 
 -- name: begin_visit!
 -- A store was entered.
-insert into visits (subject, profile_id, store_id, entered_at)
-values (:subject, :profile_id, :store_id, :entered_at);
+insert into visits (subject, profile_id, store_id, entered_at, partition)
+values (:subject, :profile_id, :store_id, :entered_at, :partition);
 
 -- name: pause_visit!
 -- Still in the store, but in no zone of it since then; null: in one again.
@@ -102,7 +104,7 @@ update visits set left_at = :left_at, idle_since = null where subject = :subject
 
 -- name: open_visits
 -- Everybody who is in a store.
-select subject, store_id, entered_at, idle_since from visits where left_at is null order by subject;
+select subject, store_id, entered_at, idle_since, partition from visits where left_at is null order by subject;
 
 -- name: save_gateway_health!
 -- The newest heartbeat of a gateway.
@@ -138,10 +140,11 @@ values (:event_id, :event_hash, :profile_id, :kind, :name, :source, :message_id,
   :received_at, :body, :properties);
 
 -- name: adverts_by_gateway
--- For accounts: adverts stored, by gateway.
+-- For accounts: adverts stored, by gateway, also those that were thinned to hours.
 select gateway, sum(adverts) as adverts from (
   select gateway_number, adverts from sightings
   union all select gateway_number, adverts from sightings_without_time
+  union all select gateway_number, adverts from sighting_hours
 ) join heard_gateways using (gateway_number) group by gateway;
 
 -- name: floor_people

@@ -245,3 +245,51 @@ with recursive
 select tree.person_id, c.granted, c.occurred_at, p.id_type, p.merged_at
 from tree join profiles p on p.profile_id = tree.profile_id
 join consents c on c.profile_id = tree.profile_id and c.purpose = :purpose;
+
+-- name: merge_reviews_page
+-- Questions to operators of one state, the oldest first; each with the two identifiers that it is about.
+select r.review_id, r.at, r.id_type, r.id, r.cause, r.state, r.decided_at, r.decided_by,
+  one.id_type as one_type, one.id as one_id, r.profile_id as one_profile,
+  other.id_type as other_type, other.id as other_id, r.other_profile_id as other_profile
+from merge_reviews r
+join profiles p on p.profile_id = r.profile_id
+join identity_edges one on one.profile_id = p.profile_id and one.id_type = p.id_type and one.valid_to is null
+join profiles q on q.profile_id = r.other_profile_id
+join identity_edges other on other.profile_id = q.profile_id and other.id_type = q.id_type
+  and other.valid_to is null
+where r.state = :state and r.review_id > :after order by r.review_id limit :limit;
+
+-- name: merge_review
+-- One question.
+select review_id, profile_id, other_profile_id, cause, state from merge_reviews where review_id = :review_id;
+
+-- name: decide_merge_review!
+-- It is answered.
+update merge_reviews set state = :state, decided_at = :at, decided_by = :by where review_id = :review_id;
+
+-- name: reopen_merge_reviews!
+-- What was merged is apart again, so the question is open again.
+update merge_reviews set state = 'open', decided_at = null, decided_by = null
+where state = 'merged' and (profile_id = :profile_id or other_profile_id = :profile_id);
+
+-- name: shared_identifiers
+-- Browsers, phones and addresses that several people use, by type and in the order of their profiles.
+select p.profile_id, e.id_type, e.id, p.created_at,
+  (select count(distinct c.profile_id) from identity_claims c
+    where c.id_type = e.id_type and c.id = e.id and c.profile_id <> '') as people
+from profiles p
+join identity_edges e on e.profile_id = p.profile_id and e.id_type = p.id_type and e.valid_to is null
+where p.shared = 1 and p.id_type = :id_type and p.profile_id > :after order by p.profile_id limit :limit;
+
+-- name: people_using
+-- Who an identifier was seen with, since when and until when.
+select c.profile_id, e.id_type, e.id, min(c.first_at) as first_at, max(c.last_at) as last_at
+from identity_claims c
+join profiles p on p.profile_id = c.profile_id
+join identity_edges e on e.profile_id = p.profile_id and e.id_type = p.id_type and e.valid_to is null
+where c.id_type = :id_type and c.id = :id
+group by c.profile_id, e.id_type, e.id order by last_at desc, c.profile_id limit :limit;
+
+-- name: beacon_of_the_shop
+-- A beacon that is fixed to a place, or to a thing.
+select beacon_key from beacons where beacon_key = :beacon_key and role <> 'tag';
