@@ -6,11 +6,12 @@ import os
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import aiohttp
 import msgspec
@@ -46,14 +47,15 @@ from backend.push.fcm import FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
 from backend.retention import Retention
 from backend.scoring import Scorer
-from backend.secret_file import SECRET_BYTES, make_secret, read_secret
+from backend.secret_file import SECRET_BYTES, SecretUnusable, make_secret, read_secret
 from backend.storage.database import SqliteFile
 from backend.storage.eid import EidRows, any_registered
-from backend.storage.erasure import newest_receipt
+from backend.storage.erasure import has_key, is_key
 from backend.storage.fleet import newest_configurations
 from backend.storage.journal import Journal
 from backend.storage.offers import SendChecks
-from backend.storage.opening import open_area
+from backend.storage.opening import open_area, open_replica
+from backend.storage.ownership import Ownership, Sole
 from backend.storage.places import StoredPlaces
 from backend.storage.pushes import PushStore
 from backend.storage.session import Database, StorageError
@@ -61,9 +63,13 @@ from backend.storage.sources import StoredSources
 from backend.storage.wipe import SqliteWiper
 from sdk_bridge.server.app import Bridge
 
+if TYPE_CHECKING:
+    from backend.replicas import Replica
+
 log = structlog.get_logger()
 
 HOUSEKEEPING_S = 3600.0
+RECOVER_EVERY_S = 3.0  # how late a dead replica's pushes are found, once it counts as dead
 SENDER_STOP_S = 5.0  # an answer that takes longer leaves its push `unknown`
 
 
@@ -125,19 +131,17 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         journal_file = await stack.enter_async_context(
             open_area(url, config.folder / JOURNAL_FILE, "journal")
         )
-        state = await stack.enter_async_context(
-            open_area(url, config.folder / STATE_FILE, "state", owner=True)
-        )
+        client_id = f"footfall-backend-{os.getpid()}-{os.urandom(4).hex()}"
+        state, replica, ownership = await _open_state(stack, config, client_id)
         journal = Journal(journal_file, unix_ms, shared=url is not None)
         custody = Custody(await journal.load())
-        client_id = f"footfall-backend-{os.getpid()}-{os.urandom(4).hex()}"
         ingest = Ingest(config.mqtt.broker(client_id), journal, custody, unix_ms)
 
         def listen(listening: Listening) -> None:
             ingest.listening = listening
 
         erasure_keys, tombstones = await _erasure_keys(config, state)
-        fold = Fold(journal, state, unix_ms, on_listening=listen, tombstones=tombstones)
+        fold = Fold(journal, state, unix_ms, on_listening=listen, tombstones=tombstones, ownership=ownership)
         await fold.load()
         eids = await _eids(config, state)
         ingest.resolver = eids.desk
@@ -150,7 +154,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
             journal=journal_file,
             now_ms=unix_ms,
             changed=fold.refresh,
-            health=lambda: _health(ingest, fold, journal),
+            health=lambda: _health(ingest, fold, ownership),
         )
         door = GuardedJournal(journal, tombstones)
         app = build(host, (await _bridge(stack, config, door, state)).add_to)
@@ -161,7 +165,11 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         places = Places(state, journal_file, journal, fold, config.folder, *_wipers(state, journal_file))
         eraser = app[ERASER] = Eraser(places, erasure_keys, tombstones, unix_ms)
         eraser.on_tags_gone = eids.desk.all_removed
-        scorer = app[SCORER] = Scorer(state, unix_ms, changed=fold.refresh)
+        scorer = app[SCORER] = Scorer(
+            state, unix_ms, changed=fold.refresh, leads=lambda: ownership.holding.leads
+        )
+        if replica is not None:
+            replica.on_change, replica.on_lead = fold.refresh, eraser.wake
         retention = app[RETENTION] = Retention(state, msgspec.structs.asdict(config.retention), unix_ms)
         parts = {
             asyncio.create_task(part, name=name)
@@ -171,16 +179,48 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
                 ("eraser", eraser.run()),
                 ("eid tables", eids.desk.run()),
                 ("ingest", ingest.run()),
-                ("housekeeping", _housekeeping(journal)),
-                ("dead letters", letters.run()),
+                ("housekeeping", _led(replica, ownership, partial(_housekeeping, journal))),
+                ("dead letters", _led(replica, ownership, letters.run)),
                 ("scores", scorer.run()),
                 ("retention", retention.run()),
                 ("configurations", fleet.publisher.run()),
                 *((("sender", sender.run()),) if sender else ()),
+                *((("replica", replica.run()),) if replica else ()),
             )
         }
         stack.push_async_callback(_end, parts, ingest, sender)
         yield await _listen(stack, app, config), parts
+
+
+async def _open_state(
+    stack: AsyncExitStack, config: Config, replica_id: str
+) -> tuple[Database, "Replica | None", Ownership]:
+    """The state: ours alone, or with `database.replicas` shared, partition by partition."""
+    url = config.database.url
+    if url is None or not config.database.replicas:
+        state = await stack.enter_async_context(
+            open_area(url, config.folder / STATE_FILE, "state", owner=True)
+        )
+        return state, None, Sole()
+    from backend.replicas import Replica  # noqa: PLC0415 - asyncpg, which most shops have not
+    from backend.storage.postgres.ownership import ReplicaOwnership  # noqa: PLC0415 - as above
+
+    ownership = ReplicaOwnership(replica_id, f"{config.http.host}:{config.http.port}")
+    shared = await stack.enter_async_context(open_replica(url, ownership))
+    replica = Replica(shared, ownership, unix_ms)
+    stack.push_async_callback(replica.leave)
+    return shared, replica, ownership
+
+
+def _led(
+    replica: "Replica | None", ownership: Ownership, part: Callable[[], Coroutine[Any, Any, None]]
+) -> Coroutine[Any, Any, None]:
+    """What one replica does for all."""
+    if replica is None:
+        return part()
+    from backend.replicas import while_leading  # noqa: PLC0415 - as above
+
+    return while_leading(lambda: ownership.holding.leads, part)
 
 
 @asynccontextmanager
@@ -242,7 +282,9 @@ async def _sender(
     settings = FcmSettings(Path(config.push.service_account), send_url=config.push.send_url)
     fcm = await stack.enter_async_context(open_fcm(settings))
     guards = Guards(may_send=SendChecks(state), caught_up=fold)
-    return PushSender(PushStore(state), fcm, guards, Rim(owner, unix_ms, random.random))
+    every_s = RECOVER_EVERY_S if config.database.replicas else None
+    rim = Rim(owner, unix_ms, random.random)
+    return PushSender(PushStore(state), fcm, guards, rim, recover_every_s=every_s)
 
 
 async def _fleet(config: Config, state: Database, ingest: Ingest) -> Fleet:
@@ -265,11 +307,13 @@ async def _eids(config: Config, state: Database) -> EidRegistrar:
 
 
 async def _erasure_keys(config: Config, state: Database) -> tuple[ErasureKeys, Tombstones]:
-    """A new secret is made only before the first erasure: another could not tell whom to refuse."""
-    may_make = not await state.read(newest_receipt)
-    if may_make and not config.erasure_key_file.exists():
-        await asyncio.to_thread(make_secret, config.erasure_key_file, os.urandom(SECRET_BYTES))
-    keys = ErasureKeys(await asyncio.to_thread(read_secret, config.erasure_key_file))
+    """A secret is made once for a database: another could not tell whom to refuse."""
+    path = config.erasure_key_file
+    if not path.exists() and not await state.read(has_key):
+        await asyncio.to_thread(make_secret, path, os.urandom(SECRET_BYTES))
+    keys = ErasureKeys(await asyncio.to_thread(read_secret, path))
+    if not await state.write(lambda session: is_key(session, keys)):
+        raise SecretUnusable(f"{path} is not the one of this database; copy it from the other replica")
     return keys, Tombstones(keys.digest)
 
 
@@ -316,8 +360,10 @@ async def _end(parts: set[asyncio.Task[None]], ingest: Ingest, sender: PushSende
     await _cancel(parts)
 
 
-def _health(ingest: Ingest, fold: Fold, journal: Journal) -> dict[str, Any]:
-    return {"status": "ok", "broker": ingest.connected, "fold_behind": fold.position.behind(journal.head)}
+def _health(ingest: Ingest, fold: Fold, ownership: Ownership) -> dict[str, Any]:
+    partitions = ownership.holding.partitions
+    shared = {} if partitions is None else {"partitions": len(partitions)}
+    return {**shared, "status": "ok", "broker": ingest.connected, "fold_behind": fold.behind}
 
 
 class _OnlyOwner:

@@ -1,6 +1,6 @@
 """The receiving half of go-back-N: which sequence of which sender comes next."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -35,6 +35,14 @@ class Custody:
         self._gateways: dict[str, dict[LaneKey, _Reach]] = {}
         for lane, upto in committed.items():
             self.commit(lane, upto)
+
+    def reload(self, committed: Mapping[LaneKey, int], ours: Callable[[str], bool]) -> None:
+        """Forgets what was known of some gateways, for another process has taken in theirs meanwhile."""
+        for gateway in [gateway for gateway in self._gateways if ours(gateway)]:
+            del self._gateways[gateway]
+        for lane, upto in committed.items():
+            if ours(lane.gateway):
+                self.commit(lane, upto)
 
     def judge(self, lane: LaneKey, seq: int) -> Verdict:
         """Whether `seq` is the next of its lane. The first of an epoch is 1."""

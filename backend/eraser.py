@@ -127,6 +127,10 @@ class Eraser:
         receipt = erasure.erasure_receipt(session, receipt_id)
         return (receipt, person) if receipt is not None else None
 
+    def wake(self) -> None:
+        """There may be work that another process began and does no more."""
+        self._wake.set()
+
     async def run(self) -> None:
         """Finishes what is begun, the oldest first."""
         while True:

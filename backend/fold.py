@@ -5,11 +5,11 @@ folded. What an entry causes is in `backend/folding/`.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
-from backend.folding import LiveState, Transaction
+from backend.folding import Folded, LiveState, Transaction
 from backend.listening import Listening
 from backend.profiles.erasure import Tombstones
 from backend.profiles.service import ProfileService
@@ -18,8 +18,11 @@ from backend.storage import floor
 from backend.storage.entries import Cursor, Entry
 from backend.storage.journal import Journal
 from backend.storage.letters import of_entry
-from backend.storage.session import Database, StorageConflict, StorageError, StorageRetry
+from backend.storage.ownership import Ownership, Sole
+from backend.storage.profiles import partitions_of_person
+from backend.storage.session import Database, Session, StorageConflict, StorageError, StorageRetry
 from sdk_bridge.server.ports import JournalBusy
+from sdk_bridge.wire.topics import partition_of
 
 log = structlog.get_logger()
 
@@ -27,6 +30,8 @@ ENTRIES_A_TRANSACTION = 64  # 103k events/s against 63k at a few; and nobody wai
 TICK_S = 0.25  # how late an absence may be noticed
 DELETE_EVERY_S = 1.0  # folded entries go in one sweep, not with a sync of their own each
 STORAGE_RETRY_S = 1.0
+RACES = 3  # two replicas that meet the same stranger at once; the loser finds them at its next try
+OTHERS_S = 0.02  # how often another replica's position is looked at
 
 
 class Fold:
@@ -41,6 +46,7 @@ class Fold:
         on_listening: Callable[[Listening], None],
         settings: ZoneSettings | None = None,
         tombstones: Tombstones | None = None,
+        ownership: Ownership | None = None,
     ) -> None:
         self._journal = journal
         self._state = state
@@ -50,6 +56,7 @@ class Fold:
         """Called after a commit that queued pushes; the sender's `wake`, where there is one."""
         self._settings = settings or ZoneSettings()
         self._tombstones = tombstones or Tombstones()
+        self._ownership = ownership or Sole()
         self._people = ProfileService()
         self._live: LiveState | None = None
         self._moved = asyncio.Event()
@@ -60,15 +67,22 @@ class Fold:
 
     async def load(self) -> None:
         """Reads the live state and the position; call once before `run`."""
-        live, self.position = await self._state.write(
-            lambda session: (
-                LiveState.read(session, self._settings, self._tombstones),
-                floor.position(session),
-            )
-        )
-        self._start_grace(live)
+        live, self.position = await self._state.write(self._read)
+        self._start_grace(live, live.gateways)
         self._live = live
         self._on_listening(live.listening)
+
+    def _read(self, session: Session) -> tuple[LiveState, Cursor]:
+        """The live state and the position of what is ours as we read."""
+        holding = self._ownership.holding
+        live = LiveState.read(session, self._settings, self._tombstones, self._live, holding)
+        return live, holding.narrow(floor.position(session))
+
+    @property
+    def behind(self) -> int:
+        """How many entries wait, of the partitions that are ours."""
+        holding = self._ownership.holding if self._live is None else self._live.holding
+        return self.position.behind(holding.narrow(self._journal.head))
 
     def refresh(self) -> None:
         """An operator changed the registry or a campaign: read it before the next entry."""
@@ -76,9 +90,16 @@ class Fold:
         self._journal.appended.set()
 
     async def caught_up(self, profile_id: str, within_s: float = 0.2) -> bool:
-        """Whether everything journalled so far, the person's events among it, is folded soon enough."""
+        """Whether everything journalled so far, the person's events among it, is folded soon enough.
+
+        Beside other replicas, everything in the partitions that the person's events come in; in all, for
+        nobody.
+        """
         try:
             async with asyncio.timeout(within_s):
+                if not self._ownership.holding.whole:
+                    await self._all_have_folded(profile_id)
+                    return True
                 target = await self._journal.newest()
                 while not self.position.covers(target):
                     self._moved.clear()
@@ -86,6 +107,14 @@ class Fold:
         except TimeoutError:
             return False
         return True
+
+    async def _all_have_folded(self, profile_id: str) -> None:
+        """Whoever folds them: what the database says of their positions counts."""
+        theirs = await self._state.read(lambda session: partitions_of_person(session, profile_id))
+        heads = (await self._journal.newest()).positions
+        target = Cursor({line: at for line, at in heads.items() if not theirs or line in theirs})
+        while not (await self._state.read(floor.position)).covers(target):  # noqa: ASYNC110 - others fold
+            await asyncio.sleep(OTHERS_S)
 
     async def run(self) -> None:
         """Folds whatever the journal holds, and looks at the clock in between."""
@@ -143,7 +172,7 @@ class Fold:
 
     async def _fold_or_bury(self, entry: Entry) -> None:
         try:
-            await self._fold([entry])
+            await self._fold_in_the_end(entry)
         except StorageConflict as error:
             await self._bury(entry, error)
         except StorageError:
@@ -151,50 +180,71 @@ class Fold:
         except Exception as error:  # noqa: BLE001 - kept with its reason, and logged, by _bury
             await self._bury(entry, error)
 
+    async def _fold_in_the_end(self, entry: Entry) -> None:
+        """What contradicts another replica's rows may be a race, which a fresh look decides."""
+        for _ in range(0 if self._ownership.holding.whole else RACES):
+            try:
+                await self._fold([entry])
+            except StorageConflict as error:
+                log.info("fold_again", error=str(error))
+                await self._reload()
+            else:
+                return
+        await self._fold([entry])
+
     async def _bury(self, entry: Entry, error: Exception) -> None:
         log.error("entry_buried", position=entry.position, source=entry.source, exc_info=error)
         await self._journal.bury(of_entry(entry, f"could not be folded: {error!r}"))
-        before = self.position
-        await self._state.write(lambda session: floor.move_to(session, before, before.past(entry)))
+        before, live = self.position, self._own()
+        await self._state.write(
+            lambda session: floor.move_to(session, before, before.past(entry), live.holding)
+        )
         await self._reload()
 
     async def _reload(self) -> None:
         before = self._live
-        live, position = await self._state.write(
-            lambda session: (
-                LiveState.read(session, self._settings, self._tombstones, before),
-                floor.position(session),
-            )
-        )
-        if self._live is not None:
-            live.engine.gateway_heard_at.update(self._live.engine.gateway_heard_at)
-            live.engine.awake_at = self._live.engine.awake_at
+        live, position = await self._state.write(self._read)
+        if before is not None:
+            live.engine.gateway_heard_at.update(before.engine.gateway_heard_at)
+            live.engine.awake_at = before.engine.awake_at
+            if live.holding != before.holding:
+                gained = {
+                    name
+                    for name, one in live.gateways.items()
+                    if not before.holding.has(partition_of(one.store_id))
+                }
+                self._start_grace(live, gained)
         self._live = live
         self._reached(position)
         self._on_listening(live.listening)
 
-    def _start_grace(self, live: LiveState) -> None:
+    def _start_grace(self, live: LiveState, gateways: Iterable[str]) -> None:
         """After our own absence, every gateway and every beacon gets the time of one silence."""
         now = live.engine.awake_at = self._now_ms()
-        for gateway in live.gateways:
+        for gateway in gateways:
             live.engine.gateway_alive(gateway, now)
 
     async def _fold(self, entries: Sequence[Entry]) -> None:
-        live, now = self._live, self._now_ms()
-        if live is None:
-            raise RuntimeError("Fold.load must come before Fold.run")
+        live, now, position = self._own(), self._now_ms(), self.position
         self._more = False
-        position = self.position
-        folded = await self._state.write(
-            lambda session: Transaction(session, live, self._people, now).fold(entries, position),
-            again=False,
-        )
+
+        def fold(session: Session) -> Folded:
+            if self._ownership.holding != live.holding:
+                raise StorageRetry("other partitions are ours now")
+            return Transaction(session, live, self._people, now).fold(entries, position)
+
+        folded = await self._state.write(fold, again=False)
         self._reached(folded.position)
         if folded.listening is not None:
             self._on_listening(folded.listening)
         self._more = folded.more
         if folded.pushes:
             self.on_pushes()
+
+    def _own(self) -> LiveState:
+        if self._live is None:
+            raise RuntimeError("Fold.load must come before Fold.run")
+        return self._live
 
     def _reached(self, position: Cursor) -> None:
         self.position = position

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeAlias
 
 import msgspec
 import structlog
@@ -17,6 +18,7 @@ from backend.rotating_ids import NoResolver, Resolver, has_rotating, named
 from backend.storage.entries import LaneKey
 from backend.storage.journal import GatewayAppend, Journal
 from backend.storage.letters import Letter, NewLetter
+from backend.storage.session import StorageError
 from sdk_bridge import mqtt
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire import codec, topics
@@ -35,6 +37,7 @@ EID_UNRESOLVED = "eid_unresolved"
 MAX_UNNAMED = 1_024  # lanes that wait so; a gateway that invents epochs must not fill the memory
 NAMED_WITHIN_MS = 600_000  # a table of ids that cannot be made must not keep a gateway's outbox for ever
 LANES: tuple[Lane, ...] = ("live", "backlog")
+_Partitions: TypeAlias = frozenset[int] | None
 
 
 def time_offset(envelope: Envelope, batch: Batch, received_at: int) -> int | None:
@@ -64,11 +67,23 @@ class Ingest:
         self._taken: set[asyncio.Task[None]] = set()
         self._epochs: dict[str, str] = {}
         self._unnamed: dict[LaneKey, _Unnamed] = {}
-        self.listening = Listening()
+        self._listening = Listening()
+        self._others_listen = asyncio.Event()
         self.resolver: Resolver = NoResolver()
         self.on_connected: Callable[[], None] = lambda: None
         """Called whenever the broker was reached anew."""
         self.counts: Counter[str] = Counter()
+
+    @property
+    def listening(self) -> Listening:
+        """Whom to listen to; set whenever the fold or an operator changed it."""
+        return self._listening
+
+    @listening.setter
+    def listening(self, listening: Listening) -> None:
+        if listening.partitions != self._listening.partitions:
+            self._others_listen.set()
+        self._listening = listening
 
     @property
     def connected(self) -> bool:
@@ -80,20 +95,61 @@ class Ingest:
         while True:
             try:
                 async with mqtt.connect(self._broker, self._on_message) as connection:
-                    await connection.subscribe([topics.subscription("up"), topics.subscription("status")])
+                    followed = await self._subscribe(connection)
                     self._connection = connection
                     delay = 0.1
                     log.info("broker_connected", broker=f"{self._broker.host}:{self._broker.port}")
                     self._announce_all()
                     self.on_connected()
-                    reason = await connection.closed()
+                    reason = await self._until_lost(connection, followed)
                     log.warning("broker_lost", reason=reason)
+            except StorageError as error:
+                log.warning("lanes_not_read", error=str(error))
             except mqtt.MqttUnavailable as error:
                 log.warning("broker_unavailable", error=str(error))
             finally:
                 self._connection = None
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, RECONNECT_CAP_S)
+
+    async def _subscribe(self, connection: mqtt.Connection) -> _Partitions:
+        """To every gateway's topics, or where there are other replicas, to our partitions'."""
+        if self.listening.partitions is None:
+            await connection.subscribe([topics.subscription("up"), topics.subscription("status")])
+            return None
+        return await self._follow(connection, frozenset())
+
+    async def _until_lost(self, connection: mqtt.Connection, followed: _Partitions) -> str:
+        """Follows the partitions that come and go until the connection ends; why it did."""
+        closed = asyncio.ensure_future(connection.closed())
+        try:
+            while followed is not None and not closed.done():
+                changed = asyncio.ensure_future(self._others_listen.wait())
+                try:
+                    await asyncio.wait({closed, changed}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
+                if not closed.done():
+                    followed = await self._follow(connection, followed)
+            return await closed
+        finally:
+            closed.cancel()
+
+    async def _follow(self, connection: mqtt.Connection, followed: frozenset[int]) -> frozenset[int]:
+        """Subscribes to what has become ours, after reading how far others took it, and leaves the rest."""
+        self._others_listen.clear()
+        wanted = self.listening.partitions or frozenset()
+        gained, lost = wanted - followed, followed - wanted
+        connection.unsubscribe(_filters(lost))
+        if gained:
+            lanes = await self._journal.lanes()
+            self._custody.reload(lanes, lambda gateway: _partition(gateway) in gained)
+            await connection.subscribe(_filters(gained))
+            log.info("partitions_followed", gained=len(gained), lost=len(lost))
+            for gateway in self.listening.gateways:
+                if _partition(gateway) in gained:
+                    self.announce(gateway)
+        return wanted
 
     def announce(self, gateway: str) -> None:
         """Tells a gateway what is expected of it next, in every lane of its present outbox life."""
@@ -273,6 +329,15 @@ class Ingest:
             async with asyncio.timeout(5):
                 while self._taken:
                     await asyncio.wait(set(self._taken))
+
+
+def _filters(partitions: frozenset[int]) -> list[str]:
+    leaves: tuple[topics.Leaf, ...] = ("up", "status")
+    return [topics.subscription(leaf, partition) for partition in sorted(partitions) for leaf in leaves]
+
+
+def _partition(gateway: str) -> int:
+    return topics.partition_of(gateway.partition("/")[0])
 
 
 @dataclass(slots=True)

@@ -30,13 +30,14 @@ class Listening:
 
     `places` are the fixed and asset beacons; `people` the tags whose owner agreed to proximity, with the
     owner's profile. Everything else that a gateway hears is counted and forgotten, and so is what it heard
-    of a tag before its owner was erased.
+    of a tag before its owner was erased. `gateways` are those of our `partitions`, which None means all of.
     """
 
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     places: frozenset[str] = frozenset()
     people: Mapping[str, str] = field(default_factory=dict)
     tombstones: Tombstones = field(default_factory=Tombstones)
+    partitions: frozenset[int] | None = None
 
     def may_keep_since(self, begins: int | None) -> Callable[[str], bool]:
         """What may be kept of a batch whose first reading is of then (unix ms); None: nobody knows when."""

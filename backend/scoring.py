@@ -40,8 +40,13 @@ class Scorer:
         *,
         changed: Callable[[], None],
         every_ms: int = DAY_MS,
+        leads: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`changed` is called when scores changed, so that segments are asked again."""
+        """`changed` is called when scores changed, so that segments are asked again.
+
+        `leads` says whether the daily run is this process's to do.
+        """
+        self._leads = leads
         self._state = state
         self._now_ms = now_ms
         self._changed = changed
@@ -57,7 +62,7 @@ class Scorer:
         """Runs when asked to, and whenever the last run is a day ago and there are orders."""
         while True:
             try:
-                if self._wanted.is_set() or await self._is_due():
+                if self._wanted.is_set() or (self._leads() and await self._is_due()):
                     self._wanted.clear()
                     await self.score()
                     continue

@@ -121,6 +121,11 @@ class Connection:
         finally:
             self._subscribed.pop(mid, None)
 
+    def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Wants no more of these; what is on its way may still come."""
+        if self.is_open and filters:
+            self._client.unsubscribe(list(filters))
+
     def publish(
         self,
         topic: str,

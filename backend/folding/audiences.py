@@ -15,12 +15,13 @@ from backend.segments.dependencies import EITHER, ENTERS, LEAVES, Needs, Wakes, 
 from backend.segments.model import in_order, references
 from backend.segments.predicate import Verdict, evaluate
 from backend.storage import segments as rows
+from backend.storage.ownership import EVERYTHING, Holding
 from backend.storage.segment_facts import PeopleFacts
 from backend.storage.segments import Change, Membership, StoredSegment
 from backend.storage.session import Session
 
 TIMERS_AT_ONCE = 500  # at midnight everybody's may be due; gateways and phones must not wait for them all
-PORTION_S = 0.01  # half of what bulk work may hold the writer for, as a portion may turn out twice as long
+PORTION_S = 0.006  # with its commit well below the 20 ms that bulk work may hold the writer for
 FIRST_PORTION = 50
 LARGEST_PORTION = 2_000
 HEAVY = 2_000  # events; to read a robot's hundred thousand with each that it adds would hold up everybody
@@ -123,17 +124,26 @@ class _People:
 
 
 class AudiencePart:
-    """What the occurrences of one transaction mean for segments. `more`: the rest waits for the next one."""
+    """What the occurrences of one transaction mean for segments. `more`: the rest waits for the next one.
+
+    `computed`: a new definition has been computed for everybody.
+    """
 
     def __init__(
-        self, session: Session, audiences: Audiences, stopwatch: Callable[[], float] = time.perf_counter
+        self,
+        session: Session,
+        audiences: Audiences,
+        stopwatch: Callable[[], float] = time.perf_counter,
+        holding: Holding = EVERYTHING,
     ) -> None:
         self._session = session
+        self._holding = holding
         self._audiences = audiences
         self._stopwatch = stopwatch
         self._asked: dict[str, dict[str, int]] = {}
         self._later: dict[tuple[str, str], int] = {}
         self.more = False
+        self.computed = False
 
     def happened(self, occurrence: Occurrence) -> None:
         """Notes whom to ask."""
@@ -160,13 +170,23 @@ class AudiencePart:
         """Asks everybody whom anything happened to. `now`: everything until then is folded."""
         audiences = self._audiences
         if audiences.segments or audiences.deleting:
-            self._take_due(now)
-            yield from self._ask_noted(now)
-            yield from self._compute(now)
-            yield from self._ask_noted(now)  # those who ask for the segment that was computed
-            self._delete()
+            if self._holding.leads:
+                yield from self._settle_everybody(now)
+            else:
+                yield from self._ask_noted(now)
             self._wait_for(self._later)
-            self.more = self.more or audiences.computing is not None or bool(audiences.deleting)
+
+    def _settle_everybody(self, now: int) -> Iterator[Occurrence]:
+        """And what is one process's to do for all: timers, new definitions, those that are no more."""
+        audiences = self._audiences
+        if not self._holding.whole:
+            audiences.next_due = rows.next_due(self._session)  # others set timers, too
+        self._take_due(now)
+        yield from self._ask_noted(now)
+        yield from self._compute(now)
+        yield from self._ask_noted(now)  # those who ask for the segment that was computed
+        self._delete()
+        self.more = self.more or audiences.computing is not None or bool(audiences.deleting)
 
     def _take_due(self, now: int) -> None:
         audiences = self._audiences
@@ -296,6 +316,7 @@ class AudiencePart:
         people = rows.people_after(session, segment.computed_to, audiences.portion)
         if not people:
             rows.end_computing(session, segment.segment_id, now)
+            self.computed = True
             self._replace(replace(segment, state="live", computed_at=now))
             return
         yield from self._compute_portion(segment, people, now)

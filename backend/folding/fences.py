@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator
 
+from backend.folding.handovers import HandoverPart
 from backend.folding.live import PHONE_TRACK, LiveState
 from backend.occurrences import Occurrence, OccurrenceKind
 from backend.proximity.fence_tracks import FenceTransition, Fix
 from backend.storage import fences
+from backend.storage.journal import partition_of_event
 from backend.storage.session import Session
 from sdk_bridge.wire.app_events import AppEvent
+from sdk_bridge.wire.topics import partition_of
 
 EXPIRE_EVERY_MS = 60_000  # a phone is given up after hours
 UNKNOWN_ACCURACY_M = 50.0  # of a phone that does not say; the median of fixes in towns
@@ -22,9 +25,10 @@ _KINDS: dict[str, OccurrenceKind] = {
 class FencePart:
     """What phones say of where they are, in one transaction."""
 
-    def __init__(self, session: Session, live: LiveState) -> None:
+    def __init__(self, session: Session, live: LiveState, handovers: HandoverPart) -> None:
         self._session = session
         self._live = live
+        self._handovers = handovers
 
     def observed(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:
         """A location, or a transition that the phone's system saw; of a person who agreed to be seen.
@@ -39,6 +43,7 @@ class FencePart:
         if event.location is not None and event.location.accuracy_m is not None:
             accuracy = event.location.accuracy_m
         known = live.fences.fences
+        self._handovers.seen(subject, partition_of_event(event))
         live.fence_owners[subject] = person_id
         if event.fence is not None:
             geometry = known.by_id.get(event.fence.fence_id)
@@ -73,7 +78,8 @@ class FencePart:
             if track is None:
                 self._session.run("end_fence_presence", subject=subject, fence_id=fence_id)
             else:
-                fences.save_track(self._session, track, self._live.fence_owners[subject])
+                partition = self._live.partitions.get(subject, partition_of(subject))
+                fences.save_track(self._session, track, self._live.fence_owners[subject], partition)
         tracks.changed.clear()
         for subject in self._live.fence_owners.keys() - tracks.tracks.keys():
             del self._live.fence_owners[subject]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
+from backend.folding.handovers import HandoverPart
 from backend.folding.live import PHONE_TRACK, LiveState
 from backend.listening import without_strangers
 from backend.occurrences import Confidence, Occurrence, OccurrenceKind
@@ -11,6 +12,7 @@ from backend.storage import fleet, floor
 from backend.storage.database import Session
 from backend.storage.entries import Entry
 from backend.storage.floor import Sighting
+from backend.storage.journal import partition_of_event
 from sdk_bridge.wire import codec
 from sdk_bridge.wire.app_events import AppEvent
 from sdk_bridge.wire.messages import Batch, Heartbeat, Skip
@@ -28,9 +30,10 @@ _KINDS: dict[str, OccurrenceKind] = {
 class FloorPart:
     """What the gateways' entries of one transaction cause on the shop floor."""
 
-    def __init__(self, session: Session, live: LiveState) -> None:
+    def __init__(self, session: Session, live: LiveState, handovers: HandoverPart) -> None:
         self._session = session
         self._live = live
+        self._handovers = handovers
 
     def expire(self, now: int) -> Iterator[Occurrence]:
         """Who has gone by the entries' own clock: while we catch up, nobody leaves because we are late."""
@@ -82,6 +85,8 @@ class FloorPart:
         """
         for second, heard in sorted(self._heard(batch).items()):
             at = min(batch.base_ms + second * 1000 + 500 + offset, entry.received_at)
+            for beacon_key in heard:
+                self._handovers.seen(beacon_key, entry.partition)
             loudness = {key: Heard(at, adverts, total) for key, (adverts, total) in heard.items()}
             yield from self._moved(self._live.engine.hear_all(entry.source, loudness), entry.received_at)
             for beacon_key in heard:
@@ -122,7 +127,8 @@ class FloorPart:
         for transition in transitions:
             visit = transition.visit
             profile_id = self._live.owner_of(visit.subject)
-            floor.apply_store_transition(self._session, transition, profile_id)
+            partition = self._live.partition_for(visit.subject, visit.store_id)
+            floor.apply_store_transition(self._session, transition, profile_id, partition)
             kind = _STORE_KINDS.get(transition.kind)
             if kind is not None:
                 yield Occurrence(
@@ -160,10 +166,15 @@ class FloorPart:
         )
 
     def save_tracks(self) -> None:
-        """Stores the tracks that changed, each with its owner."""
-        engine = self._live.engine
-        owners = ((key, self._live.owner_of(key)) for key in engine.changed)
+        """Stores the tracks that changed, each with its owner and the partition that tells of it."""
+        live, engine = self._live, self._live.engine
+        stores = ((key, track.store_id) for key in engine.changed if (track := engine.tracks.get(key)))
+        partitions = {key: live.partition_for(key, store_id) for key, store_id in stores}
+        owners = ((key, live.owner_of(key), partitions.get(key)) for key in engine.changed)
         floor.save_tracks(self._session, engine, owners)
+        for key in engine.changed:
+            if not live.knows(key):
+                live.partitions.pop(key, None)
         engine.changed.clear()
 
     def heard_by_phone(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:
@@ -180,13 +191,19 @@ class FloorPart:
         if dbm is None or event.received_at - event.occurred_at > live.engine.settings.absent_ms:
             return
         track = PHONE_TRACK + event.device_id
+        self._handovers.seen(track, partition_of_event(event))
         live.phones[track] = person_id
         at = min(event.occurred_at, event.received_at)
         yield from self._moved(live.engine.hear_by_phone(track, place, at, dbm, 1), event.received_at)
         yield from self._stayed(track, event.received_at)
 
     def forget(self, subject: str, at: int) -> Iterator[Occurrence]:
-        """Whoever carried it withdrew or gave it away: they leave the floor at once."""
+        """Whoever carried it withdrew or gave it away: they leave the floor at once.
+
+        Whom another replica knows leaves there, when it has read that.
+        """
+        if not self._live.holding.whole and not self._live.knows(subject):
+            return
         yield from self._moved(self._live.engine.forget(subject, at), at)
         yield from self._in_store(self._live.visits.forget(subject, at), at)
         self._live.phones.pop(subject, None)

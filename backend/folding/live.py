@@ -1,6 +1,6 @@
 """What the fold keeps in memory; all of it can be read afresh from the database."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,10 @@ from backend.storage.behaviour import zone_categories
 from backend.storage.campaigns import VersionedCampaign, Waiting
 from backend.storage.database import Session
 from backend.storage.fences import StampedFences
-from backend.storage.floor import Numbers
+from backend.storage.floor import Numbers, Present
+from backend.storage.ownership import EVERYTHING, Holding
 from backend.storage.profile_rows import ProfileRows
+from sdk_bridge.wire.topics import partition_of
 
 PHONE_TRACK = "phone:"  # before a device's id; no beacon's key begins like this
 
@@ -59,6 +61,12 @@ class LiveState:
     expired_at: int = 0
     identities: ProfileRows | None = None
     """What is known of identifiers from the last transactions."""
+    holding: Holding = EVERYTHING
+    """Whose partitions' people these are."""
+    partitions: dict[str, int] = field(default_factory=dict)
+    """By subject, the partition whose events tell of it."""
+    strangers: set[str] = field(default_factory=set)
+    """Subjects whose owner withdrew, as another replica heard: they leave with the next transaction."""
 
     @classmethod
     def read(
@@ -67,8 +75,9 @@ class LiveState:
         settings: ZoneSettings,
         tombstones: Tombstones | None = None,
         before: "LiveState | None" = None,
+        holding: Holding = EVERYTHING,
     ) -> "LiveState":
-        """All of it; of what was known before, only fences that nobody changed are kept."""
+        """All of it that is ours; of what was known before, only fences that nobody changed are kept."""
         tombstones = tombstones or Tombstones()
         erasure.catch_up(session, tombstones)
         known = registry.gateways(session)
@@ -76,26 +85,28 @@ class LiveState:
         positions = {name: gateway.position for name, gateway in known.items() if gateway.position}
         gains = floor.gateway_gains(session, zone_of, positions)
         engine = ZoneEngine(zone_of, settings, positions=positions, gains=gains)
-        owners = floor.restore_tracks(session, engine)
+        at = Present()
+        floor.restore_tracks(session, engine, at, holding)
         campaigns = campaign_rows.campaigns(session)
         by_kind: dict[OccurrenceKind, list[str]] = {}
         for campaign_id, chosen in campaigns.items():
             by_kind.setdefault(begins_with(chosen.campaign.trigger), []).append(campaign_id)
-        fence_tracks, fence_owners = fences.restore_tracks(session)
-        visits = floor.open_visits(session)
+        fence_tracks, fence_owners = fences.restore_tracks(session, at, holding)
+        visits = floor.open_visits(session, at, holding)
         present = engine.tracks.keys() | visits.open.keys() | fence_tracks.tracks.keys()
-        stays = campaign_rows.stays(session, present)
+        stays = campaign_rows.stays(session, present, at.elsewhere)
+        people = profiles.consented_beacons(session)
         return cls(
             engine=engine,
-            gateways=known,
+            gateways={key: one for key, one in known.items() if holding.has(partition_of(one.store_id))},
             places=registry.place_beacons(session),
-            people=profiles.consented_beacons(session),
+            people=people,
             campaigns=campaigns,
             campaigns_by_kind=by_kind,
             stays=stays,
             stores={row["store_id"]: dict(row) for row in session.rows("stores")},
             zone_beacons=registry.zone_beacons(session),
-            phones={track: owner for track, owner in owners.items() if track.startswith(PHONE_TRACK)},
+            phones={track: owner for track, owner in at.owners.items() if track.startswith(PHONE_TRACK)},
             visits=visits,
             zone_categories={Place(*zone): held for zone, held in zone_categories(session).items()},
             shelves=catalog.load_shelves(session),
@@ -106,7 +117,34 @@ class LiveState:
             audiences=Audiences.read(session),
             tombstones=tombstones,
             last_erasure=erasure.newest_receipt(session),
+            holding=holding,
+            partitions=at.partitions,
+            strangers=set()
+            if holding.whole
+            else _strangers(engine.tracks.keys() | visits.open.keys(), people),
         )
+
+    def knows(self, subject: str) -> bool:
+        """Whether a subject is somewhere, as far as we know."""
+        return (
+            subject in self.engine.tracks
+            or subject in self.visits.open
+            or subject in self.fence_tracks.tracks
+        )
+
+    def partition_for(self, subject: str, store_id: str) -> int:
+        """The partition whose events tell of a subject: a phone's are its person's, a tag's its store's."""
+        if subject.startswith(PHONE_TRACK):
+            return self.partitions.get(subject, partition_of(store_id))
+        return partition_of(store_id)
+
+    def lose(self, subject: str) -> None:
+        """Another replica knows the subject now."""
+        self.engine.tracks.pop(subject, None)
+        self.visits.open.pop(subject, None)
+        self.fence_tracks.tracks.pop(subject, None)
+        for known in (self.phones, self.fence_owners, self.stays, self.partitions):
+            known.pop(subject, None)
 
     def owner_of(self, subject: str) -> str | None:
         """The person behind a track, if they agreed to be seen."""
@@ -121,4 +159,10 @@ class LiveState:
 
     @property
     def listening(self) -> Listening:
-        return Listening(dict(self.gateways), self.places, dict(self.people), self.tombstones)
+        return Listening(
+            dict(self.gateways), self.places, dict(self.people), self.tombstones, self.holding.partitions
+        )
+
+
+def _strangers(subjects: Iterable[str], people: Mapping[str, str]) -> set[str]:
+    return {one for one in subjects if one not in people and not one.startswith(PHONE_TRACK)}

@@ -26,6 +26,7 @@ from backend.storage import offers as offer_rows
 from backend.storage import profiles, pushes
 from backend.storage.campaigns import Candidate, VersionedCampaign, Waiting
 from backend.storage.session import Session
+from sdk_bridge.wire.topics import partition_of
 
 SAME_MOMENT_MS = 2_000  # entering a zone makes several campaigns' candidates within a second or two
 WAITS_AT_ONCE = 200  # of those that the clock completes; gateways and phones must not wait behind them all
@@ -74,6 +75,7 @@ class OfferPart:
             zone_id=occurrence.zone_id,
             fence_id=occurrence.fence_id,
             confidence=occurrence.confidence,
+            partition=partition_of(occurrence.profile_id),
         )
         if not wait.stays and wait.for_ms == 0:
             self._candidates.append(Candidate(waiting, occurrence.received_at))
@@ -103,7 +105,7 @@ class OfferPart:
         """Waits that the clock has completed. `now`: everything until then is folded."""
         if 0 <= now - self._live.waits_looked_at < WAITS_EVERY_MS:  # the clock may have been set back
             return
-        due = campaign_rows.waits_due(self._session, now, WAITS_AT_ONCE)
+        due = campaign_rows.waits_due(self._session, now, WAITS_AT_ONCE, self._live.holding.partitions)
         if len(due) < WAITS_AT_ONCE:
             self._live.waits_looked_at = now
         for waiting in due:

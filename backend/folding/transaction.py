@@ -10,6 +10,7 @@ from itertools import groupby
 from backend.folding.audiences import AudiencePart
 from backend.folding.fences import FencePart
 from backend.folding.floor import FloorPart
+from backend.folding.handovers import HandoverPart
 from backend.folding.live import LiveState
 from backend.folding.offers import OfferPart
 from backend.folding.people import Observers, PeoplePart
@@ -41,10 +42,11 @@ class Transaction:
         self._session = session
         self._live = live
         self._now = now
-        self._floor = FloorPart(session, live)
-        self._fences = FencePart(session, live)
+        self._handovers = HandoverPart(session, live)
+        self._floor = FloorPart(session, live, self._handovers)
+        self._fences = FencePart(session, live, self._handovers)
         self._people = PeoplePart(session, live, people, Observers(self._floor, self._fences), now)
-        self._audiences = AudiencePart(session, live.audiences)
+        self._audiences = AudiencePart(session, live.audiences, holding=live.holding)
         self._offers = OfferPart(session, live, now)
         self._entered = 0
 
@@ -53,6 +55,8 @@ class Transaction:
         if erasure.newest_receipt(self._session) != self._live.last_erasure:
             raise StorageRetry("somebody was erased; the live state still knows them")
         reached = position
+        self._handovers.forget()
+        self._leave_withdrawn()
         for kind, run in groupby(entries, key=lambda entry: entry.kind):
             together = list(run)
             for entry in together:
@@ -72,10 +76,22 @@ class Transaction:
         self._offers.tick(self._known_until(entries))
         self._offers.decide_all()
         if entries:
-            floor.move_to(self._session, position, reached)
+            floor.move_to(self._session, position, reached, self._live.holding)
         self._people.end()
+        self._tell_replicas()
         listening = self._live.listening if self._people.bearers_changed else None
         return Folded(reached, self._offers.pushes, self._entered, listening, self._audiences.more)
+
+    def _leave_withdrawn(self) -> None:
+        strangers, self._live.strangers = self._live.strangers, set()
+        for subject in sorted(strangers):
+            self._happened(self._floor.forget(subject, self._now))
+
+    def _tell_replicas(self) -> None:
+        """The others have in memory who agreed, and which segments are computed."""
+        changed = self._people.bearers_changed or self._audiences.computed
+        if changed and not self._live.holding.whole:
+            self._session.run("tell_replicas", at=self._now)
 
     def _known_until(self, entries: Sequence[Entry]) -> int:
         """Behind an outage nobody leaves an audience for want of what still waits in the journal."""

@@ -127,9 +127,20 @@ class PushSender:
     """The worker. `run` returns after `stop`, when nothing is in hand any more."""
 
     def __init__(
-        self, queue: PushQueue, gateway: FcmGateway, guards: Guards, rim: Rim, *, slots: int = 200
+        self,
+        queue: PushQueue,
+        gateway: FcmGateway,
+        guards: Guards,
+        rim: Rim,
+        *,
+        slots: int = 200,
+        recover_every_s: float | None = None,
     ) -> None:
-        """`slots`: messages in hand at once, so also sends at once: no `sending` row waits for its turn."""
+        """`slots`: messages in hand at once, so also sends at once: no `sending` row waits for its turn.
+
+        `recover_every_s`: there are other senders, who may die while this one lives.
+        """
+        self._recover_every_s = recover_every_s
         self._queue = queue
         self._gateway = gateway
         self._guards = guards
@@ -160,13 +171,25 @@ class PushSender:
 
     async def run(self) -> None:
         """Recovers what dead senders left, then works until `stop`. Storage errors end it."""
-        recovered = await self._queue.recover(self._rim.owner, self._rim.now())
-        log.info("push.recovered", **{name: getattr(recovered, name) for name in recovered.__struct_fields__})
+        await self._recover()
         async with self._tasks as tasks:
             workers = [tasks.create_task(self._dispatch()), tasks.create_task(self._settle())]
+            if self._recover_every_s is not None:
+                workers.append(tasks.create_task(self._recover_again(self._recover_every_s)))
             await self._claim()
             for worker in workers:
                 worker.cancel()
+
+    async def _recover(self) -> Recovered:
+        recovered = await self._queue.recover(self._rim.owner, self._rim.now())
+        log.info("push.recovered", **{name: getattr(recovered, name) for name in recovered.__struct_fields__})
+        return recovered
+
+    async def _recover_again(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            if await self._recover() != Recovered():
+                self.wake()
 
     # The claimer ----------------------------------------------------------------------------------------
     async def _claim(self) -> None:

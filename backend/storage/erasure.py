@@ -87,6 +87,7 @@ class ErasureReceipt:
     counts: dict[str, int]
 
 
+_MARK: Final = " the key of erasure"  # no identifier begins with a blank
 Counts: TypeAlias = dict[str, int]
 _counts = msgspec.json.Decoder(Counts)
 _device = msgspec.msgpack.Decoder(Device)
@@ -419,6 +420,19 @@ def not_known_again(session: Session, person: Person) -> set[str]:
 
 
 # Receipts and tombstones ----------------------------------------------------------------------------------
+
+
+def has_key(session: Session) -> bool:
+    """Whether tombstones are made with some secret already."""
+    return session.row("erasure_key_marks") is not None
+
+
+def is_key(session: Session, keys: ErasureKeys) -> bool:
+    """Whether these are the keys that tombstones are made with; the first ones to ask become them."""
+    mark, known = keys.digest(_MARK), session.rows("erasure_key_marks")
+    if not known:
+        session.run("add_tombstone", digest=mark, erased_at=-1, receipt_id="")
+    return all(bytes(row["digest"]) == mark for row in known)
 
 
 def erasure_receipt(session: Session, receipt_id: str) -> ErasureReceipt | None:

@@ -1,4 +1,4 @@
-"""Erasing a person from the journal's dead letters, in small transactions: senders wait behind none of them."""
+"""Erasing a person from the journal's dead letters, in transactions that no sender waits for."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -96,9 +96,20 @@ def apply_transition(session: Session, transition: Transition, profile_id: str |
         "entered_at": transition.entered_at,
     }
     if transition.kind == "entered":
-        session.run("begin_zone_visit", profile_id=profile_id, confidence=transition.confidence, **place)
+        theirs = _bearer(session, transition.beacon_key, profile_id)
+        session.run("begin_zone_visit", profile_id=theirs, confidence=transition.confidence, **place)
     else:
         session.run("end_zone_visit", left_at=transition.at, **place)
+
+
+def _bearer(session: Session, subject: str, person_id: str | None) -> str | None:
+    """The very profile that a beacon belongs to, not the person it is merged into: undoing the merge then
+    takes its visits along.
+    """
+    if person_id is None:
+        return None
+    row = session.row("profile_of_identifier", id_type="beacon", id=subject)
+    return person_id if row is None else str(row["profile_id"])
 
 
 def apply_store_transition(
@@ -110,7 +121,7 @@ def apply_store_transition(
         session.run(
             "begin_visit",
             subject=visit.subject,
-            profile_id=profile_id,
+            profile_id=_bearer(session, visit.subject, profile_id),
             store_id=visit.store_id,
             entered_at=visit.entered_at,
             partition=partition,

@@ -4,10 +4,14 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from backend.storage.database import SqliteFile
 from backend.storage.session import Area, Database, Session
+
+if TYPE_CHECKING:
+    from backend.storage.postgres.engine import PostgresDatabase
+    from backend.storage.postgres.ownership import ReplicaOwnership
 
 T = TypeVar("T")
 
@@ -25,6 +29,13 @@ def open_area(
     from backend.storage.postgres.locks import own_alone  # noqa: PLC0415 - as above
 
     return PostgresDatabase(url, area, own_alone if owner else None)
+
+
+def open_replica(url: str, ownership: "ReplicaOwnership") -> "PostgresDatabase":
+    """The state as one of several that share it; the writer's connection holds its partitions' locks."""
+    from backend.storage.postgres.engine import PostgresDatabase  # noqa: PLC0415 - most shops have none
+
+    return PostgresDatabase(url, "state", ownership.opened)
 
 
 def write_once(url: str | None, file: Path, work: Callable[[Session], T]) -> T:

@@ -39,6 +39,7 @@ AT_ONCE: Final = (
     _row("presences", "subject", "erase_presence_of_subject", "beacon_key"),
     _row("fence_presences", "profile", "erase_fence_presences_of_profile", "profile_id", exported=True),
     _row("fence_presences", "subject", "erase_fence_presences_of_subject", "subject"),
+    _row("handovers", "subject", "erase_handovers", "subject"),
     _row("link_redemptions", "device", "erase_links_of_device", "device_id"),
     _row("link_redemptions", "identifier", "erase_links_of_visitor", "anonymous_id nonce"),
     _row("push_addresses", "address", "erase_push_address", "value device_id"),

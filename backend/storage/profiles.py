@@ -8,6 +8,7 @@ import msgspec
 from backend.profiles.model import IDENTIFIED, Statement
 from backend.profiles.rules import standing
 from backend.storage.database import Row, Session
+from sdk_bridge.wire.topics import partition_of
 
 PROXIMITY = "proximity"
 """The purpose that a person must have agreed to before a sighting of their beacon is kept."""
@@ -156,3 +157,13 @@ def _body(row: Row) -> dict[str, Any]:
     """The event as it came; its properties lie beside it, where queries can read them."""
     body: dict[str, Any] = msgspec.msgpack.decode(row["body"])
     return body | {"properties": msgspec.json.decode(row["properties"])} if row["properties"] else body
+
+
+_NAMES_A_PARTITION = frozenset({"user_id", "anonymous_id", "device_id"})
+
+
+def partitions_of_person(session: Session, profile_id: str) -> frozenset[int]:
+    """Where in the journal a person's events come in; empty for nobody, whose events may be anywhere."""
+    root = resolve(session, "profile_id", profile_id) if profile_id else None
+    rows = [] if root is None else session.rows("identifiers_of_person", profile_id=root)
+    return frozenset(partition_of(row["id"]) for row in rows if row["id_type"] in _NAMES_A_PARTITION)

@@ -1,4 +1,4 @@
-"""The outbox of pushes in SQLite: compare-and-set on owner and state, one transaction a batch."""
+"""The outbox of pushes: compare-and-set on owner and state, one transaction a batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -31,7 +31,7 @@ class PushStore:
         self._state = state
 
     async def recover(self, owner: str, now: int) -> Recovered:
-        """With SQLite one process owns everything, so whoever else held a push is dead."""
+        """Of the dead: whoever else held a push, but for replicas that gave a sign within ten seconds."""
         return await self._state.write(lambda session: _recover(session, owner, now))
 
     async def claim(self, owner: str, now: int, limit: int) -> list[Claimed]:

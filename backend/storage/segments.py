@@ -138,7 +138,11 @@ def delete_segment(session: Session, segment_id: str, now: int) -> bool:
     """
     if segment(session, segment_id) is None:
         return False
-    users = [key for key, found in segments(session).items() if segment_id in references(found.condition)]
+    users = [
+        key
+        for key, found in segments(session).items()
+        if found.state != "deleting" and segment_id in references(found.condition)
+    ]
     if users:
         raise SegmentInUse(f"segment {segment_id} is asked for by {', '.join(users)}")
     session.run("delete_segment", segment_id=segment_id, now=now)

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import msgspec
+import pytest
 
 from backend.campaigns.model import parse_campaign
 from backend.push.model import Accepted
@@ -19,7 +20,7 @@ from backend.storage.offers import SendChecks
 from backend.storage.pushes import PushStore
 
 RACES = int(os.environ.get("RACES", "400"))
-TOGETHER = 40  # people in the shop at once
+TOGETHER = min(200, max(40, RACES // 50))  # people in the shop at once
 CAMPAIGN = {
     "campaign_id": "cart",
     "name": "Cart",
@@ -126,6 +127,7 @@ async def _visit(shop, race: Race, user: str, chance: random.Random) -> None:
     await asyncio.gather(fill_the_cart(), _objects(shop, race, user, chance))
 
 
+@pytest.mark.timeout(max(120, RACES // 20))
 async def test_nothing_leaves_for_somebody_who_had_bought_or_said_no_before_it_was_claimed(
     live_shop, running, eventually
 ):

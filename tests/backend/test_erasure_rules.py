@@ -19,6 +19,7 @@ from backend.profiles.erasure import (
     scrubbed,
 )
 from backend.secret_file import SecretUnusable, make_secret, read_secret
+from backend.storage import erasure
 from sdk_bridge.wire.app_events import AppEvent, ExternalId, Link, PushAddress
 
 KEYS = ErasureKeys(b"k" * 32)
@@ -249,3 +250,14 @@ def test_a_secret_that_others_may_read_or_that_is_gone_is_refused(tmp_path):
     path.chmod(0o640)
     with pytest.raises(SecretUnusable, match="open to other users"):
         read_secret(path)
+
+
+async def test_a_database_has_one_secret(state):
+    assert not await state.read(erasure.has_key)
+    assert await state.write(lambda s: erasure.is_key(s, KEYS))
+    assert await state.write(lambda s: erasure.is_key(s, KEYS))
+    assert await state.read(erasure.has_key)
+    assert not await state.write(lambda s: erasure.is_key(s, ErasureKeys(b"x" * 32)))
+    stones = Tombstones(KEYS.digest)
+    await state.read(lambda s: erasure.catch_up(s, stones))
+    assert stones.newest == -1

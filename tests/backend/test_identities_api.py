@@ -201,3 +201,21 @@ async def test_every_decision_is_in_the_audit(desk):
     _, audit = await desk.call("GET", "/api/audit", role="admin")
     found = audit["audit"][0]
     assert (found["actor"], found["action"], found["subject"]) == ("operator", "people merged", "user_id:u1")
+
+
+async def test_visits_made_while_merged_go_with_the_tags_owner_when_that_is_undone(desk):
+    await desk.shop.person("u1")
+    await desk.shop.person("u2", TAG)
+    await desk.shop.folded()
+    owner = await desk.person("user_id:u2")
+    body = {"who": "user_id:u2", "into": "user_id:u1"}
+    merged = (await desk.call("POST", "/api/identities/merges", json=body))[1]["profile_id"]
+    await desk.shop.hear(TAG, seconds=4)
+    await desk.shop.folded()
+    presence = "select profile_id from presences"
+    assert await desk.shop.column(presence) == [await desk.person("user_id:u1")]
+    assert (await desk.call("DELETE", f"/api/identities/merges/{merged}"))[0] == 200
+    assert await desk.shop.column("select profile_id from zone_visits") == [owner]
+    await desk.shop.hear(TAG)
+    await desk.shop.folded()
+    assert await desk.shop.column(presence) == [owner], "the floor knows of it"

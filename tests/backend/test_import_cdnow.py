@@ -1,4 +1,4 @@
-"""CDNOW's 69,659 real purchases, through the command into a backend that runs."""
+"""CDNOW's 69,659 real purchases, through the command into a backend that runs, and their scores."""
 
 import datetime
 import json
@@ -7,14 +7,13 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 
 import pytest
 
 from simulators.backend_process import BackendProcess
 from simulators.cdnow import CUSTOMERS, ORDER_OPTIONS, PURCHASES, cdnow_rows, prepare_cdnow
-
-FLOOR = 300  # rows a second, on two cores with a queue before them; on idle ones some 3,500
 
 
 @pytest.mark.timeout(180)
@@ -34,13 +33,61 @@ def test_cdnow(tmp_path, record_property):
         assert done.returncode == 0, done.stderr
         assert f"{PURCHASES} imported, 0 known before, 0 rows with errors" in done.stdout
         found = stored(tmp_path / "data" / "state.db")
+        run = scored(backend)
+        scores = stored_scores(tmp_path / "data" / "state.db")
     days = Counter(
         (customer, midnight(date), round(float(dollars) * 100))
         for customer, date, _pieces, dollars in cdnow_rows()
     )
     assert len({customer for customer, *_ in days}) == CUSTOMERS
     assert found == days  # every purchase, also those of one customer, day and amount, each on its own day
-    assert PURCHASES / seconds > FLOOR, f"{PURCHASES / seconds:.0f} rows/s"
+    bounds, expected = reckoned()
+    assert scores == expected
+    assert run["thresholds"] == bounds
+    assert (run["people"], run["orders"], run["changed"]) == (CUSTOMERS, PURCHASES, CUSTOMERS)
+
+
+def reckoned() -> tuple[dict[str, list[int]], dict[str, tuple[int, int, int]]]:
+    """Every customer's scores by the definition alone: bounds at the quantiles, one point for each beaten."""
+    last: dict[str, int] = {}
+    times, spent = Counter(), Counter()
+    for customer, date, _pieces, dollars in cdnow_rows():
+        last[customer] = max(last.get(customer, 0), midnight(date))
+        times[customer] += 1
+        spent[customer] += round(float(dollars) * 100)
+    bounds, scores = {}, {customer: [] for customer in last}
+    for name, values in (("recency", last), ("frequency", times), ("monetary", spent)):
+        ordered = sorted(values.values())
+        bounds[name] = [ordered[(len(ordered) - 1) * fifth // 5] for fifth in (1, 2, 3, 4)]
+        for customer, value in values.items():
+            scores[customer].append(1 + sum(value > bound for bound in bounds[name]))
+    return bounds, {customer: tuple(three) for customer, three in scores.items()}
+
+
+def scored(backend: BackendProcess) -> dict:
+    """Asks for a run and waits for it."""
+    token = backend.token("marketer")
+    headers = {"Authorization": f"Bearer {token}"}
+    asked = urllib.request.Request(backend.url + "/api/rfm/runs", b"", headers, method="POST")  # noqa: S310
+    with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - our own backend
+        assert answer.status == 202
+    until = time.monotonic() + 60
+    while not (done := [run for run in backend.get("/api/rfm/runs", token)["runs"] if run["finished_at"]]):
+        assert time.monotonic() < until, "the run did not come to its end"
+        time.sleep(0.1)
+    return done[0]
+
+
+def stored_scores(path) -> dict[str, tuple[int, int, int]]:
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        rows = connection.execute(
+            "select id, r, f, m from rfm_scores join identity_edges using (profile_id)"
+            " where id_type = 'user_id'"
+        )
+        return {customer: (r, f, m) for customer, r, f, m in rows}
+    finally:
+        connection.close()
 
 
 def stored(path) -> Counter:

@@ -217,6 +217,89 @@ def test_an_address_that_was_dropped_is_not_brought_back_by_what_others_do(
     assert database.execute("select count(*) from push_addresses").fetchone()[0] == 0
 
 
+# Between transactions --------------------------------------------------------------------------------------
+
+
+class Counting:
+    """A session that counts what it is asked."""
+
+    def __init__(self, session: Any) -> None:
+        self._session, self.asked = session, 0
+
+    def rows(self, query: str, **values: Any) -> Any:
+        self.asked += 1
+        return self._session.rows(query, **values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def test_what_is_known_holds_until_somebody_else_writes(database: sqlite3.Connection) -> None:
+    kept: list[ProfileRows] = []
+
+    def tell_at(at: int) -> int:
+        def work(session: Any) -> int:
+            counting = Counting(session)
+            if kept:
+                kept[0].begin(counting)
+            else:
+                kept.append(ProfileRows(counting))
+            apply(kept[0], event("identify", at, user_id="u1", anonymous_id="a1", device_id="d1"))
+            kept[0].flush()
+            kept[0].end()
+            return counting.asked
+
+        return transaction(database, "state", work)
+
+    assert tell_at(1) > 0
+    assert [tell_at(2), tell_at(3)] == [0, 0]
+
+    def undo(session: Any) -> None:
+        rows = ProfileRows(session)
+        own = rows.profile_of(A1) or ""
+        assert SERVICE.undo_merge(rows, own, 9, lambda: "never")
+        rows.flush()
+
+    transaction(database, "state", undo)
+    assert tell_at(4) > 0
+    assert tell_at(5) == 0
+    parents = dict(database.execute("select id_type, merged_into from profiles").fetchall())
+    assert parents["anonymous_id"] is None, "the operator's word was heard"
+    assert parents["device_id"] is not None
+    database.execute("update stores set name = name")
+    assert tell_at(6) == 0, "nothing was changed by that"
+
+
+def test_another_process_that_writes_is_noticed(database: sqlite3.Connection, tmp_path: Path) -> None:
+    rows: list[ProfileRows] = []
+
+    def look(session: Any) -> str | None:
+        if rows:
+            rows[0].begin(session)
+        else:
+            rows.append(ProfileRows(session))
+        found = rows[0].profile_of(A1)
+        rows[0].end()
+        return found
+
+    assert transaction(database, "state", look) is None
+    other = open_for_writing(tmp_path / "state.db", "state")
+    transaction(other, "state", lambda session: tell(session, event("page", 1, anonymous_id="a1")))
+    other.close()
+    assert transaction(database, "state", look) is not None
+
+
+def test_what_a_failed_transaction_knew_is_not_carried_on(database: sqlite3.Connection) -> None:
+    def fail(session: Any) -> None:
+        tell(session, event("page", 1, anonymous_id="a1"))
+        raise RuntimeError("the disk")
+
+    with pytest.raises(RuntimeError):
+        transaction(database, "state", fail)
+    found = transaction(database, "state", lambda session: ProfileRows(session).profile_of(A1))
+    assert found is None
+
+
 # Both stores under the same events -------------------------------------------------------------------------
 
 

@@ -312,3 +312,17 @@ class _Served:
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
+
+
+async def test_a_link_is_redeemed_and_a_token_proves_the_user(bridge: RunningBridge) -> None:
+    async with aiohttp.ClientSession(bridge.url) as http:
+        asked = {"anonymousId": "web", "writeKey": "web-key"}
+        async with http.post("/v1/link", json=asked) as answer:
+            token = (await answer.json())["token"]
+    async with client(bridge.url) as phone:
+        phone.redeem_link(Who(anonymous_id="app"), token, "d1", "android")
+        phone.identify(Who("anna", "app", id_token="e.y.J"))
+        await phone.flush(5)
+    linked, claimed = bridge.journal.events
+    assert (linked.kind, linked.device_id, linked.link.anonymous_id) == ("link", "d1", "web")
+    assert (claimed.proven, "idToken" in claimed.context) == (False, False)

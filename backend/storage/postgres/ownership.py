@@ -29,7 +29,8 @@ _LIVE = f"select count(*) from replicas where seen_at > {_NOW} - {LIVE_MS}"
 _FORGET = f"delete from replicas where seen_at < {_NOW} - {FORGOTTEN_MS}"
 _TAKEN = (
     f"select objid - {PARTITION_LOCK} from pg_locks where locktype = 'advisory' and classid = {LOCKS}"
-    f" and objid >= {PARTITION_LOCK} and database = (select oid from pg_database where datname = current_database())"
+    f" and objid >= {PARTITION_LOCK}"
+    " and database = (select oid from pg_database where datname = current_database())"
 )
 _TRY = f"select p, pg_try_advisory_lock({LOCKS}, {PARTITION_LOCK} + p) from unnest(cast($1 as integer[])) p"
 _RELEASE = f"select pg_advisory_unlock({LOCKS}, {PARTITION_LOCK} + p) from unnest(cast($1 as integer[])) p"

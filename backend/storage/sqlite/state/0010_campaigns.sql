@@ -52,6 +52,7 @@ alter table decisions add column send_at integer; -- when it may leave at the ea
 alter table decisions add column active integer not null default 0; -- 1: a push of it is still on its way
 update decisions set send_at = decided_at where verdict = 'sent'; -- else they would count for no limit
 create unique index decisions_active on decisions (campaign_id, profile_id) where active = 1;
+create index pushes_left on pushes (campaign_id, sending_at) where sending_at is not null;
 create index decisions_of_campaign on decisions (campaign_id, decided_at);
 create index decisions_sent on decisions (profile_id, send_at) where verdict = 'sent';
 

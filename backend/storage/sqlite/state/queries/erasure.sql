@@ -50,6 +50,10 @@ insert into erasures (receipt_id, erased_at, counts) values (:receipt_id, :erase
 insert into erasure_tombstones (digest, erased_at, receipt_id) values (:digest, :erased_at, :receipt_id)
 on conflict (digest) do update set erased_at = excluded.erased_at, receipt_id = excluded.receipt_id;
 
+-- name: erasure_key_marks
+-- What the keys of tombstones are told by.
+select digest from erasure_tombstones where receipt_id = '';
+
 -- name: tombstones_since
 -- Those of receipts behind one, for memory.
 select digest, erased_at, receipt_id from erasure_tombstones where receipt_id > :receipt_id;
@@ -176,6 +180,10 @@ delete from fence_presences where profile_id = :profile_id;
 -- name: erase_fence_presences_of_subject!
 -- Which geofences their phone is in or near.
 delete from fence_presences where subject = :subject;
+
+-- name: erase_handovers!
+-- Words between replicas about their tag or phone.
+delete from handovers where subject = :subject;
 
 -- name: erase_waits_of_profile!
 -- Candidates in the making.
