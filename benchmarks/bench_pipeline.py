@@ -56,6 +56,10 @@ BOOT = "11111111-2222-3333-4444-555555555555"
 KEYS = [shop.tag(number) for number in range(100)]
 GATEWAYS = [GatewayAddress(f"s{number % 10}", f"g{number // 10}") for number in range(40)]
 POLL_S = 0.001
+ENTERED = "select count(*) from zone_visits"
+KEPT = "select count(*) from sightings"
+ACCEPTED = """select d.store_id, p.completed_at, p.finished_at from pushes p join decisions d using (decision_id)
+where p.state = 'accepted'"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class Sizes:
     waiting: int = 1_000_000
 
 
-QUICK = Sizes(400, 1_000, 400, 2, 40, 12, 12, 500, 20_000, 1_000, 2_000)
+QUICK = Sizes(400, 1_000, 400, 2, 40, 12, 20, 500, 20_000, 1_000, 2_000)
 
 
 @dataclass(slots=True)
@@ -86,13 +90,17 @@ class Bench:
     profile: bool = False
     found: dict[str, float] = field(default_factory=dict)
 
-    def tell(self, name: str, figure: float, unit: str, goal: str, good: bool, ratio: float | None = None) -> None:
+    def tell(
+        self, name: str, figure: float, unit: str, goal: str, good: bool, ratio: float | None = None
+    ) -> None:
         """A line: figure, ratio to the plain consumer, goal."""
         self.found[name] = figure
         beside = f"{ratio:8.1f} x plain" if ratio is not None else " " * 16
         verdict = "reached" if good else "MISSED"
         digits = 0 if figure >= 100 else 1
-        print(f"  {name:<44} {figure:>12,.{digits}f} {unit:<11} {beside}   goal {goal}: {verdict}", flush=True)
+        print(
+            f"  {name:<44} {figure:>12,.{digits}f} {unit:<11} {beside}   goal {goal}: {verdict}", flush=True
+        )
 
     def rate(self, name: str, per_second: float, unit: str, least: float) -> None:
         self.tell(name, per_second, unit, f">= {least:,.0f}", per_second >= least)
@@ -111,7 +119,13 @@ async def plain(bench: Bench, folder: Path) -> None:
         Outgoing(
             "plain",
             json.dumps(
-                {"beacon": KEYS[number % 100], "gateway": "s1/g1", "at": NOON + number, "rssi": -60, "count": 3}
+                {
+                    "beacon": KEYS[number % 100],
+                    "gateway": "s1/g1",
+                    "at": NOON + number,
+                    "rssi": -60,
+                    "count": 3,
+                }
             ).encode(),
         )
         for number in range(bench.sizes.plain)
@@ -240,13 +254,11 @@ async def fold(bench: Bench, folder: Path) -> None:
             folding = Fold(journal, state, lambda: NOON, on_listening=lambda _: None)
             await folding.load()
             took = await _measured(bench, state, lambda: shop.folded(folding))
-        counted = await state.read(
-            lambda s: [int(s.row(query)[0]) for query in ("zone_entries", "count_every_sighting")]  # type: ignore[index]
-        )
-    if counted[1] != readings:
-        raise RuntimeError(f"{counted[1]:,} of {readings:,} readings were folded")
+        entered, kept = await state.read(lambda s: [s.found(sql, {})[0][0] for sql in (ENTERED, KEPT)])
+    if kept != readings:
+        raise RuntimeError(f"{kept:,} of {readings:,} readings were folded")
     bench.times("folded, with zones and ten campaigns", readings / took, "readings/s", 15)
-    print(f"    {readings:,} readings, {counted[0]:,} zones entered; beyond 15 x the wish is 40 x")
+    print(f"    {readings:,} readings, {entered:,} zones entered; beyond 15 x the wish is 40 x")
 
 
 async def _measured(bench: Bench, state: SqliteFile, work: Callable[[], Awaitable[None]]) -> float:
@@ -355,7 +367,7 @@ async def _live(chain: shop.Chain, port: int, seconds: int) -> Moves:
 async def _latencies(moves: Moves, data: Path) -> list[float]:
     """From the newest batch of the store that had left when the candidate was complete, to the answer."""
     async with SqliteFile(data / STATE_FILE, "state") as state:
-        rows = await state.read(lambda s: s.rows("accepted_pushes_by_store"))
+        rows = await state.read(lambda s: s.found(ACCEPTED, {}))
     found = []
     for row in rows:
         sent = [at for at in moves.sent[row["store_id"]] if at <= row["completed_at"]]
@@ -384,14 +396,19 @@ async def locate(bench: Bench, folder: Path) -> None:
     """Locations against every fence, in batches; and stored, one event each, through journal and fold."""
     made = circles(bench.sizes.fences)
     dice = np.random.default_rng(7)
-    latitudes, longitudes = dice.uniform(46.4, 49.0, bench.sizes.points), dice.uniform(9.5, 17.1, bench.sizes.points)
+    latitudes, longitudes = (
+        dice.uniform(46.4, 49.0, bench.sizes.points),
+        dice.uniform(9.5, 17.1, bench.sizes.points),
+    )
     fences = Fences.of(made)
     fences.around_all(latitudes[:10], longitudes[:10])
     began = time.perf_counter()
     for start in range(0, bench.sizes.points, 1_000):
         fences.around_all(latitudes[start : start + 1_000], longitudes[start : start + 1_000])
     took = time.perf_counter() - began
-    bench.rate(f"located, {len(made):,} fences, batches of 1,000", bench.sizes.points / took, "points/s", 100_000)
+    bench.rate(
+        f"located, {len(made):,} fences, batches of 1,000", bench.sizes.points / took, "points/s", 100_000
+    )
     chain = shop.Chain(bench.sizes.stores, bench.sizes.people)
     async with (
         SqliteFile(folder / "locate-journal.db", "journal") as journal_file,
@@ -444,7 +461,10 @@ async def wait(bench: Bench, folder: Path) -> None:
     """A look at a queue in which everything is to leave later."""
     async with SqliteFile(folder / "wait.db", "state") as state:
         await state.write(lambda s: _queue(s, bench.sizes.waiting))
-        polls = {"next due": ("next_push_due", {}), "claim": ("claim_pushes", {"now": NOON, "limit": 100, "owner": "o"})}
+        polls = {
+            "next due": ("next_push_due", {}),
+            "claim": ("claim_pushes", {"now": NOON, "limit": 100, "owner": "o"}),
+        }
         for name, (query, values) in polls.items():
             took = await state.write(lambda s, query=query, values=values: _poll(s, query, values))
             figure = took * 1e6
@@ -453,8 +473,8 @@ async def wait(bench: Bench, folder: Path) -> None:
 
 
 def _queue(session: Session, count: int) -> None:
-    session.run(
-        "insert_decision",
+    row = session.row(
+        "record_decision",
         **dict.fromkeys(("zone_id", "fence_id", "reason", "subject", "variant", "store_id"), ""),
         **dict.fromkeys(("entered_at", "due_at", "completed_at", "decided_at", "send_at"), NOON),
         campaign_id="c",
@@ -465,13 +485,19 @@ def _queue(session: Session, count: int) -> None:
         confidence="high",
         active=1,
     )
-    row = session.row("newest_decision")
     common = {
-        **{"decision_id": row[0] if row else 1, "campaign_id": "c", "profile_id": "p", "address_kind": "token"},
+        **{
+            "decision_id": row[0] if row else 1,
+            "campaign_id": "c",
+            "profile_id": "p",
+            "address_kind": "token",
+        },
         **{"platform": None, "content": b"x" * 200, "created_at": NOON, "due_at": NOON, "completed_at": NOON},
         **{"not_before": NOON + 60_000, "expires_at": NOON + 90_000},
     }
-    rows = ({**common, "push_id": f"p{number:08}", "address_value": f"t{number:08}"} for number in range(count))
+    rows = (
+        {**common, "push_id": f"p{number:08}", "address_value": f"t{number:08}"} for number in range(count)
+    )
     session.many("insert_push", rows)
 
 
@@ -497,13 +523,18 @@ async def run(bench: Bench, parts: Sequence[str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that all of it works")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--profile", action="store_true", help="where the fold's time goes")
     asked = parser.parse_args()
     bench = Bench(QUICK if asked.quick else Sizes(), asked.profile)
-    print(f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, {threading.active_count()} thread", flush=True)
+    print(
+        f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}, {threading.active_count()} thread",
+        flush=True,
+    )
     asyncio.run(run(bench, asked.only))
     print(f"load average at the end {os.getloadavg()[0]:.1f}")
 

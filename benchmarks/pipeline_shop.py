@@ -69,7 +69,10 @@ def campaign(number: int, trigger: dict[str, object]) -> bytes:
             "name": f"Campaign {number}",
             "state": "live",
             "trigger": trigger,
-            "offer": {"title": 'Hello {{ profile.name | default: "you" }}', "body": "In {{ zone.name }} today"},
+            "offer": {
+                "title": 'Hello {{ profile.name | default: "you" }}',
+                "body": "In {{ zone.name }} today",
+            },
             "guardrails": {"quiet_hours": None, "cooldown_s": 0, "max_per_day": 100, "max_per_week": 500},
         }
     ).encode()

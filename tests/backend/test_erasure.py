@@ -270,6 +270,19 @@ async def test_what_lay_in_the_journal_is_refused_by_the_fold(office, running):
     assert office.raw(*NAMES) == {}
 
 
+async def test_the_live_state_forgets_though_nobody_told_it(office, monkeypatch):
+    """A transaction of the fold that was under way, or another replica's, still knows them."""
+    shop = office.shop
+    await lived(office)
+    monkeypatch.setattr(shop.fold, "refresh", lambda: None)
+    assert await office.eraser.erase("user_id", USER, "tester")
+    await shop.append(Batch("", shop.clock() + 500, [TAG], Readings([0], [0], [1], [60], [60])))
+    await shop.folded()
+    assert await shop.column("select count(*) from presences") == [0]
+    assert await shop.column("select sum(adverts) from forgotten_late") == [1]
+    assert TAG not in shop.heard[-1].people
+
+
 # Others -----------------------------------------------------------------------------------------------------
 
 

@@ -71,7 +71,7 @@ async def test_a_person_is_read(fold, state):
     assert [(one.purpose, one.granted) for one in consents] == [("proximity", True)]
     items = await state.read(lambda session: timeline_of(session, person, Window(50)))
     kinds = [item.position.kind for item in items]
-    assert kinds == ["order", "order", "consent", "merge", "event", "event", "merge", "event"]
+    assert kinds == ["order", "order", "consent", "merge", "event", "merge", "event", "event"]
     again, edge = [], None
     while shown := await state.read(lambda s, at=edge: timeline_of(s, person, Window(2, at, newer=True))):
         again, edge = [*shown, *again], shown[0].position

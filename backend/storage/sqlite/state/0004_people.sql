@@ -4,7 +4,7 @@ create index events_by_name on events (name, occurred_at) where name is not null
 -- What offers and profiles ask of the web: few events are views, so this stays small.
 create index product_views on events (profile_id, occurred_at) where name in ('Product Viewed', 'Viewed Product');
 
--- Purchases ------------------------------------------------------------------------------------------------
+-- Purchases ---------------------------------------------------------------------------------------------
 -- What was said of an order, one row for each event that said something; `orders` follows from these.
 create table order_statements (
   profile_id text not null,     -- of the event's own identifier
@@ -49,7 +49,7 @@ create table orders (
 create index orders_for_scores on orders (status, profile_id, completed_at, total, refunded);
 create index orders_by_id on orders (order_id); -- one order reported by two identifiers
 
--- Erasure --------------------------------------------------------------------------------------------------
+-- Erasure -----------------------------------------------------------------------------------------------
 -- Keyed hashes of what erased people were known by; the key is in no database.
 create table erasure_tombstones (
   digest blob primary key,
@@ -68,7 +68,7 @@ create table erasure_work ( -- what is left to do; gone once it is done
   step text not null,
   work blob not null            -- whom to look for, encrypted under a key that is in no database
 );
--- Search -----------------------------------------------------------------------------------------------------
+-- Search ------------------------------------------------------------------------------------------------
 -- Names and addresses as JSON texts, opening quote included; `search.sql` names the same traits.
 create index traits_for_search on traits (name, lower(value), profile_id)
   where name in ('email', 'name', 'firstName', 'lastName', 'first_name', 'last_name', 'phone');

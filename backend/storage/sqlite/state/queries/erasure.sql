@@ -1,4 +1,4 @@
--- Who is to be erased ----------------------------------------------------------------------------------------
+-- Who is to be erased -----------------------------------------------------------------------------------
 
 -- name: erasure_edges
 -- What a profile is or was known by.
@@ -39,7 +39,7 @@ select 1 as known from identity_edges where id_type = :id_type and id = :id and 
 -- Whether somebody has a push address.
 select 1 as known from push_addresses where kind = :kind and value = :value;
 
--- Receipts, tombstones, and what is left to do ---------------------------------------------------------------
+-- Receipts, tombstones, and what is left to do ----------------------------------------------------------
 
 -- name: add_erasure!
 -- A receipt, without anything personal.
@@ -96,7 +96,7 @@ select receipt_id, step, work from erasure_work order by receipt_id limit 1;
 -- Nothing is left.
 delete from erasure_work where receipt_id = :receipt_id;
 
--- At once: whatever makes somebody known, reached or seen ------------------------------------------------------
+-- At once: whatever makes somebody known, reached or seen -----------------------------------------------
 
 -- name: erase_consents!
 -- What a profile agreed to.
@@ -215,7 +215,7 @@ update pushes set state = case when state = 'sending' then 'unknown' else 'suppr
   owner = null, finished_at = :at
 where profile_id = :profile_id and state in ('queued', 'claimed', 'sending');
 
--- Then, in chunks: history -------------------------------------------------------------------------------------
+-- Then, in chunks: history ------------------------------------------------------------------------------
 
 -- name: erase_order_lines!
 -- What a profile bought.
@@ -294,7 +294,7 @@ delete from sighting_hours where (key_number, hour, gateway_number) in (
 -- No sighting has the number any more.
 delete from heard_keys where beacon_key = :hidden;
 
--- And what others' rows say of them ------------------------------------------------------------------------------
+-- And what others' rows say of them ---------------------------------------------------------------------
 
 -- name: events_to_search
 -- Every event in turn, to be searched for an erased person's names; no column more than that takes.
