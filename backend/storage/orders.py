@@ -32,7 +32,7 @@ def keep_order(
     if profile_id is None or read is None:
         return
     statement, lines = read
-    if session.run("keep_order_statement", profile_id=profile_id, **_values(statement)):
+    if not session.run("keep_order_statement", profile_id=profile_id, **_values(statement)):
         return
     key = {"profile_id": profile_id, "order_id": statement.order_id, "event_hash": event_hash}
     session.many(

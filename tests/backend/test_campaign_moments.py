@@ -9,11 +9,13 @@ from backend.campaigns.allocation import arm_of, variant_of
 from backend.campaigns.eligibility import SendFacts, Stop, recheck
 from backend.campaigns.hours import time_zone
 from backend.campaigns.model import parse_campaign
+from backend.proximity.fences import parse_fence
 from backend.segments.model import Definition
 from backend.storage import campaigns as campaign_rows
-from backend.storage import profiles, results, segments
+from backend.storage import fences, profiles, results, segments
 from backend.storage.offers import SendChecks
 from backend.storage.pushes import PushStore
+from sdk_bridge.wire.app_events import Location
 
 ANNA, BERTA = "altbeacon:" + "a" * 40, "altbeacon:" + "b" * 40
 FREE = {"quiet_hours": None, "cooldown_s": 0, "max_total": 9, "max_per_day": 99, "max_per_week": 99}
@@ -379,3 +381,27 @@ async def test_both_groups_are_measured_over_the_same_time(live_shop, percent):
     assert outcome.reached
     [send_at] = await shop.column("select send_at from decisions")
     assert send_at > shop.clock(), "limits of either group count from the morning"
+
+
+async def test_a_withdrawal_reaches_the_phone_that_was_seen_before_anybody_knew_whose_it_was(live_shop):
+    shop = live_shop
+    shape = {"type": "circle", "latitude": 48.2, "longitude": 16.37, "radius_m": 150}
+    named = {"fence_id": "door", "name": "Door", "shape": shape}
+    door = parse_fence(msgspec.json.encode(named))
+    await shop.state.write(lambda s: fences.put_fences(s, [door], shop.clock()))
+    await save(shop, trigger={"type": "fence_dwelt", "fence_id": "door", "dwell_s": 60})
+    await shop.person("anna")
+    await visitor(shop)
+    here = Location(48.2, 16.37, 10)
+    for _ in range(2):
+        shop.clock.forward(10_000)
+        seen = shop.event("location", anonymous_id="browser", device_id="tablet", location=here)
+        await shop.journal.append_events([seen])
+        await shop.folded()
+    await log_in(shop, "anna")
+    assert await shop.column("select count(*) from campaign_waits") == [1]
+    shop.clock.forward(10)
+    await shop.journal.append_events([shop.event("consent", user_id="anna", consent={"proximity": False})])
+    await shop.folded()
+    assert await shop.column("select count(*) from fence_presences") == [0]
+    assert await shop.column("select count(*) from campaign_waits") == [0]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import structlog
 
 from backend.clock import unix_ms
 from backend.config import read_config
@@ -31,6 +32,7 @@ from simulators.children import Child
 from simulators.postgres import tell
 from simulators.pretend_gateway import PretendGateway
 
+log = structlog.get_logger()
 pytestmark = pytest.mark.timeout(240)
 STOPPED_S = float(os.environ.get("FOOTFALL_STOPPED_S", "8"))  # 30 by hand
 STORES = [f"s{number}" for number in range(8)]
@@ -156,7 +158,7 @@ async def replicas(tmp_path: Path, database_url: str) -> AsyncIterator[Replicas]
             yield made
         finally:
             for child in children:
-                print(f"--- {child.name}\n{child.log_tail()}")
+                log.info(child.name, said=child.log_tail())
 
 
 def _task(stack: AsyncExitStack, work) -> None:
@@ -186,7 +188,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]], within_s: float =
 
 async def test_whoever_is_stopped_cut_off_or_killed_everything_counts_once(replicas: Replicas) -> None:
     async with AsyncExitStack() as stack:
-        print(f"share after {await eventually(replicas.share):.1f} s")
+        log.info("share", after_s=await eventually(replicas.share))
         for store in STORES:
             more = {"user_id": f"walker-{store}"}
             await replicas.tell("device", device_id=f"d-{store}", beacon_key=tag(store), **more)
@@ -199,7 +201,7 @@ async def test_whoever_is_stopped_cut_off_or_killed_everything_counts_once(repli
         async def all_inside() -> bool:
             return (await asyncio.to_thread(replicas.ask, inside))[0][0] == len(STORES)
 
-        print(f"everybody is seen after {await eventually(all_inside):.1f} s")
+        log.info("everybody is seen", after_s=await eventually(all_inside))
 
         replicas.signal(0, signal.SIGSTOP)
         began = time.monotonic()
