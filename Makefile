@@ -44,6 +44,9 @@ bench-rfm: $(STAMP) ## scores of a million customers with five million orders, t
 bench-storage: $(STAMP) ## SQLite beside PostgreSQL: transactions, queries, appends, the fold
 	@PYTHONPATH=. $(BIN)/python benchmarks/bench_storage.py
 
+bench-pipeline: $(STAMP) ## MQTT to the offer beside a plain consumer; ARGS="--quick --only accept fold --profile"
+	@PYTHONPATH=. $(BIN)/python benchmarks/bench_pipeline.py $(ARGS)
+
 test-faults: $(STAMP) ## 1,000 radio faults and 1,000 SIGKILLs of a gateway; eleven minutes
 	@$(BIN)/python -m simulators.endurance faults $(ARGS)
 
@@ -76,4 +79,4 @@ format: $(STAMP) ## let ruff put the formatting right
 lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
 	@bash .ci/lock
 
-.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-races test-api bench-decode bench-ingest bench-rfm bench-storage docs check format lock
+.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-races test-api bench-decode bench-pipeline bench-ingest bench-rfm bench-storage docs check format lock

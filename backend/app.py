@@ -170,6 +170,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         )
         if replica is not None:
             replica.on_change, replica.on_lead = fold.refresh, eraser.wake
+            replica.on_audit = eids.desk.changed
         retention = app[RETENTION] = Retention(state, msgspec.structs.asdict(config.retention), unix_ms)
         parts = {
             asyncio.create_task(part, name=name)

@@ -46,6 +46,8 @@ class Replica:
         self._beats = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called when other partitions are ours, or other replicas changed what is kept in memory."""
+        self.on_audit: Callable[[], None] = lambda: None
+        """Called when operators changed something anywhere."""
         self.on_lead: Callable[[], None] = lambda: None
         """Called when partitions have changed hands and this process leads: others may have left work."""
 
@@ -63,6 +65,8 @@ class Replica:
         beat = await self._state.beside(self._ownership.beat)
         if beat.holding != held or beat.news:
             self.on_change()
+        if beat.audited:
+            self.on_audit()
         if beat.holding != held:
             log.info("partitions_held", partitions=len(beat.holding.partitions or ()))
             if beat.holding.leads:

@@ -1,4 +1,4 @@
-"""Publishes MQTT messages as fast as they are consumed, in a process of its own: what bench_pipeline.py loads with.
+"""Publishes MQTT messages as fast as they are consumed, in a process of its own, for bench_pipeline.py.
 
 A client library would be the slowest part by far, so the packets are made beforehand and written as they are.
 """

@@ -35,7 +35,7 @@ AFTER_PROFILE = text(
     "after", "Only profiles behind this id.", pattern=r"[0-9a-zA-Z-]{1,64}", must="a profile's id", default=""
 )
 BEACON = text("beacon", "The beacon's key.", pattern=r"[A-Za-z0-9:-]{1,160}", must="a beacon's key")
-Named = Annotated[str, Meta(pattern=r"^[^:\x00-\x1f\x7f]{1,64}:[^\x00-\x1f\x7f]{1,512}$")]
+Named = Annotated[str, Meta(pattern=r"^[^:\x00-\x1f\x7f]{1,64}:[^\x00-\x1f\x7f]{1,512}$(?!\n)")]
 
 
 class ReviewSide(Struct):
@@ -97,7 +97,7 @@ class Undone(Struct):
     profile_id: str
 
 
-class Decided(Struct):
+class ReviewDecided(Struct):
     """How a question was answered, and which profile was merged by that, if one was."""
 
     review_id: int
@@ -155,8 +155,8 @@ async def get_reviews(request: web.Request) -> ReviewPage:
     return ReviewPage(found, found[-1].review_id if len(found) == limit else None)
 
 
-@operation("operator", takes=(REVIEW,), body=DecisionBody, answer=Decided, errors=(404, 409))
-async def post_decision(request: web.Request, body: DecisionBody) -> Decided:
+@operation("operator", takes=(REVIEW,), body=DecisionBody, answer=ReviewDecided, errors=(404, 409))
+async def post_decision(request: web.Request, body: DecisionBody) -> ReviewDecided:
     """Answers a question: the two are merged, or stay apart."""
     review_id, now, by = REVIEW.of(request), request.app[HOST].now_ms(), request[CALLER].name
     merged = await _decide(
@@ -165,7 +165,7 @@ async def post_decision(request: web.Request, body: DecisionBody) -> Decided:
         str(review_id),
         lambda session: identities.decide(session, review_id, body.decision, now, by, lambda: uuid7(now)),
     )
-    return Decided(review_id, "merged" if body.decision == "merge" else "apart", merged)
+    return ReviewDecided(review_id, "merged" if body.decision == "merge" else "apart", merged)
 
 
 @operation("operator", body=MergeBody, answer=Merged, errors=(404,))

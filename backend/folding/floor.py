@@ -90,7 +90,8 @@ class FloorPart:
             loudness = {key: Heard(at, adverts, total) for key, (adverts, total) in heard.items()}
             yield from self._moved(self._live.engine.hear_all(entry.source, loudness), entry.received_at)
             for beacon_key in heard:
-                yield from self._stayed(beacon_key, entry.received_at)
+                if beacon_key in self._live.stays:  # few are waited for
+                    yield from self._stayed(beacon_key, entry.received_at)
 
     def _heard(self, batch: Batch) -> dict[int, dict[str, tuple[int, float]]]:
         """People's readings by second and beacon: adverts, and dBm times adverts."""
@@ -214,14 +215,9 @@ def _begins(entry: Entry, batch: Batch) -> int | None:
 
 
 def _sightings(entry: Entry, batch: Batch, offset: int) -> Iterator[Sighting]:
-    rows = batch.readings
+    rows, keys, gateway = batch.readings, batch.keys, entry.source
     base = batch.base_ms + offset
-    for row, beacon in enumerate(rows.beacon):
-        yield Sighting(
-            beacon_key=batch.keys[beacon],
-            gateway=entry.source,
-            second=(base + rows.second[row] * 1000) // 1000,
-            adverts=rows.count[row],
-            loss=rows.loss[row],
-            best=rows.best[row],
-        )
+    for beacon, second, adverts, loss, best in zip(
+        rows.beacon, rows.second, rows.count, rows.loss, rows.best, strict=True
+    ):
+        yield Sighting(keys[beacon], gateway, (base + second * 1000) // 1000, adverts, loss, best)

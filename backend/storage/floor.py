@@ -1,8 +1,8 @@
 """The shop floor in the database: sightings, presences, visits, health; inside the fold's transaction."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,8 +17,7 @@ from sdk_bridge.wire.messages import BeaconHealth, Heartbeat
 from sdk_bridge.wire.topics import partition_of
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(NamedTuple):
     """One second of one beacon at one gateway; `second` unix seconds, `loss` and `best` −dBm."""
 
     beacon_key: str
@@ -70,7 +69,7 @@ def move_to(session: Session, before: Cursor, reached: Cursor, holding: Holding 
 
 def add_sightings(session: Session, numbers: Numbers, sightings: Iterable[Sighting]) -> None:
     """Keeps what was heard, second by second."""
-    session.many("add_sighting", (_row(session, numbers, sighting) for sighting in sightings))
+    session.many("add_sighting", _rows(session, numbers, sightings))
 
 
 def add_sightings_without_time(
@@ -78,7 +77,7 @@ def add_sightings_without_time(
 ) -> None:
     """Keeps what was heard in a boot whose clock was never set; `second` counts from that boot."""
     boot = {"boot_id": boot_id, "received_at": received_at}
-    rows = ({**_row(session, numbers, sighting), **boot} for sighting in sightings)
+    rows = ({**row, **boot} for row in _rows(session, numbers, sightings))
     session.many("add_sighting_without_time", rows)
 
 
@@ -272,15 +271,19 @@ def _presence(engine: ZoneEngine, beacon_key: str, track: Track, profile_id: str
     }
 
 
-def _row(session: Session, numbers: Numbers, sighting: Sighting) -> dict[str, int]:
-    return {
-        "second": sighting.second,
-        "gateway_number": numbers.gateway(session, sighting.gateway),
-        "key_number": numbers.key(session, sighting.beacon_key),
-        "adverts": sighting.adverts,
-        "loss": sighting.loss,
-        "best": sighting.best,
-    }
+def _rows(session: Session, numbers: Numbers, sightings: Iterable[Sighting]) -> Iterator[dict[str, int]]:
+    """One for every reading there is, so the numbers that are known are taken without a call."""
+    keys, gateways = numbers.keys, numbers.gateways
+    for beacon_key, gateway, second, adverts, loss, best in sightings:
+        key_number, gateway_number = keys.get(beacon_key), gateways.get(gateway)
+        yield {
+            "second": second,
+            "gateway_number": numbers.gateway(session, gateway) if gateway_number is None else gateway_number,
+            "key_number": numbers.key(session, beacon_key) if key_number is None else key_number,
+            "adverts": adverts,
+            "loss": loss,
+            "best": best,
+        }
 
 
 def _one(session: Session, query: str, **values: Any) -> int:

@@ -19,7 +19,7 @@ from backend.api.retention import RETENTION
 from backend.api.server import build
 from backend.config import Retention as Settings
 from backend.retention import DAY_MS, Retention
-from backend.storage import floor
+from backend.storage import erasure, floor
 from backend.storage import retention as rows
 from backend.storage.database import SqliteFile
 from backend.storage.floor import Numbers, Sighting
@@ -215,6 +215,34 @@ def at_age(session, number: int, at: int) -> None:
             (at - 1, left_at),
         )
     run("insert into sighting_hours values (?, ?, 1, 1, 60, 60)", (number, at // 1000))
+
+
+async def test_erasing_a_person_reaches_the_hours_of_their_tags(state):
+    """Also while seconds are still becoming hours: the eraser is killed in between, and begins again."""
+    old = [heard(BEFORE // 1000 - n * 3_600, key, 1, 1, 60, 50) for n in range(1, 700) for key in (1, 2)]
+
+    def write(session) -> None:
+        floor.add_sightings(session, Numbers(), old)
+        session._connection.execute(
+            "update heard_keys set beacon_key = 'erased:1' where beacon_key = 'tag-1'"
+        )
+        rows.begin(session, THIN, NOON, BEFORE, 0)
+
+    def erase_some(session) -> bool:
+        person = erasure.Person(NOON, {}, [], [], [], {"tag-1": "erased:1"})
+        rows.portion(session, THIN, NOON, BEFORE, 300)
+        return erasure.erase_sightings(session, "none", person)
+
+    await state.write(write)
+    while await state.write(erase_some):
+        pass
+    await Retention(state, DAYS, lambda: NOON).sweep()
+    left = "select distinct key_number from sighting_hours"
+    keys = "select beacon_key from heard_keys"
+    numbers, names = await state.read(
+        lambda s: [[row[0] for row in s._connection.execute(sql)] for sql in (left, keys)]
+    )
+    assert (len(numbers), names) == (1, ["tag-2"])
 
 
 async def test_each_kind_goes_after_its_own_days_and_nothing_younger(state):

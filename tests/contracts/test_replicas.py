@@ -18,6 +18,7 @@ import structlog
 
 from backend.clock import unix_ms
 from backend.config import read_config
+from backend.secret_file import SECRET_BYTES, make_secret
 from backend.storage.journal import Journal
 from backend.storage.postgres.engine import PostgresDatabase
 from backend.storage.postgres.line import Address, Line
@@ -79,6 +80,7 @@ class Replicas:
     http: aiohttp.ClientSession
     journal: Journal
     gateways: list[PretendGateway]
+    quiet: bool = False
     told: set[str] = field(default_factory=set)
     _numbers: itertools.count = field(default_factory=lambda: itertools.count(1))
 
@@ -101,6 +103,8 @@ class Replicas:
     async def talk(self) -> None:
         """Somebody is always doing something, in every partition in turn."""
         for number in itertools.count():
+            if self.quiet:
+                return
             await self.tell("track", name="Seen", user_id=f"u{number % 200}")
             await asyncio.sleep(0.02)
 
@@ -137,6 +141,7 @@ async def replicas(tmp_path: Path, database_url: str) -> AsyncIterator[Replicas]
         ports, children = [free_port(), free_port()], []
         for number, port in enumerate(ports):
             path = tmp_path / f"r{number}.toml"
+            same_secrets(tmp_path / f"data{number}")
             path.write_text(
                 f'data_dir = "{tmp_path}/data{number}"\n[http]\nport = {port}\n[mqtt]\nport = {broker.port}\n'
                 f'[database]\nurl = "{database_url}"\nreplicas = true\n',
@@ -159,6 +164,11 @@ async def replicas(tmp_path: Path, database_url: str) -> AsyncIterator[Replicas]
         finally:
             for child in children:
                 log.info(child.name, said=child.log_tail())
+
+
+def same_secrets(folder: Path) -> None:
+    for secret in ("erasure.key", "eid.key", "link.key"):
+        make_secret(folder / secret, secret.encode().ljust(SECRET_BYTES))
 
 
 def _task(stack: AsyncExitStack, work) -> None:
@@ -193,7 +203,8 @@ async def test_whoever_is_stopped_cut_off_or_killed_everything_counts_once(repli
             more = {"user_id": f"walker-{store}"}
             await replicas.tell("device", device_id=f"d-{store}", beacon_key=tag(store), **more)
             await replicas.tell("consent", consent={"proximity": True}, **more)
-        _task(stack, replicas.talk())
+        talking = asyncio.create_task(replicas.talk())
+        stack.callback(talking.cancel)
         for gateway in replicas.gateways:
             _task(stack, gateway.run())
         inside = "select count(*) from presences where zone_id is not null"
@@ -209,26 +220,28 @@ async def test_whoever_is_stopped_cut_off_or_killed_everything_counts_once(repli
         async def alone() -> bool:
             return await replicas.held(1) == 64
 
-        print(f"stopped: taken over after {await eventually(alone):.1f} s")
+        log.info("stopped: taken over", after_s=await eventually(alone))
         await asyncio.sleep(max(0.0, STOPPED_S - (time.monotonic() - began)))
         replicas.signal(0, signal.SIGCONT)
-        print(f"awake: shared again after {await eventually(replicas.share):.1f} s")
+        log.info("awake: shared again", after_s=await eventually(replicas.share))
 
         epochs = "select sum(epoch) from fold"
         before = (await asyncio.to_thread(replicas.ask, epochs))[0][0]
-        cut = f"select pg_terminate_backend(pid) from (select distinct pid from pg_locks where locktype = 'advisory' and classid = {LOCKS} and objid >= 1000 limit 1) one"  # fmt: skip # noqa: E501
+        cut = f"select pg_terminate_backend(pid) from (select distinct pid from pg_locks where locktype = 'advisory' and classid = {LOCKS} and cast(objid as bigint) >= 1000 limit 1) one"  # fmt: skip # noqa: E501
         await asyncio.to_thread(tell, replicas.url, cut)
 
         async def again() -> bool:
             moved = (await asyncio.to_thread(replicas.ask, epochs))[0][0] >= before + 32
             return moved and await replicas.share()
 
-        print(f"cut off: shared again after {await eventually(again):.1f} s")
+        log.info("cut off: shared again", after_s=await eventually(again))
 
         await replicas.children[0].kill()
-        print(f"killed: taken over after {await eventually(alone):.1f} s")
+        log.info("killed: taken over", after_s=await eventually(alone))
         for gateway in replicas.gateways:
             gateway.hearing = False
+        replicas.quiet = True
+        await talking
 
         async def delivered() -> bool:
             return all(gateway.delivered for gateway in replicas.gateways)
@@ -238,11 +251,10 @@ async def test_whoever_is_stopped_cut_off_or_killed_everything_counts_once(repli
     await eventually(replicas.folded)
     messages = [row[0] for row in await asyncio.to_thread(replicas.ask, "select message_id from events")]
     assert sorted(messages) == sorted(replicas.told)
-    heard = "select coalesce(sum(adverts), 0) from {table}"
-    stored = sum(
-        int((await asyncio.to_thread(replicas.ask, heard.format(table=table)))[0][0])
-        for table in ("sightings", "sightings_without_time", "forgotten_late", "footfall_journal.forgotten")
-    )
+    heard = "select coalesce(sum(adverts), 0) from {}"
+    tables = ("sightings", "sightings_without_time", "forgotten_late", "footfall_journal.forgotten")
+    every = " union all ".join(heard.format(table) for table in tables)
+    stored = sum(int(row[0]) for row in await asyncio.to_thread(replicas.ask, every))
     assert stored == sum(gateway.adverts for gateway in replicas.gateways)
     assert sorted(key for key, _ in visits) == sorted(map(tag, STORES)), "nobody left or came twice"
     assert all(left_at is None for _, left_at in visits)
@@ -253,6 +265,7 @@ async def test_a_backend_without_replicas_is_refused_beside_them(
 ) -> None:
     await eventually(replicas.share)
     path = tmp_path / "alone.toml"
+    same_secrets(tmp_path / "alone")
     path.write_text(f'data_dir = "{tmp_path}/alone"\n[database]\nurl = "{database_url}"\n', "utf-8")
     alone = Child(
         "alone", [sys.executable, "-m", "backend", "serve", "--config", str(path)], tmp_path / "a.log"

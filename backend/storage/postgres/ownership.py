@@ -29,8 +29,8 @@ _BEAT = (
 _LIVE = f"select count(*) from replicas where seen_at > {_NOW} - {LIVE_MS}"
 _FORGET = f"delete from replicas where seen_at < {_NOW} - {FORGOTTEN_MS}"
 _TAKEN = (
-    f"select objid - {PARTITION_LOCK} from pg_locks where locktype = 'advisory' and classid = {LOCKS}"
-    f" and objid >= {PARTITION_LOCK}"
+    f"select cast(objid as bigint) - {PARTITION_LOCK} from pg_locks"
+    f" where locktype = 'advisory' and classid = {LOCKS} and cast(objid as bigint) >= {PARTITION_LOCK}"
     " and database = (select oid from pg_database where datname = current_database())"
 )
 _TRY = f"select p, pg_try_advisory_lock({LOCKS}, {PARTITION_LOCK} + p) from unnest(cast($1 as integer[])) p"
@@ -46,10 +46,14 @@ _NEWS = (
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a beat found: what is ours, and whether anything changed that every replica has in memory."""
+    """What a beat found: what is ours, and whether anything changed that every replica has in memory.
+
+    `audited`: operators changed something.
+    """
 
     holding: Holding
     news: bool
+    audited: bool
 
 
 class ReplicaOwnership:
@@ -83,7 +87,7 @@ class ReplicaOwnership:
             raise
         if self._epochs != self.holding.epochs:
             self.holding = Holding(dict(self._epochs))
-        return Beat(self.holding, news)
+        return Beat(self.holding, bool(news), "audit" in news)
 
     def leave(self, line: Line) -> None:
         """Gives everything back at once, so that the others need not wait."""
@@ -114,8 +118,8 @@ class ReplicaOwnership:
                 room -= len(got)
                 line.ask(_FORGET)
 
-    def _news(self, line: Line) -> bool:
+    def _news(self, line: Line) -> set[str]:
         """By the ids themselves: a transaction that took an earlier id may commit later."""
         seen, before = frozenset((str(row[0]), int(row[1])) for row in line.ask(_NEWS)), self._seen
         self._seen = seen
-        return before is not None and not seen <= before
+        return set() if before is None else {table for table, _ in seen - before}
