@@ -86,22 +86,26 @@ class Retention:
         before = now - self.days_of(rule) * DAY_MS
         counted = partial(retention.count, rule=rule, before=before)
         found = await asyncio.to_thread(self._state.view, counted)
-        await self._state.write(partial(retention.begin, rule=rule, now=now, before=before, found=found))
-        done, limit, more = 0, FIRST_PORTION, True
-        while more:
-            rows, took = await self._state.write(
-                partial(self._portion, rule=rule, before=before, limit=limit)
-            )
-            done, more = done + rows, rows > 0
+        first = partial(retention.begin, rule=rule, now=now, before=before, found=found)
+        rows, took = await self._state.write(partial(self._portion, rule, before, FIRST_PORTION, first))
+        done, limit = rows, FIRST_PORTION
+        while rows:
+            await asyncio.sleep(took * REST)
             limit = min(max(round(limit * min(PORTION_S / took, 2.0)), 20), LARGEST_PORTION)
-            if more:
-                await asyncio.sleep(took * REST)
-        await self._state.write(lambda session: retention.end(session, rule, self._now_ms()))
+            rows, took = await self._state.write(partial(self._portion, rule, before, limit, None))
+            done += rows
         if done:
             log.info("retained", kind=rule.kind, rows=done, before=before)
         return done
 
-    def _portion(self, session: Session, rule: Rule, before: int, limit: int) -> tuple[int, float]:
+    def _portion(
+        self, rule: Rule, before: int, limit: int, first: Callable[[Session], None] | None, session: Session
+    ) -> tuple[int, float]:
+        """One transaction: how a run begins, a portion, and that nothing is left."""
         began = time.perf_counter()
+        if first is not None:
+            first(session)
         rows = retention.portion(session, rule, self._now_ms(), before, limit)
+        if not rows:
+            retention.end(session, rule, self._now_ms())
         return rows, max(time.perf_counter() - began, 1e-6)
