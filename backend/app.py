@@ -202,6 +202,8 @@ async def _open_state(
         state = await stack.enter_async_context(
             open_area(url, config.folder / STATE_FILE, "state", owner=True)
         )
+        if url is not None:
+            await state.write(lambda _: None)  # the lock first: whoever is second shall hear just that
         return state, None, Sole()
     from backend.replicas import Replica  # noqa: PLC0415 - asyncpg, which most shops have not
     from backend.storage.postgres.ownership import ReplicaOwnership  # noqa: PLC0415 - as above

@@ -18,7 +18,7 @@ from backend.profiles.model import (
     Profile,
     Stamp,
 )
-from backend.profiles.rules import Claimant, Placement, logout_via, placement
+from backend.profiles.rules import Claimant, Placement, first_placement, logout_via, placement
 from backend.profiles.store import ProfileStore
 
 MAX_CHAIN = 64  # merges of merges; more would be a ring, and the fold would never end
@@ -72,7 +72,11 @@ class Placing:
         self.store.add_claim(identifier, claimant_id, via, stamp)
         if not theirs and self._is_crowd(claimant, identifier[0]):
             self._disperse(claimant)
-        self.settle(identifier)
+            self.settle(identifier)
+        elif claims or claimant.shared or via == OPERATOR:
+            self.settle(identifier)
+        else:
+            self._place(identifier, stamp.occurred_at, first_placement(identifier[0], claimant, via, stamp))
 
     def _claim_again(
         self, identifier: Identifier, known: Claim, claims: Sequence[Claim], stamp: Stamp
@@ -98,7 +102,8 @@ class Placing:
         limit = self.limits.get(id_type)
         if limit is None:
             return False
-        return sum(claimed[0] == id_type for claimed in self.store.claimed_by(claimant.profile_id)) > limit
+        claimed = self.store.claimed_by(claimant.profile_id)
+        return len(claimed) > limit and sum(one[0] == id_type for one in claimed) > limit
 
     def _disperse(self, claimant: Profile) -> None:
         """All that had gathered under the profile stands alone again."""
@@ -111,16 +116,25 @@ class Placing:
 
     def settle(self, identifier: Identifier) -> bool:
         """Puts the identifier's profile where its claims say, and what hangs on it after it; if it moved."""
-        store, id_type = self.store, identifier[0]
-        claims = store.claims(identifier)
-        wanted = placement(id_type, claims, self._claimants(claims))
-        profile = self._dated(identifier, claims)
-        if wanted.shared and id_type in IDENTIFIED:
+        claims = self.store.claims(identifier)
+        wanted = placement(identifier[0], claims, self._claimants(claims))
+        if wanted.shared and identifier[0] in IDENTIFIED:
             self._ask_about(identifier, claims)
-        if not _is_as_wanted(profile, wanted):
-            self._move(profile, wanted)
-            return True
-        return False
+        first = min((claim.first_at for claim in claims if claim.profile_id != NOBODY), default=EVER)
+        return self._place(identifier, first, wanted)
+
+    def _place(self, identifier: Identifier, first_at: int, wanted: Placement) -> bool:
+        """The identifier's profile, begun no later than its first claim, goes where it is wanted."""
+        profile_id = self.store.profile_of(identifier)
+        profile = self.store.profile(profile_id) if profile_id is not None else None
+        if profile is None:
+            profile = self.begin(identifier, min(first_at, self.at), "seen")
+        elif first_at <= profile.created_at:
+            profile = self.began(profile, first_at, "seen")
+        if _is_as_wanted(profile, wanted):
+            return False
+        self._move(profile, wanted)
+        return True
 
     def settle_all(self, profile_id: str) -> None:
         """Everything that the profile has a claim on, after the profile itself has changed."""
@@ -147,15 +161,6 @@ class Placing:
                 root = profile_id if profile.parent is None else person_of(self.store, profile.parent)
                 found[profile_id] = Claimant(profile, root)
         return found
-
-    def _dated(self, identifier: Identifier, claims: Sequence[Claim]) -> Profile:
-        """The identifier's profile, begun no later than the first claim."""
-        profile_id = self.store.profile_of(identifier)
-        profile = self.store.profile(profile_id) if profile_id is not None else None
-        first = min((claim.first_at for claim in claims if claim.profile_id != NOBODY), default=EVER)
-        if profile is None:
-            return self.begin(identifier, min(first, self.at), "seen")
-        return self.began(profile, first, "seen")
 
     def begin(self, identifier: Identifier, at: int, cause: str) -> Profile:
         """The identifier's own profile, made."""

@@ -98,6 +98,15 @@ def placement(id_type: IdType, claims: Sequence[Claim], claimants: Mapping[str, 
     )
 
 
+def first_placement(id_type: IdType, claimant: Profile, via: str, stamp: Stamp) -> Placement:
+    """What `placement` says where this is the first and only claim: the commonest case of all."""
+    at = stamp.occurred_at
+    if id_type not in BROWSERS:
+        return Placement(claimant.profile_id, at, via)
+    start = max(0, at - ATTACH_MS, claimant.attach_from)
+    return Placement(claimant.profile_id, at, via, False, start, claimant.attach_until)
+
+
 def _strength(claim: Claim, claimant: Profile) -> tuple[int, int, str, str]:
     return TRUST[claimant.id_type], claim.first_at, claimant.id, claim.via
 

@@ -33,6 +33,7 @@ from sdk_bridge.wire.identifiers import usable
 
 MAX_TRAIT_NAME = 512
 SINCE_EVER = Stamp(0, 0)
+NONE = frozenset[str]()
 
 # Beyond these a profile is a robot's or a mistake's: all that gathered under it stands alone again.
 DEFAULT_LIMITS: Mapping[IdType, int] = {
@@ -185,8 +186,8 @@ class _Application:
             beacons_changed=self._beacons_changed,
             receipt=self._receipt(),
             merged=tuple(placing.merged),
-            moved=frozenset(placing.moved),
-            placed=frozenset(placing.placed),
+            moved=frozenset(placing.moved) if placing.moved else NONE,
+            placed=frozenset(placing.placed) if placing.placed else NONE,
         )
 
     def _receipt(self) -> Receipt | None:

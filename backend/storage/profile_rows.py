@@ -227,10 +227,12 @@ class ProfileRows(MemoryProfiles):
     # Changing ---------------------------------------------------------------------------------------------
 
     def add_profile(self, profile: Profile) -> None:
-        super().add_profile(profile)
-        self._new_profiles[profile.profile_id] = None
-        for known in (self._read_profiles, self._read_claimed, self._read_consents):
-            known.add(profile.profile_id)
+        profile_id = profile.profile_id
+        self.profiles[profile_id] = profile
+        self._new_profiles[profile_id] = None
+        self._read_profiles.add(profile_id)
+        self._read_claimed.add(profile_id)
+        self._read_consents.add(profile_id)
 
     def put_profile(self, profile: Profile) -> None:
         super().put_profile(profile)
@@ -238,10 +240,13 @@ class ProfileRows(MemoryProfiles):
             self._changed_profiles[profile.profile_id] = None
 
     def open_edge(self, edge: Edge) -> None:
+        identifier: Identifier = (edge.id_type, edge.id)
         if edge.id_type != "profile":  # merges go by their profile's parent, whose edge nobody reads here
-            self._know(edge.identifier)
-        super().open_edge(edge)
-        self._new_edges[edge.identifier] = edge
+            self._know(identifier)
+        if identifier in self.edges:
+            raise ValueError(f"{edge.id_type} {edge.id} has an open edge")
+        self.edges[identifier] = edge
+        self._new_edges[identifier] = edge
 
     def redate_edge(self, edge: Edge) -> None:
         self._know(edge.identifier)

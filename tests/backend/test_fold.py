@@ -341,7 +341,7 @@ async def test_a_withdrawal_ends_the_presence_and_the_dwell(live_shop):
     await shop.journal.append_events([shop.event("consent", user_id="anna", consent={"proximity": False})])
     await shop.folded()
     for table in ("campaign_waits", "presences"):
-        assert await shop.column(f"select count(*) from {table}") == [0]  # noqa: S608 - our own two names
+        assert await shop.column(f"select count(*) from {table}") == [0]
     assert [left for *_rest, left in await visits(shop)] == [shop.clock()]
     assert not shop.heard[-1].may_keep(ANNA)
 

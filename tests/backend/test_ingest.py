@@ -358,7 +358,7 @@ async def test_strangers_are_counted_and_forgotten_before_the_journal(ingest, se
     assert only.health == [BeaconHealth(0, 6, 2900)]
     assert await rows(journal_file, "select * from forgotten") == [("s1/g1", "no consent", 23)]
     for table in ("entries", "dead_letters"):
-        payloads = await rows(journal_file, f"select payload from {table}")  # noqa: S608 - our own two names
+        payloads = await rows(journal_file, f"select payload from {table}")
         assert not any(STRANGER.encode() in payload for (payload,) in payloads)
 
 
