@@ -11,6 +11,7 @@ from backend.campaigns.model import Campaign
 from backend.campaigns.triggers import Holds
 from backend.occurrences import Confidence
 from backend.segments.model import references
+from backend.storage import segments
 from backend.storage.session import Row, Session
 
 
@@ -87,7 +88,7 @@ def missing_references(session: Session, campaign: Campaign) -> str | None:
     asked = set() if named is None else {named}
     asked |= references(campaign.audience) if campaign.audience is not None else set()
     for segment_id in sorted(asked):
-        if session.row("segment", segment_id=segment_id) is None:
+        if segments.segment(session, segment_id) is None:
             return f"there is no segment {segment_id}"
     for offer in (campaign.offer, *(variant.offer for variant in campaign.variants)):
         if offer.code_pool is not None and session.row("code_pool", pool_id=offer.code_pool) is None:

@@ -209,7 +209,7 @@ async def test_every_call_is_open_to_the_roles_that_its_page_names(api):
                 continue
             asked += 1
             for role in ROLES:
-                status, _ = await api.call(method.upper(), re.sub(r"\{\w+\}", "x", path), role=role)
+                status, _ = await api.call(method.upper(), re.sub(r"\{\w+\}", "1", path), role=role)
                 assert (status == 403) == (role not in allowed[said["x-role"]]), (method, path, role, status)
     assert asked > 30
 
