@@ -90,8 +90,7 @@ class Running:
     scheme: str = "http"
 
 
-class NeedsPostgres(RuntimeError):
-    """Only processes that share a PostgreSQL can share the work; the text says what to set."""
+NEEDS_POSTGRES = "database.url: the bridge alone needs PostgreSQL; with SQLite one process owns everything"
 
 
 async def serve(
@@ -231,9 +230,7 @@ async def bridge_alone(config: Config) -> AsyncIterator[tuple[Running, set[async
     """Only the bridge: stateless, as many as are wanted, beside the backend that folds."""
     url = config.database.url
     if url is None:
-        raise NeedsPostgres(
-            "database.url: the bridge alone needs PostgreSQL; with SQLite one process owns everything"
-        )
+        raise StorageError(NEEDS_POSTGRES)
     async with AsyncExitStack() as stack:
         journal_file = await stack.enter_async_context(
             open_area(url, config.folder / JOURNAL_FILE, "journal")

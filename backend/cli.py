@@ -66,10 +66,12 @@ def serve(
     if only not in (None, "bridge"):
         _fail(f"--only: {only} is unknown; it may be bridge")
     settings = _settings(config)
+    if only == "bridge" and settings.database.url is None:
+        _fail(f"{config}: {app.NEEDS_POSTGRES}")
     set_up_logging(settings.log)
     try:
         uvloop.run(app.serve(settings, only_bridge=only == "bridge"))
-    except (app.AlreadyRunning, app.CannotListen, app.NeedsPostgres, PushSetupError, *_CANNOT_START) as error:
+    except (app.AlreadyRunning, app.CannotListen, PushSetupError, *_CANNOT_START) as error:
         _fail(f"{config}: {error}")
 
 
