@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from backend.storage.migrations import migration_files
-from backend.storage.queries import named_queries
+from backend.storage.queries import named_queries, numbered
 from backend.storage.session import (
     Area,
     Database,
@@ -52,7 +52,9 @@ class SqliteSession:
         return self._connection.execute(self._queries[query], values).rowcount
 
     def many(self, query: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._connection.executemany(self._queries[query], rows)
+        """By position: binding a row by names takes half as long again as writing it."""
+        statement = numbered(self._queries[query])
+        self._connection.executemany(statement.sql, map(statement.values, rows))
 
     def changed(self, query: str, rows: Iterable[Mapping[str, Any]]) -> list[bool]:
         sql = self._queries[query]

@@ -65,6 +65,7 @@ class ProfileRows(MemoryProfiles):
         self._redated: dict[Identifier, Edge] = {}
         self._passed_edges: list[tuple[Edge, int]] = []
         self._ended_edges: list[tuple[Identifier, int]] = []
+        self._new_claims: dict[tuple[Identifier, str, str], None] = {}
         self._put_claims: dict[tuple[Identifier, str, str], int | None] = {}
         self._gone_claims: dict[tuple[Identifier, str, str], None] = {}
         self._said: dict[tuple[str, str], None] = {}
@@ -267,10 +268,15 @@ class ProfileRows(MemoryProfiles):
 
     def add_claim(self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp) -> bool:
         self._know(identifier)
+        key = (identifier, profile_id, via)
+        is_new = (profile_id, via) not in self.claims_on.get(identifier, ())
         if not super().add_claim(identifier, profile_id, via, stamp):
             return False
-        undone = self.claims_on[identifier][profile_id, via].undone
-        self._put(identifier, profile_id, via, stamp.occurred_at if undone else None)
+        if is_new and key not in self._gone_claims:
+            self._new_claims[key] = None
+        elif key not in self._new_claims:
+            undone = self.claims_on[identifier][profile_id, via].undone
+            self._put(identifier, profile_id, via, stamp.occurred_at if undone else None)
         return True
 
     def _put(self, identifier: Identifier, profile_id: str, via: str, undone_at: int | None) -> None:
@@ -281,15 +287,21 @@ class ProfileRows(MemoryProfiles):
     def drop_claims(self, identifier: Identifier, via: str) -> None:
         self._know(identifier)
         for profile_id, one in list(self.claims_on.get(identifier, {})):
-            if one == via:
-                self._put_claims.pop((identifier, profile_id, via), None)
-                self._gone_claims[identifier, profile_id, via] = None
+            key = (identifier, profile_id, via)
+            if one != via:
+                continue
+            self._put_claims.pop(key, None)
+            if key in self._new_claims:
+                del self._new_claims[key]
+            else:
+                self._gone_claims[key] = None
         super().drop_claims(identifier, via)
 
     def undo_claims(self, identifier: Identifier, at: int) -> None:
         self._know(identifier)
         super().undo_claims(identifier, at)
         for profile_id, via in self.claims_on.get(identifier, {}):
+            self._new_claims.pop((identifier, profile_id, via), None)
             self._put(identifier, profile_id, via, at)
 
     def redeem(self, redemption: Redemption) -> None:
@@ -341,8 +353,10 @@ class ProfileRows(MemoryProfiles):
             ("add_identity_edge", self._edge_rows()),
             ("redate_identity_edge", map(_redated, self._redated.values())),
             ("drop_identity_claim", map(_claim_key, self._gone_claims)),
+            ("add_identity_claim", (self._claim_row(key, None) for key in self._new_claims)),
             ("put_identity_claim", (self._claim_row(*item) for item in self._put_claims.items())),
-            ("put_trait", self._trait_rows()),
+            ("add_trait", self._trait_rows(of_new=True)),
+            ("put_trait", self._trait_rows(of_new=False)),
             ("put_consent", (self._consent_row(*key) for key in self._said)),
             ("put_device", map(self._device_row, self._put_devices)),
             ("see_push_address", self._seen),
@@ -378,6 +392,7 @@ class ProfileRows(MemoryProfiles):
             self._redated,
             self._passed_edges,
             self._ended_edges,
+            self._new_claims,
             self._put_claims,
             self._gone_claims,
             self.traits,
@@ -421,8 +436,11 @@ class ProfileRows(MemoryProfiles):
             "undone_at": undone_at,
         }
 
-    def _trait_rows(self) -> Iterator[dict[str, Any]]:
+    def _trait_rows(self, *, of_new: bool) -> Iterator[dict[str, Any]]:
+        """Those of profiles that are new need no comparison with what is there."""
         for (profile_id, name), (stamp, value) in self.traits.items():
+            if (profile_id in self._new_profiles) is not of_new:
+                continue
             yield {
                 "profile_id": profile_id,
                 "name": name,

@@ -1,14 +1,19 @@
 """The named queries of an area, from .sql files; an engine's folder may hold its own text for a name."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import aiosql
 
 from backend.storage.session import Area, StorageError
 
+_PARAMETER = re.compile(r"'(?:[^']|'')*'|--[^\n]*|:([a-z_]\w*)", re.IGNORECASE)
 SQL_FOLDER = Path(__file__).parent / "sqlite"
 """The common text: what SQLite reads, and PostgreSQL wherever the dialects agree."""
 
@@ -31,3 +36,27 @@ def read_queries(folder: Path) -> dict[str, str]:
                 raise StorageError(f"query {name} is defined twice in {folder}")
             found[name] = getattr(loaded, name).sql
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A query whose parameters go by number, and how to make their values of a row by name."""
+
+    sql: str
+    values: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+
+
+@cache
+def numbered(sql: str) -> Numbered:
+    """A named query of SQLite's, `?1` in the place of its first parameter, and so on."""
+    numbers: dict[str, int] = {}
+
+    def number(match: re.Match[str]) -> str:
+        name = match[1]
+        return match[0] if name is None else f"?{numbers.setdefault(name, len(numbers) + 1)}"
+
+    text = _PARAMETER.sub(number, sql)
+    if len(numbers) > 1:
+        return Numbered(text, itemgetter(*numbers))
+    names = tuple(numbers)
+    return Numbered(text, lambda row: tuple(row[name] for name in names))

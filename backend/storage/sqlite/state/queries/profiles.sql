@@ -54,6 +54,11 @@ where id_type = :id_type and id = :id and valid_to is null;
 -- It does so no more.
 update identity_edges set valid_to = :at where id_type = :id_type and id = :id and valid_to is null;
 
+-- name: add_identity_claim!
+-- Something new is said of an identifier.
+insert into identity_claims (id_type, id, profile_id, via, first_at, last_at, last_hash, undone_at)
+values (:id_type, :id, :profile_id, :via, :first_at, :last_at, :last_hash, :undone_at);
+
 -- name: put_identity_claim!
 -- What is said of an identifier, once per claimant and way.
 insert into identity_claims (id_type, id, profile_id, via, first_at, last_at, last_hash, undone_at)
@@ -79,6 +84,11 @@ select nonce, event_hash, device_id, anonymous_id, redeemed_at from link_redempt
 -- A link token is spent.
 insert into link_redemptions (nonce, event_hash, device_id, anonymous_id, redeemed_at)
 values (:nonce, :event_hash, :device_id, :anonymous_id, :redeemed_at) on conflict (nonce) do nothing;
+
+-- name: add_trait!
+-- A trait of a profile that had none.
+insert into traits (profile_id, name, value, occurred_at, event_hash)
+values (:profile_id, :name, :value, :occurred_at, :event_hash);
 
 -- name: put_trait!
 -- The later writer wins, whichever came first.
