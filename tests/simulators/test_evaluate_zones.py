@@ -55,7 +55,7 @@ def test_a_walk_without_noise_is_followed(dataset):
     assert figures["decisions"] == 35, "each second from five after the first advert to the last"
     assert figures["true_changes"] == 1
     assert figures["accuracy"] > 0.75, "two gateways and a walker: seconds late at the middle, no more"
-    assert figures["accuracy_clear"] > 0.85
+    assert figures["accuracy_clear"] > 0.8
     assert figures["switches"] == 1
     assert set(figures["rules"]) == set(RULES)
     assert set(figures["tracks"]) == {"there"}
