@@ -16,12 +16,13 @@ from backend.campaigns import results as campaign_results
 from backend.campaigns.allocation import arm_of, variant_of
 from backend.campaigns.eligibility import Moment, decide, judge, send_time
 from backend.campaigns.model import Campaign
-from backend.campaigns.rehearsal import Played, rehearse
+from backend.campaigns.rehearsal import Played
 from backend.campaigns.results import Comparison, Funnel, Outcome
 from backend.storage import campaigns as campaign_rows
 from backend.storage import offers, profiles
 from backend.storage import results as result_rows
 from backend.storage.campaigns import Waiting
+from backend.storage.catalog import load_shelves
 from backend.storage.results import NoPast
 from backend.storage.session import Session
 
@@ -190,7 +191,7 @@ def _explained(session: Session, campaign: Campaign, person: str, now: int) -> E
     )
     zone = offers.zone_of_person(session, person, waiting.store_id)
     facts = offers.person_facts(session, campaign, waiting, send_time(campaign, now, zone), zone, now)
-    facts = offers.with_products(session, campaign, facts, waiting, now)
+    facts = offers.with_products(session, campaign, facts, waiting, load_shelves(session), now)
     decision = decide(campaign, facts, now, Moment(now))
     verdicts = judge(campaign, facts, now, Moment(now))
     return Explained(
@@ -214,12 +215,9 @@ async def post_dry_run(request: web.Request) -> Rehearsal:
     def read(session: Session) -> list[Played]:
         campaign = _campaign(session, CAMPAIGN.of(request))
         try:
-            moments = result_rows.past_moments(session, campaign, now - days * DAY_MS, now)
+            return result_rows.rehearsed(session, campaign, now - days * DAY_MS, now)
         except NoPast as error:
             raise Problem(409, "trigger", str(error)) from error
-        return rehearse(
-            campaign, moments, lambda moment: result_rows.facts_then(session, campaign, moment, now)
-        )
 
     played = await request.app[STATE].read(read)
     decisions: dict[str, int] = {}

@@ -4,7 +4,7 @@ Worked out on reading rather than kept in counters: right under late events, red
 without any repair, and a person with 10,000 events takes some 60 ms (docs/profiles.md).
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -37,6 +37,7 @@ from backend.storage.session import Row, Session
 MAX_VIEWS: Final = 10_000  # the newest count; older ones have faded, and a robot's must not fill the memory
 MAX_VISITS: Final = 10_000
 MAX_CONSENT_EVENTS: Final = 20_000
+FOR_EVER: Final = 2**53 - 1  # unix milliseconds; the largest that JSON carries exactly
 VIEWS_FOR_OFFERS: Final = (
     1_000  # an offer is rendered inside the fold, which must not wait for a robot's history
 )
@@ -73,7 +74,7 @@ class Behaviour:
 
 def behaviour_of(session: Session, person: str, now: int) -> Behaviour:
     """Everything about a person's behaviour at `now`, each list cut to the first 50."""
-    views, visits = _views(session, person, 0, MAX_VIEWS), zone_visits_of(session, person)
+    views, visits = _views(session, person, 0, FOR_EVER, MAX_VIEWS), zone_visits_of(session, person)
     return Behaviour(
         last_seen=last_seen_of(session, person, visits, now),
         products=product_interests(views, now)[:MAX_SHOWN],
@@ -86,22 +87,13 @@ def behaviour_of(session: Session, person: str, now: int) -> Behaviour:
 
 
 def viewed_products(
-    session: Session,
-    person: str,
-    categories: Collection[str] | None = None,
-    since: int = 0,
-    limit: int = 20,
+    session: Session, person: str, since: int = 0, until: int = FOR_EVER, limit: int = 20
 ) -> list[View]:
-    """The products that a person looked at since a time (unix ms), each once, the most recent first.
+    """The products that a person looked at in a span of time (unix ms), each once, the most recent first.
 
-    `person` is the root's profile. `categories`: only products that the page gave one of these, in whatever
-    case; None: all. Products that are known to the catalogue by id may have better categories there.
+    `person` is the root's profile. Products that the catalogue knows by id may have better categories there.
     """
-    views = _views(session, person, since, VIEWS_FOR_OFFERS)
-    if categories is not None:
-        wanted = {category.casefold() for category in categories}
-        views = [view for view in views if view.category is not None and view.category.casefold() in wanted]
-    return latest_products(views, limit)
+    return latest_products(_views(session, person, since, until, VIEWS_FOR_OFFERS), limit)
 
 
 def zone_visits_of(session: Session, person: str) -> list[ZoneVisit]:
@@ -153,8 +145,9 @@ def properties_of(row: Row | Mapping[str, Any]) -> dict[str, Any]:
     return _BODY.decode(row["body"]).properties
 
 
-def _views(session: Session, person: str, since: int, limit: int) -> list[View]:
-    rows = session.rows("product_views_of_person", profile_id=person, since=since, limit=limit)
+def _views(session: Session, person: str, since: int, until: int, limit: int) -> list[View]:
+    span = {"since": since, "until": until}
+    rows = session.rows("product_views_of_person", profile_id=person, **span, limit=limit)
     read = (read_view(row["event_hash"], row["occurred_at"], properties_of(row)) for row in rows)
     return [view for view in read if view is not None]
 

@@ -75,15 +75,16 @@ def goal_reached_at(session: Session, campaign: Campaign, profile_id: str, since
 
 
 def offer_products(
-    session: Session, person_id: str, offer: Offer, zone: ZoneRef | None, shelves: Shelves, now: int
+    session: Session, person_id: str, offer: Offer, zone: ZoneRef | None, shelves: Shelves, at: int
 ) -> list[View]:
-    """The products that an offer speaks of: looked at, not bought since, and on this zone's shelves if it
-    says so. The most recent first."""
+    """The products that an offer speaks of at a moment: looked at, not bought since, and on this zone's
+    shelves if it says so. The most recent first."""
     if offer.products == "none":
         return []
-    since = now - offer.viewed_within_s * 1000
-    bought = {one.product_id: one.at for one in orders.bought_products(session, person_id, since)}
-    views = viewed_products(session, person_id, None, since, MOST_PRODUCTS)
+    since = at - offer.viewed_within_s * 1000
+    orders_by_then = [one for one in orders.bought_products(session, person_id, since) if one.at <= at]
+    bought = {one.product_id: one.at for one in orders_by_then}
+    views = viewed_products(session, person_id, since, at, MOST_PRODUCTS)
     wanted = [view for view in views if bought.get(view.product_id, -1) < view.at]
     if offer.products == "viewed":
         return wanted
@@ -91,17 +92,16 @@ def offer_products(
 
 
 def with_products(
-    session: Session, campaign: Campaign, facts: PersonFacts, waiting: Waiting, now: int
+    session: Session, campaign: Campaign, facts: PersonFacts, waiting: Waiting, shelves: Shelves, at: int
 ) -> PersonFacts:
-    """The facts, and whether there is any product that the offer could speak of."""
+    """The facts, and whether there was any product that the offer could speak of at a moment."""
     offer = offer_of(campaign, facts.profile_id)
     if offer.products == "none":
         return facts
     zone = ZoneRef(waiting.store_id, waiting.zone_id) if waiting.store_id and waiting.zone_id else None
     if zone is None and offer.products == "viewed_here":
         offer = msgspec.structs.replace(offer, products="viewed")  # of no zone in particular
-    shelves = catalog.load_shelves(session)
-    found = offer_products(session, facts.profile_id, offer, zone, shelves, now)
+    found = offer_products(session, facts.profile_id, offer, zone, shelves, at)
     return replace(facts, has_products=bool(found))
 
 

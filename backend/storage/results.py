@@ -25,14 +25,16 @@ from backend.campaigns.model import (
     ZoneEntered,
     ZoneLeft,
 )
-from backend.campaigns.rehearsal import PastMoment
+from backend.campaigns.rehearsal import PastMoment, Played, rehearse
 from backend.campaigns.results import Outcome
 from backend.campaigns.triggers import wait_for
+from backend.catalog.shelves import Shelves
 from backend.occurrences import Occurrence, OccurrenceKind
 from backend.storage import profiles
 from backend.storage.behaviour import zone_categories
 from backend.storage.campaigns import Waiting
-from backend.storage.offers import person_facts, zone_of_person
+from backend.storage.catalog import load_shelves
+from backend.storage.offers import person_facts, with_products, zone_of_person
 from backend.storage.segment_facts import as_json
 from backend.storage.segments import trees
 from backend.storage.session import Row, Session
@@ -154,6 +156,12 @@ def _fence_moments(session: Session, campaign: Campaign, since: int, until: int)
             yield seen, row["left_at"]
 
 
+def rehearsed(session: Session, campaign: Campaign, since: int, now: int) -> list[Played]:
+    """What the campaign would have decided from `since` until `now`. Raises NoPast."""
+    moments, shelves = past_moments(session, campaign, since, now), load_shelves(session)
+    return rehearse(campaign, moments, lambda moment: _facts_then(session, campaign, moment, shelves, now))
+
+
 def past_moments(session: Session, campaign: Campaign, since: int, until: int) -> list[PastMoment]:
     """When the trigger would have made candidates within a span of time. Raises NoPast."""
     reader = _READERS.get(type(campaign.trigger))
@@ -251,7 +259,9 @@ _READERS = {
 }
 
 
-def facts_then(session: Session, campaign: Campaign, moment: PastMoment, now: int) -> PersonFacts:
+def _facts_then(
+    session: Session, campaign: Campaign, moment: PastMoment, shelves: Shelves, now: int
+) -> PersonFacts:
     """What the rules would have asked about a person at a moment; see the rehearsal for what is of today."""
     person = profiles.resolve(session, "profile_id", moment.profile_id) or moment.profile_id
     zone = zone_of_person(session, person, moment.place[0] or None)
@@ -270,4 +280,5 @@ def facts_then(session: Session, campaign: Campaign, moment: PastMoment, now: in
     )
     facts = person_facts(session, campaign, waiting, day_bounds(moment.due_at, zone)[0], zone, now)
     # What somebody bought after the moment could not have stopped the offer.
-    return replace(facts, goal_reached_at=None)
+    facts = replace(facts, goal_reached_at=None)
+    return with_products(session, campaign, facts, waiting, shelves, moment.due_at)

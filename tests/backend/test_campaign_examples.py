@@ -14,7 +14,7 @@ from backend.profiles.erasure import ErasureKeys, Tombstones
 from backend.proximity.fences import METRES_A_DEGREE, parse_fence
 from backend.proximity.visits import AWAY_MS
 from backend.storage import campaigns as campaign_rows
-from backend.storage import catalog
+from backend.storage import catalog, results
 from backend.storage import fences as fence_rows
 from backend.storage.offers import SendChecks
 from backend.storage.pushes import PushStore
@@ -30,6 +30,7 @@ SHOE = {
     "currency": "EUR",
     "url": "https://shop.example/p1",
 }
+DAY_MS = 86_400_000
 LATITUDE, LONGITUDE = 48.2, 16.37
 BY_ID = {one.campaign.campaign_id: one.campaign for one in examples()}
 
@@ -50,8 +51,8 @@ class Play:
     def __init__(self, shop) -> None:
         self.shop = shop
 
-    async def start(self, name: str, holdout: float = 0) -> None:
-        campaign = msgspec.structs.replace(BY_ID[name], state="live", holdout_percent=holdout)
+    async def start(self, name: str, holdout: float = 0, state: str = "live") -> None:
+        campaign = msgspec.structs.replace(BY_ID[name], state=state, holdout_percent=holdout)
 
         def write(session) -> None:
             session.run("save_zone", store_id="s1", zone_id="a", name="Shoe wall", categories='["Shoes"]')
@@ -120,6 +121,12 @@ class Play:
     async def decided(self) -> list[tuple[str, str]]:
         rows = await self.shop.rows("select verdict, reason from decisions order by decision_id")
         return [tuple(row.values()) for row in rows]
+
+    async def rehearsed(self, name: str) -> list[tuple[str, str]]:
+        """What a dry run over the last day says."""
+        now, everybody = self.shop.clock(), msgspec.structs.replace(BY_ID[name], holdout_percent=0)
+        asked = await self.shop.state.read(lambda s: results.rehearsed(s, everybody, now - DAY_MS, now))
+        return [(played.decision.verdict, played.decision.reason) for played in asked]
 
     async def leave(self) -> list[tuple[str, str, object]]:
         """Every due push with the answer of the last checks, as the sender asks for them."""
@@ -287,3 +294,31 @@ async def test_who_is_erased_while_the_push_waits_gets_nothing(play, tmp_path):
     assert await shop.column("select count(*) from campaign_waits") == [0]
     assert await shop.column("select state || ': ' || reason from pushes") == ["suppressed: erased"]
     assert await shop.column("select count(*) from pushes where address_value = 'token-anna'") == [0]
+
+
+# A dry run over what has passed -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["viewed-at-the-shelf", "welcome", "come-back"])
+async def test_a_dry_run_says_what_the_campaign_would_have_decided(play, name):
+    await play.start(name, state="draft")
+    await play.anna()
+    await play.reach(name)
+    assert await play.decided() == []
+    assert await play.rehearsed(name) == [("sent", "eligible")]
+
+
+async def test_a_dry_run_knows_what_was_looked_at_and_bought_by_then(play):
+    await play.start("viewed-at-the-shelf", state="draft")
+    await play.shop.person("anna", TAG)
+    await play.reach("viewed-at-the-shelf")
+    await play.look_at_the_shoe(user_id="anna")
+    assert await play.rehearsed("viewed-at-the-shelf") == [("suppressed", "no viewed product")]
+
+
+async def test_a_dry_run_keeps_an_offer_that_was_bought_after_it(play):
+    await play.start("viewed-at-the-shelf", state="draft")
+    await play.anna()
+    await play.reach("viewed-at-the-shelf")
+    await play.buy(user_id="anna")
+    assert await play.rehearsed("viewed-at-the-shelf") == [("sent", "eligible")]

@@ -7,7 +7,7 @@ with recursive tree (profile_id, attach_from, attach_until) as (
   from tree join profiles p on p.merged_into = tree.profile_id)
 select e.event_hash, e.occurred_at, e.properties, case when e.properties is null then e.body end as body
 from tree join events e on e.profile_id = tree.profile_id
-where e.name in ('Product Viewed', 'Viewed Product') and e.occurred_at >= :since
+where e.name in ('Product Viewed', 'Viewed Product') and e.occurred_at between :since and :until
   and e.occurred_at between tree.attach_from and tree.attach_until
 order by e.occurred_at desc, e.event_id desc limit :limit;
 
