@@ -178,6 +178,7 @@ class Post:
 
     path: str
     at: float
+    body: bytes
     outcome: str = ""
 
 
@@ -206,7 +207,7 @@ class Door:
         if request.method != "POST":
             return await self._forward(request, body)
         fault = self.faults.popleft() if self.faults else ""
-        post = Post(request.path, time.monotonic(), fault)
+        post = Post(request.path, time.monotonic(), body, fault)
         self.posts.append(post)
         if fault == "reset":
             return _reset(request)

@@ -76,6 +76,19 @@ async def test_a_login_with_proof_makes_one_profile_and_a_logout_ends_it(backend
     }
 
 
+async def test_an_id_token_goes_with_the_login_and_with_nothing_after_it(backend, door, shop):
+    source = backend.open_source("web")
+    page = await shop.open(tag(source, door, page="manual"))
+    await page.evaluate("footfall.identify('f-u9', {}, {idToken: 'header.claims.signature'})")
+    await page.evaluate("footfall.track('After')")
+    await backend.stored(source, 2)
+    calls = [call for post in door.posts for call in json.loads(post.body)["batch"]]
+    assert [(call["type"], call.get("idToken")) for call in calls] == [
+        ("identify", "header.claims.signature"),
+        ("track", None),
+    ]
+
+
 async def test_whoever_logs_in_over_somebody_else_takes_nothing_of_theirs(backend, door, shop):
     source = backend.open_source("web")
     page = await shop.open(tag(source, door))

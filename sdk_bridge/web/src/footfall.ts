@@ -15,6 +15,10 @@ interface Who {
   userHash?: string;
 }
 
+interface IdToken {
+  idToken: string;
+}
+
 interface Settings {
   writeKey: string;
   host: string;
@@ -66,9 +70,11 @@ class Footfall {
     this.say("track", { event, properties });
   }
 
-  /** `userHash` is the HMAC that the shop's server gives with the login; without it the claim binds nothing. */
-  identify(userId: string | number, traits: Values = {}, userHash?: string): void {
-    this.say("identify", { traits, userId: String(userId), userHash });
+  /** `proof` is the HMAC that the shop's server gives with the login, or Firebase's ID token; without one the
+   * claim binds nothing. A token lives an hour, so that only this call carries it. */
+  identify(userId: string | number, traits: Values = {}, proof?: string | IdToken): void {
+    const proven = typeof proof === "string" ? { userHash: proof } : proof && { idToken: proof.idToken };
+    this.say("identify", { traits, userId: String(userId), ...proven });
   }
 
   /** What the person agrees to, by purpose; it is sent, and decides whether the other calls are. */
