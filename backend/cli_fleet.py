@@ -12,10 +12,11 @@ from backend.cli_running import settings_of as _settings
 from backend.clock import unix_ms
 from backend.config import AUTHORITY_FOLDER, STATE_FILE, Config
 from backend.fleet.authority import RequestRefused, Subject, new_key
-from backend.fleet.keys import AuthorityUnusable, Keys, open_keys, replace_file
+from backend.fleet.keys import AuthorityUnusable, Keys, open_keys
 from backend.storage import registry
 from backend.storage.opening import write_once
 from backend.storage.session import StorageError
+from sdk_bridge.files import replace_file
 
 authority = typer.Typer(no_args_is_help=True, help="The backend's own certificate authority.")
 gateway = typer.Typer(no_args_is_help=True, help="The life of gateways; these ask the running backend.")

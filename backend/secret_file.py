@@ -1,10 +1,10 @@
 """A secret beside the database: 32 random bytes in a file that only its owner may read."""
 
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Final
+
+from sdk_bridge.files import make_file
 
 SECRET_BYTES: Final = 32
 _MAX_FILE_BYTES: Final = 256  # a mistaken path must not read a disk image
@@ -32,24 +32,7 @@ def read_secret(path: Path) -> bytes:
 def make_secret(path: Path, secret: bytes) -> None:
     """Writes the file, 0600. It appears whole, and never takes another's place. Raises SecretUnusable."""
     try:
-        _make(path, secret)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make_file(path, secret.hex().encode() + b"\n", 0o600)
     except OSError as error:
         raise SecretUnusable(f"{path}: {error.strerror or error}") from error
-
-
-def _make(path: Path, secret: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(secret.hex().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -20,7 +20,7 @@ import structlog
 from cryptography import x509
 
 from gateway.clock import Clock
-from gateway.files import replace_file
+from sdk_bridge.files import replace_file
 from sdk_bridge.mqtt import Tls
 
 KEY_FILE: Final = "key.pem"

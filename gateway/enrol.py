@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from gateway.certificate import KnownTime, TimedContext, due_at
-from gateway.files import replace_file
 from gateway.identity import Facts, Identity, IdentityUnusable, check_papers, load_identity, write_identity
+from sdk_bridge.files import replace_file
 from sdk_bridge.wire.enrolment import (
     MAX_REPLY_BYTES,
     EnrolmentToken,

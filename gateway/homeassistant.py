@@ -20,7 +20,7 @@ import structlog
 from gateway.allow import AllowList
 from gateway.beacons import AltBeacon, EddystoneUid, EddystoneUrl, IBeacon, Identity
 from gateway.clock import Clock
-from gateway.files import replace_file
+from sdk_bridge.files import replace_file
 from sdk_bridge.wire.messages import ScanState
 from sdk_bridge.wire.topics import GatewayAddress
 

@@ -27,7 +27,8 @@ from gateway.certificate import (
     Life,
     life_of,
 )
-from gateway.files import give_to_owner_of, replace_file, sync_folder
+from gateway.files import give_to_owner_of
+from sdk_bridge.files import replace_file, sync_folder
 from sdk_bridge.mqtt import Broker
 from sdk_bridge.wire.topics import GatewayAddress
 

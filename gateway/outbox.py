@@ -6,7 +6,6 @@ gives way to a skip. Everything happens in one transaction a turn, on one thread
 waits for the backlog is joined into larger batches now and then, or days of outage would not fit the card.
 """
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -16,6 +15,7 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar, get_args
 
 from gateway.aggregate import MAX_BYTES
 from gateway.coalesce import Joined, Row, plan
+from sdk_bridge.files import sync_folder
 from sdk_bridge.wire.codec import encode
 from sdk_bridge.wire.messages import Lane, Skip, SkipCounts
 
@@ -304,7 +304,7 @@ class Outbox:
                 with closing(sqlite3.connect(part)) as target:
                     self._database.backup(target)
                 part.replace(path)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
             finally:
                 part.unlink(missing_ok=True)
 
@@ -575,7 +575,7 @@ class Outbox:
             database.execute("PRAGMA journal_size_limit = 4194304")  # an outage's WAL must not stay for ever
             _check(database)
             if self._prepare(database):
-                _sync_folder(self._path.parent)
+                sync_folder(self._path.parent)
         except BaseException:
             database.close()
             raise
@@ -672,12 +672,3 @@ def _check(database: sqlite3.Connection) -> None:
         error = sqlite3.DatabaseError(str(found))
         error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
         raise error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the new file's name as durable as its contents."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway import config as files
 from gateway.config import Config, ConfigError
-from gateway.files import replace_file
+from sdk_bridge.files import replace_file
 from sdk_bridge.wire.codec import WireError
 from sdk_bridge.wire.configuration import Configuration, decode_document, decode_signed, to_sign
 from sdk_bridge.wire.messages import ScanState

@@ -5,7 +5,6 @@
 be enrolled anew.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from backend.fleet.authority import Authority, new_authority, private_pem
+from sdk_bridge.files import replace_file, sync_folder
 
 KEY_FILE: Final = "authority.key"
 CERTIFICATE_FILE: Final = "authority.pem"
@@ -60,22 +60,6 @@ def open_keys(folder: Path, now: int, serial: Callable[[], int] = x509.random_se
         raise AuthorityUnusable(f"{folder}: {error}") from error
 
 
-def replace_file(path: Path, content: bytes, mode: int) -> None:
-    """Writes a file so that a reader, or a plug that is pulled, sees the old or the new one, whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
 def _make(folder: Path, made: Authority, now: int) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -91,7 +75,7 @@ def _make(folder: Path, made: Authority, now: int) -> None:
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    _sync(folder.parent)
+    sync_folder(folder.parent)
 
 
 def _load(folder: Path) -> Keys:
@@ -107,14 +91,6 @@ def _private(path: Path) -> object:
     if path.stat().st_mode & 0o077:
         raise AuthorityUnusable(f"{path} is open to other users; chmod 600 it, and ask who read it")
     return serialization.load_pem_private_key(path.read_bytes(), password=None)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _signing_pem(key: ed25519.Ed25519PrivateKey) -> bytes:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from backend.imports.reading import Read
 from backend.imports.rows import MAX_ROWS, Imported, RowError
+from sdk_bridge.files import replace_file
 
 MAX_BYTES = 800_000  # of a batch; the API takes a megabyte, and a batch has a frame
 MAX_ERRORS = 5_000  # of a batch; a file of nothing else must reach the disk now and then too
@@ -125,7 +126,7 @@ class ImportRun:
         saved.known += answer.known
         saved.errors += len(errors)
         saved.errors_bytes = self._append(errors)
-        _replace(self._state, msgspec.json.encode(saved))
+        replace_file(self._state, msgspec.json.encode(saved), 0o600)
 
     def _append(self, errors: list[RowError]) -> int:
         if not errors:
@@ -159,18 +160,3 @@ def fingerprint(file: Path, *about: str) -> str:
         start = content.read(FINGERPRINT_BYTES)
     text = "\0".join([*about, str(status.st_size), str(status.st_mtime_ns)]).encode()
     return hashlib.sha256(text + start).hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Writes a file that is whole at every instant, and on the disk when this returns."""
-    fresh = path.with_name(f"{path.name}.new")
-    with fresh.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

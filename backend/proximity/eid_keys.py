@@ -6,22 +6,15 @@ the file no tag can be named again; with it *and* the database every tag can be 
 """
 
 import hmac
-import os
-import re
 import secrets
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from backend.proximity.eid import KEY_BYTES, EidError, KeyWrap, identity_key, public_key
-
-SECRET_BYTES: Final = 32
-_MAX_FILE_BYTES: Final = 256  # a mistaken path must not read a disk image
-_TEXT = re.compile(rb"[0-9a-fA-F]{64}\s*")
+from backend.secret_file import SECRET_BYTES, SecretUnusable, make_secret, read_secret
 
 
 class EidKeysUnusable(RuntimeError):
@@ -61,44 +54,18 @@ def open_eid_keys(
     path: Path, *, may_make: bool, random: Callable[[int], bytes] = secrets.token_bytes
 ) -> EidKeys:
     """Reads the file; makes it, 0600, where there is none and that is allowed. Raises EidKeysUnusable."""
+    there = path.exists()
+    if not there and not may_make:
+        raise EidKeysUnusable(f"{path} is not there; no other opens the registered beacons' keys")
     try:
-        if may_make and not path.exists():
-            _make(path, random(SECRET_BYTES))
-        return EidKeys(_read(path))
-    except FileNotFoundError as error:
-        raise EidKeysUnusable(f"{path} is not there; no other opens the registered beacons' keys") from error
-    except (OSError, EidError) as error:
-        raise EidKeysUnusable(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+        if not there:
+            make_secret(path, random(SECRET_BYTES))
+        return EidKeys(read_secret(path))
+    except SecretUnusable as error:
+        raise EidKeysUnusable(str(error)) from error
+    except EidError as error:
+        raise EidKeysUnusable(f"{path}: {error}") from error
 
 
 def _derived(secret: bytes, purpose: bytes) -> bytes:
     return HKDF(SHA256(), 32, None, b"footfall eid: " + purpose).derive(secret)
-
-
-def _read(path: Path) -> bytes:
-    if path.stat().st_mode & 0o077:
-        raise EidKeysUnusable(f"{path} is open to other users; chmod 600 it, and ask who read it")
-    with path.open("rb") as file:
-        text = file.read(_MAX_FILE_BYTES)
-    if not _TEXT.fullmatch(text):
-        raise EidKeysUnusable(f"{path} must hold 64 hexadecimal digits, such as `openssl rand -hex 32` gives")
-    return bytes.fromhex(text.decode())
-
-
-def _make(path: Path, secret: bytes) -> None:
-    """The file appears whole, and never takes another's place: that would lose every tag."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(secret.hex().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
