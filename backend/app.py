@@ -53,7 +53,7 @@ from backend.storage.eid import EidRows, any_registered
 from backend.storage.erasure import has_key, is_key
 from backend.storage.fleet import newest_configurations
 from backend.storage.journal import Journal
-from backend.storage.offers import SendChecks
+from backend.storage.offers import SendChecks, objection_to
 from backend.storage.opening import open_area, open_replica
 from backend.storage.ownership import Ownership, Sole
 from backend.storage.places import StoredPlaces
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+MAX_LINE_BYTES = 64 * 1024  # a pixel's address carries a whole event, and must be answered with the image
 HOUSEKEEPING_S = 3600.0
 RECOVER_EVERY_S = 3.0  # how late a dead replica's pushes are found, once it counts as dead
 SENDER_STOP_S = 5.0  # an answer that takes longer leaves its push `unknown`
@@ -148,15 +149,17 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         sender = await _sender(stack, config, state, fold, client_id)
         if sender is not None:
             fold.on_pushes = sender.wake
+        door = GuardedJournal(journal, tombstones)
+        bridge = await _bridge(stack, config, door, state)
         host = Host(
             state=state,
             journal=journal_file,
             now_ms=unix_ms,
             changed=fold.refresh,
             health=lambda: _health(ingest, fold, ownership),
+            tally=lambda: {"bridge": bridge.tally, "gateways": ingest.counts},
         )
-        door = GuardedJournal(journal, tombstones)
-        app = build(host, (await _bridge(stack, config, door, state)).add_to)
+        app = build(host, bridge.add_to)
         fleet = app[FLEET] = await _fleet(config, state, ingest)
         app[EID] = eids
         letters = app[LETTERS] = DeadLetterDesk(Stores(journal, journal_file, state), ingest, unix_ms)
@@ -284,7 +287,7 @@ async def _sender(
     guards = Guards(may_send=SendChecks(state), caught_up=fold)
     every_s = RECOVER_EVERY_S if config.database.replicas else None
     rim = Rim(owner, unix_ms, random.random)
-    return PushSender(PushStore(state), fcm, guards, rim, recover_every_s=every_s)
+    return PushSender(PushStore(state, objection_to), fcm, guards, rim, recover_every_s=every_s)
 
 
 async def _fleet(config: Config, state: Database, ingest: Ingest) -> Fleet:
@@ -327,7 +330,13 @@ def _wipers(state: Database, journal: Database) -> tuple[SqliteWiper | None, Sql
 
 async def _listen(stack: AsyncExitStack, app: web.Application, config: Config) -> Running:
     # Whoever reads a body unpacks it, within its limit: aiohttp would unpack a bomb to its end, to ignore it.
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0, auto_decompress=False)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        shutdown_timeout=2.0,
+        auto_decompress=False,
+        max_line_size=MAX_LINE_BYTES,
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     try:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import is_
 from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
@@ -20,7 +21,7 @@ from backend.ids import uuid7
 from backend.profiles.erasure import ErasureKeys, Tombstones, Traces
 from backend.storage import erasure, erasure_letters, floor, profiles, registry
 from backend.storage.entries import Cursor
-from backend.storage.erasure import ErasureReceipt, Person
+from backend.storage.erasure import ErasureReceipt, Hits, Person
 from backend.storage.session import Database, Session, StorageError
 from sdk_bridge.server.ports import DeadLetter, JournalBusy
 from sdk_bridge.wire.app_events import AppEvent
@@ -35,6 +36,7 @@ JOURNAL_TURNS: Final = 20  # seconds until every page of the queue has been used
 KEPT_FOLDERS: Final = frozenset({"authority"})
 FILE_BLOCK: Final = 1 << 20
 LONGEST_REST_S: Final = 0.05
+NOTES: Final[tuple[Literal["audit", "alerts"], ...]] = ("audit", "alerts")
 
 
 class FoldBehind(RuntimeError):
@@ -53,7 +55,9 @@ class Fold(Protocol):
 class Journal(Protocol):
     """And of the journal."""
 
-    async def append_events(self, events: Sequence[AppEvent]) -> int: ...
+    async def append_events(
+        self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None
+    ) -> int: ...
     async def bury(self, letter: DeadLetter) -> None: ...
     async def delete_folded(self, cursor: Cursor) -> None: ...
 
@@ -206,8 +210,18 @@ class Eraser:
                 await state.write(partial(forget, found=hits.rows))
             person.reached, more = hits.reached or 0, hits.more
         await self._devices(person)
-        await self._notes("audit", traces)
-        await self._notes("alerts", traces)
+        await self._through(
+            partial(erasure.traits_mentioning, traces=traces, person=person),
+            partial(erasure.forget_in_traits, person=person),
+            after=("", ""),
+        )
+        await state.write(partial(erasure.forget_in_definitions, traces=traces, person=person))
+        for table in NOTES:
+            await self._through(
+                partial(erasure.notes_mentioning, table=table, traces=traces),
+                partial(erasure.forget_in_notes, table=table),
+                after=0,
+            )
 
     async def _devices(self, person: Person) -> None:
         more = True
@@ -218,13 +232,13 @@ class Eraser:
                 await self._at.state.write(partial(erasure.forget_in_devices, person=person, rows=hits.rows))
             person.reached_text, more = hits.reached or "", hits.more
 
-    async def _notes(self, table: Literal["audit", "alerts"], traces: Traces) -> None:
-        after, more = 0, True
+    async def _through(self, look: Callable[..., Hits], forget: Callable[..., None], after: object) -> None:
+        """Goes through a table in stretches from `after`; what `look` finds there, `forget` takes away."""
+        more = True
         while more:
-            look = partial(erasure.notes_mentioning, table=table, traces=traces, after=after)
-            hits = await _gently(partial(self._at.state.view, look))
+            hits = await _gently(partial(self._at.state.view, partial(look, after=after)))
             if hits.rows:
-                await self._at.state.write(partial(erasure.forget_in_notes, table=table, rows=hits.rows))
+                await self._at.state.write(partial(forget, rows=hits.rows))
             after, more = hits.reached or after, hits.more
 
     async def _journal(self, receipt_id: str, person: Person) -> None:
@@ -332,10 +346,13 @@ class GuardedJournal:
         self._journal = journal
         self._tombstones = tombstones
 
-    async def append_events(self, events: Sequence[AppEvent]) -> int:
+    async def append_events(self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None) -> int:
         """Commits what is admitted; how many were new. Raises JournalBusy."""
         admitted = [one for event in events if (one := self._tombstones.admitted(event)) is not None]
-        return await self._journal.append_events(admitted) if admitted else 0
+        if not admitted:
+            return 0
+        untouched = len(admitted) == len(events) and all(map(is_, admitted, events))
+        return await self._journal.append_events(admitted, encoded if untouched else None)
 
     async def bury(self, letter: DeadLetter) -> None:
         """Keeps what could not be understood."""

@@ -239,9 +239,12 @@ class BridgeClient:
             },
         )
 
-    def logout(self, device_id: str) -> str:
-        """Says that whoever held the device holds it no more."""
-        return self._call("/v1/devices/logout", {"deviceId": device_id})
+    def logout(self, device_id: str, anonymous_id: str | None = None) -> str:
+        """Says that whoever held the device holds it no more; of an app that keeps its anonymous id after
+        the logout, that whatever follows under it is somebody else's, too.
+        """
+        said = {} if anonymous_id is None else {"anonymousId": anonymous_id}
+        return self._call("/v1/devices/logout", {"deviceId": device_id, **said})
 
     def redeem_link(self, who: Who, token: str, device_id: str, platform: str | None = None) -> str:
         """Says that the app was opened by a link token, which a web page had shown."""

@@ -10,7 +10,7 @@ from backend.api.auth import CALLER, STATE
 from backend.api.errors import Problem
 from backend.api.host import HOST, change
 from backend.api.operations import operation
-from backend.api.parameters import LIMIT, choice, text, whole
+from backend.api.parameters import LIMIT, as_stored, choice, text, whole
 from backend.api.people import WHO
 from backend.ids import uuid7
 from backend.storage import identities
@@ -171,13 +171,13 @@ async def post_decision(request: web.Request, body: DecisionBody) -> ReviewDecid
 @operation("operator", body=MergeBody, answer=Merged, errors=(404,))
 async def post_merge(request: web.Request, body: MergeBody) -> Merged:
     """Makes one person of two. Nothing is lost by it: it can be undone to the last trace."""
-    now = request.app[HOST].now_ms()
+    who, into, now = as_stored(body.who), as_stored(body.into), request.app[HOST].now_ms()
     merged = await _decide(
         request,
         "people merged",
-        body.who,
-        lambda session: identities.merge(session, body.who, body.into, now, lambda: uuid7(now)),
-        {"into": body.into},
+        who,
+        lambda session: identities.merge(session, who, into, now, lambda: uuid7(now)),
+        {"into": into},
     )
     return Merged(merged)
 

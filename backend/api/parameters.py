@@ -23,6 +23,8 @@ from aiohttp import web
 from msgspec import Meta
 
 from backend.api.errors import Problem
+from sdk_bridge.server.beacon_keys import canonical_beacon_key
+from sdk_bridge.server.external_ids import one_spelling
 
 T = TypeVar("T")
 L = TypeVar("L", bound=str)
@@ -92,6 +94,25 @@ def _printable(text: str) -> str:
     if _UNPRINTABLE.search(text):
         raise ValueError("control characters")
     return text
+
+
+def someone(name: str, about: str) -> Parameter[str]:
+    """Whom a call is about: `type:id`, spelled as it is stored."""
+    pattern = r"[^:\x00-\x1f\x7f]{1,64}:[^\x00-\x1f\x7f]{1,512}"
+    named = text(name, about, pattern=pattern, must="type:id, such as user_id:4711")
+    return Parameter(
+        name, about, must=named.must, schema=named.schema, read=lambda given: as_stored(named.parse(given))
+    )
+
+
+def as_stored(who: str) -> str:
+    """The identifier in the spelling that identities have: `email:Anna@Shop.example` is nobody else."""
+    id_type, _, identifier = who.partition(":")
+    if id_type in ("email", "phone"):
+        return f"{id_type}:{one_spelling(id_type, identifier) or identifier}"
+    if id_type == "beacon":
+        return f"beacon:{canonical_beacon_key(identifier) or identifier}"
+    return who
 
 
 @overload

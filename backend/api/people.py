@@ -11,7 +11,7 @@ from backend.api.auth import STATE
 from backend.api.errors import Problem
 from backend.api.host import HOST
 from backend.api.operations import operation
-from backend.api.parameters import choice, text, whole
+from backend.api.parameters import choice, someone, text, whole
 from backend.api.people_views import (
     ConsentList,
     ConsentView,
@@ -38,11 +38,9 @@ MAX_PAGE = 200  # items of one timeline page; each holds an event's properties
 MAX_IDENTITIES = 5_000
 MAX_ORDERS = 1_000
 
-WHO = text(
+WHO = someone(
     "who",
     "An identifier of the person as `type:id`, such as `user_id:4711`, `device_id:…` or `beacon:…`.",
-    pattern=r"[^:\x00-\x1f\x7f]{1,64}:[^\x00-\x1f\x7f]{1,512}",
-    must="type:id, such as user_id:4711",
 )
 BY = choice("by", "What the text is the beginning of; `recent` takes none.", SEARCHES, default="recent")
 TEXT = text("text", "What it begins with; the case of names and addresses is ignored.", default="")

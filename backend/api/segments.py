@@ -11,7 +11,7 @@ from backend.api.auth import CALLER, STATE
 from backend.api.errors import Problem
 from backend.api.host import HOST, change
 from backend.api.operations import operation
-from backend.api.parameters import LIMIT, identifier, text
+from backend.api.parameters import LIMIT, identifier, someone, text
 from backend.campaigns.model import Campaign, SegmentEntered
 from backend.segments.model import (
     Condition,
@@ -133,11 +133,9 @@ class PersonsSegments(Struct):
 
 SEGMENT = identifier("segment", "The segment's id.")
 AFTER = text("after", "`next` of the page before.", default="")
-WHO = text(
+WHO = someone(
     "who",
     "An identifier of the person as `type:id`, such as `user_id:4711`, `device_id:…` or `profile_id:…`.",
-    pattern=r"[^:\x00-\x1f\x7f]{1,64}:[^\x00-\x1f\x7f]{1,512}",
-    must="type:id, such as user_id:4711",
 )
 
 

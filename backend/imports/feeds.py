@@ -43,8 +43,16 @@ def items(chunks: Iterable[bytes]) -> Iterator[Record]:
     """
     reading = _Reading()
     for chunk in chunks:
-        yield from reading.feed(chunk, final=False)
-    yield from reading.feed(b"", final=True)
+        yield from _items_in(reading, chunk, final=False)
+    yield from _items_in(reading, b"", final=True)
+
+
+def _items_in(reading: "_Reading", chunk: bytes, *, final: bool) -> Iterator[Record]:
+    """The items that this chunk ends, also where it breaks off behind them."""
+    try:
+        reading.feed(chunk, final=final)
+    finally:
+        yield from reading.taken()
 
 
 class _Reading:
@@ -70,8 +78,8 @@ class _Reading:
         self._length = 0
         self._done: list[Record] = []
 
-    def feed(self, chunk: bytes, *, final: bool) -> list[Record]:
-        """The items that this chunk ends. Raises FileUnreadable."""
+    def feed(self, chunk: bytes, *, final: bool) -> None:
+        """Reads on. Raises FileUnreadable."""
         self._fed += len(chunk)
         try:
             self._parser.Parse(chunk, final)
@@ -82,6 +90,9 @@ class _Reading:
             raise FileUnreadable(
                 f"line {self._parser.CurrentLineNumber}: a tag longer than {MAX_TOKEN} bytes"
             )
+
+    def taken(self) -> list[Record]:
+        """The items that have ended since this was asked last."""
         done, self._done = self._done, []
         return done
 

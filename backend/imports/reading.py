@@ -8,7 +8,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from backend.imports.identifiers import one_email, one_phone
 from backend.imports.mapping import ColumnMapping
 from backend.imports.rows import ContactRow, OrderRow, ProductRow, RowError
 from backend.imports.tables import Record
@@ -22,6 +21,7 @@ from backend.imports.values import (
     read_number,
     read_word,
 )
+from sdk_bridge.server.spelling import one_email, one_phone
 
 Row: TypeAlias = ContactRow | OrderRow | ProductRow
 R = TypeVar("R", ContactRow, OrderRow, ProductRow)

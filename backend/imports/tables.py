@@ -58,7 +58,7 @@ def detect_encoding(file: BinaryIO) -> str:
 
 
 def detect_layout(text: TextIO, encoding: str, delimiter: str | None = None) -> Layout:
-    """The delimiter that cuts the first rows into the most columns of equal number. Raises FileUnreadable."""
+    """The delimiter that cuts the most of the first rows as it cuts the header. Raises FileUnreadable."""
     lines = _Lines(text)
     sample = []
     for _ in range(_SAMPLE_ROWS):
@@ -71,15 +71,17 @@ def detect_layout(text: TextIO, encoding: str, delimiter: str | None = None) -> 
             lines.row_begins()
     if not sample or not sample[0].strip():
         raise FileUnreadable("the file begins with an empty line; it must begin with the columns' names")
-    chosen = delimiter or max(_DELIMITERS, key=lambda candidate: _columns(sample, candidate))
+    chosen = delimiter or max(_DELIMITERS, key=lambda candidate: _cuts(sample, candidate))
     header = tuple(name.strip() for name in next(csv.reader(sample[:1], delimiter=chosen)))
     return Layout(encoding, chosen, _checked(header))
 
 
-def _columns(sample: list[str], delimiter: str) -> int:
-    """How many columns all rows have; less where they differ, for a comma in a text is no delimiter."""
+def _cuts(sample: list[str], delimiter: str) -> float:
+    """How often the header is cut, by how many rows are cut as often: a comma in a text is no delimiter, and
+    one row with a cell too many does not make the true one none.
+    """
     counts = [len(row) for row in csv.reader(sample, delimiter=delimiter) if row]
-    return counts[0] if len(set(counts)) == 1 else min(counts[0], 1 + counts.count(counts[0]) // len(sample))
+    return (counts[0] - 1) * counts.count(counts[0]) / len(counts)
 
 
 def _checked(header: tuple[str, ...]) -> tuple[str, ...]:

@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from backend.profiles.model import TRUST
+from backend.segments.rfm import NAMES
+
 MAX_BYTES = 64 * 1024  # of a definition; it is read and compiled wherever the fold starts
 MAX_DEPTH = 8  # nobody reads deeper nesting, and every person is asked through all of it
 MAX_NODES = 100  # conditions and filters; each is a subquery over the whole base
@@ -30,6 +33,10 @@ Score: TypeAlias = Annotated[int, Meta(ge=1, le=5)]
 EventKind: TypeAlias = Literal["track", "page", "screen", "identify", "group", "any"]
 ANY_KIND = ("track", "page", "screen", "identify", "group")
 """What people do; what their devices report in passing is no sign of interest."""
+
+
+IDENTIFIERS: tuple[str, ...] = (*TRUST, "beacon")
+"""What people are known by."""
 
 
 class SegmentInvalid(ValueError):
@@ -358,6 +365,21 @@ def _complaints(node: Condition) -> Iterator[tuple[str, str]]:
         if parts_of(node.name)[0] == EACH:
             yield "name", f"a trait's name cannot be {EACH}"
         yield from _complaints_of_test(node.test, "test")
+    elif isinstance(node, HasIdentifier) and node.kind not in IDENTIFIERS:
+        yield "kind", f"it may be {', '.join(IDENTIFIERS)}"
+    elif isinstance(node, HasRfm):
+        yield from _complaints_of_scores(node)
+
+
+def _complaints_of_scores(node: HasRfm) -> Iterator[tuple[str, str]]:
+    """A name that no cell has would make an audience that stays empty, and nobody would know why."""
+    for index, name in enumerate(node.names):
+        if name not in NAMES:
+            yield f"names[{index}]", f"it may be {', '.join(NAMES)}"
+    for score in ("recency", "frequency", "monetary"):
+        asked: Between = getattr(node, score)
+        if asked.at_most < asked.at_least:
+            yield f"{score}.at_most", f"must not be less than at_least, {asked.at_least}"
 
 
 def _complaints_of_event(node: Did) -> Iterator[tuple[str, str]]:
@@ -389,6 +411,10 @@ def _complaints_of_test(test: Test, where: str) -> Iterator[tuple[str, str]]:
     if isinstance(test, NumberIs | DateIs | DaysAgo):
         if all(getattr(test, bound) is None for bound in test.__struct_fields__):
             yield where, f"say at least one of {', '.join(test.__struct_fields__)}"
+        least, most = ("since", "until") if isinstance(test, DateIs) else ("at_least", "at_most")
+        low, high = getattr(test, least), getattr(test, most)
+        if low is not None and high is not None and high < low:
+            yield f"{where}.{most}", f"must not be less than {least}, {low}"
     elif any("\0" in text for text in _texts(test)):
         yield where, "a text may not hold U+0000"
 

@@ -1,6 +1,7 @@
 """One SQLite file: numbered migrations, named queries, one writer thread, one reader thread."""
 
 import asyncio
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,8 +58,9 @@ class SqliteSession:
         self._connection.executemany(statement.sql, map(statement.values, rows))
 
     def changed(self, query: str, rows: Iterable[Mapping[str, Any]]) -> list[bool]:
-        sql = self._queries[query]
-        return [self._connection.execute(sql, values).rowcount > 0 for values in rows]
+        """One statement each: `executemany` would say how many, not which."""
+        statement, execute = numbered(self._queries[query]), self._connection.cursor().execute
+        return [execute(statement.sql, row).rowcount > 0 for row in map(statement.values, rows)]
 
     def rows(self, query: str, **values: Any) -> list[Row]:
         return self._connection.execute(self._queries[query], values).fetchall()
@@ -90,11 +92,13 @@ class SqliteFile:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix=f"{area}-reader")
         self._write_connection: sqlite3.Connection | None = None
         self._read_connection: sqlite3.Connection | None = None
+        self._descriptor: int | None = None
 
     async def __aenter__(self) -> "SqliteFile":
         loop = asyncio.get_running_loop()
         self._write_connection = await loop.run_in_executor(self._writer, _open, self.path, self._area)
         self._read_connection = await loop.run_in_executor(self._reader, _open_reader, self.path)
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -106,6 +110,9 @@ class SqliteFile:
             if connection is not None:
                 await loop.run_in_executor(pool, connection.close)
             pool.shutdown(wait=False)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     async def write(self, work: Callable[[Session], T], *, again: bool = True) -> T:
         """One transaction on the writer's thread; durable when this returns."""
@@ -122,6 +129,17 @@ class SqliteFile:
             return view(self.path, self._area, work)
         except sqlite3.Error as error:
             raise StorageError(f"{self.path}: {error}") from error
+
+    def raw(self, length: int, offset: int) -> bytes:
+        """Bytes of the file as they lie on the disk, without the log; blocks. Raises StorageError.
+
+        Nobody may open the file to read them: by closing any descriptor of a file a process loses every lock
+        it has on it, SQLite's too. Whoever came and went next would take itself for the last and delete the
+        log that we write to. So this one stays open as long as the connections.
+        """
+        if self._descriptor is None:
+            raise StorageError(f"{self.path} is not open")
+        return os.pread(self._descriptor, length, offset)
 
     async def alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `work` on the writer's thread outside of any transaction: checkpoints, and building anew."""

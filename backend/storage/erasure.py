@@ -7,6 +7,7 @@ repeated, so a process that dies in between goes on where the row of `erasure_wo
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ from msgspec import Struct
 from backend.profiles.erasure import CONTACT_TRAITS, ERASED, ErasureKeys, Tombstones, Traces, scrubbed
 from backend.profiles.model import Device
 from backend.push.model import PushContent, encode_content
+from backend.segments.model import SegmentInvalid, parse_definition
 from backend.storage.orders import forget_order_event
 from backend.storage.personal import AT_ONCE, HISTORY, By, Personal
 from backend.storage.session import Row, Session
@@ -390,6 +392,38 @@ def forget_in_notes(session: Session, table: Literal["audit", "alerts"], rows: I
     key, query = ("audit_id", "rewrite_audit") if table == "audit" else ("alert_id", "rewrite_alert")
     detail = "{}" if table == "audit" else ERASED
     session.many(query, [{key: row[key], "subject": ERASED, "detail": detail} for row in rows])
+
+
+def traits_mentioning(session: Session, traces: Traces, person: Person, after: tuple[str, str]) -> Hits:
+    """The next stretch of what other people were said to be: `friend`, `recommended_by`."""
+    behind = {"after": after[0], "after_name": after[1], "erased_at": person.erased_at}
+    rows = session.rows("traits_to_search", **behind, limit=SEARCHED_AT_ONCE)
+    found = [row for row in rows if traces.in_rows(row["value"].encode("utf-8", "surrogatepass"))]
+    reached = (rows[-1]["profile_id"], rows[-1]["name"]) if rows else None
+    return Hits(found, reached, len(rows) == SEARCHED_AT_ONCE)
+
+
+def forget_in_traits(session: Session, person: Person, rows: Iterable[Row]) -> None:
+    """The trait stays; the name in it does not."""
+    for row in rows:
+        before, key = row["value"], {"profile_id": row["profile_id"], "name": row["name"]}
+        session.run("rewrite_trait", **key, value=_blacked_out(before, person), before=before)
+
+
+def forget_in_definitions(session: Session, traces: Traces, person: Person) -> None:
+    """Audiences that ask for the person by name ask for nobody; there are some hundreds at most."""
+    for row in session.rows("definitions_to_search"):
+        if not traces.in_rows(row["definition"].encode("utf-8", "surrogatepass")):
+            continue
+        definition = _blacked_out(row["definition"], person)
+        with suppress(SegmentInvalid):  # somebody is called like a word of ours, such as `identifier`
+            parse_definition(definition.encode())
+            key = {"segment_id": row["segment_id"], "version": row["version"]}
+            session.run("rewrite_definition", **key, definition=definition)
+
+
+def _blacked_out(text: str, person: Person) -> str:
+    return msgspec.json.encode(scrubbed(msgspec.json.decode(text), frozenset(person.names))).decode()
 
 
 def _stored(row: Row) -> bytes:

@@ -83,6 +83,8 @@ HISTORY: Final = (
 SEARCHED: Final[Mapping[str, tuple[str, ...]]] = {
     "events": ("body", "properties"),
     "devices": ("registers",),
+    "traits": ("value",),
+    "segment_versions": ("definition",),
     "audit": ("subject", "detail"),
     "alerts": ("subject", "detail"),
     "entries": ("payload",),

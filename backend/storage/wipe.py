@@ -46,7 +46,7 @@ class SqliteWiper:
         left: set[int] = set()
         for _ in range(ROUNDS):
             await self.truncate_log()
-            left = await asyncio.to_thread(pages_with, self._file.path, traces)
+            left = await asyncio.to_thread(pages_with, self._file, traces)
             if not left or not self._may_rebuild:
                 break
             await self._rebuild(left)
@@ -105,13 +105,12 @@ def owners_of(path: Path, pages: set[int]) -> dict[str, str]:
     return {name: kinds.get(name, "table") for name in names}
 
 
-def pages_with(path: Path, traces: Traces) -> set[int]:
+def pages_with(file: SqliteFile, traces: Traces) -> set[int]:
     """The pages of a file in which any telling name stands; what is shared by two counts for the first."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(18)[16:18], "big")
+    size = int.from_bytes(file.raw(2, 16), "big")
     page = 65536 if size == 1 else size or 4096
     finder = _Finder(traces)
-    return {offset // page + 1 for offset in finder.offsets(path)}
+    return {offset // page + 1 for offset in finder.offsets(file)}
 
 
 class _Finder:
@@ -128,17 +127,16 @@ class _Finder:
         for name in self._names:
             self._by_start.setdefault(name[:_WINDOW], []).append(name)
 
-    def offsets(self, path: Path) -> Iterator[int]:
+    def offsets(self, file: SqliteFile) -> Iterator[int]:
         """Where in the file a name begins."""
         overlap = max(self._traces.longest, _WINDOW)
-        with path.open("rb") as file:
-            start, kept = 0, b""
-            while block := file.read(BLOCK):
-                whole = (kept + block).lower()
-                yield from (start - len(kept) + found for found in self._in(whole))
-                time.sleep(REST_S)
-                start += len(block)
-                kept = whole[-overlap:]
+        start, kept = 0, b""
+        while block := file.raw(BLOCK, start):
+            whole = (kept + block).lower()
+            yield from (start - len(kept) + found for found in self._in(whole))
+            time.sleep(REST_S)
+            start += len(block)
+            kept = whole[-overlap:]
 
     def _in(self, block: bytes) -> Iterator[int]:
         for name in self._short:

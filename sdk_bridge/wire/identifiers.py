@@ -9,9 +9,14 @@ _NOBODY = frozenset(
     true false yes no not_set (not_set) n/a na empty
     anonymous anon guest visitor unknown nobody test user customer default
     object [] {} distinctid distinct_id
-    id _id userid user_id anonymousid anonymous_id deviceid device_id customerid customer_id
+    id _id userid user_id anonymousid anonymous_id deviceid device_id customerid customer_id email
+    not_authenticated #n/a <nil> (none)
+    9774d56d682e549c 02:00:00:00:00:00
     """.split()  # noqa: SIM905 - words, read as words
-) | {"", "not set", "(not set)", "[object object]", "-1"}
+) | {"", "not set", "(not set)", "[object object]", "[object undefined]", "[object null]", "-1"}
+# The two numbers are what whole series of phones give for their own. And many a value comes with the quotes
+# that it had in somebody's code, or with characters that nobody sees.
+_AROUND = " \u200b\u200c\u200d\u2060\ufeff'\"`"
 # All zeroes or dashes, also in the form of a UUID.
 _NOTHING = re.compile(r"[0\-\s:.{}+]+")
 
@@ -20,5 +25,5 @@ def usable(identifier: str | None) -> str | None:
     """The identifier, or None for one that cannot stand for one person."""
     if identifier is None or "\ufffd" in identifier:  # what was broken on its way may have been two
         return None
-    plain = identifier.strip().lower()
+    plain = identifier.strip().strip(_AROUND).lower()
     return None if plain in _NOBODY or _NOTHING.fullmatch(plain) else identifier

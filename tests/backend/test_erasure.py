@@ -16,7 +16,8 @@ import pytest
 from backend.eraser import Eraser, FoldBehind, GuardedJournal, Places
 from backend.profiles.erasure import ErasureKeys, Tombstones, Traces
 from backend.push.model import NewPush, PushContent
-from backend.storage import erasure, erasure_letters, personal, pushes
+from backend.segments.model import parse_definition
+from backend.storage import erasure, erasure_letters, personal, pushes, segments
 from backend.storage.database import SqliteFile
 from backend.storage.queries import named_queries
 from backend.storage.wipe import SqliteWiper
@@ -319,6 +320,32 @@ async def test_of_a_shared_phone_only_their_part_goes(office):
     await shop.folded()
     parents = await shop.column("select merged_into from profiles where id_type = 'anonymous_id'")
     assert parents == [None]  # what both did anonymously never becomes one's own
+
+
+async def test_what_others_are_said_to_be_and_audiences_forget_the_name(office):
+    shop = office.shop
+    await lived(office)
+    told = {"friend": USER, "note": f"came with {MAIL}", "likes": ["tea", {"with": VISITOR}], "city": "Graz"}
+    await shop.person("berta-0002-keeps", "altbeacon:" + "c" * 40)
+    await office.send(shop.event("identify", user_id="berta-0002-keeps", traits=told))
+    audience = f'{{"type": "identifier", "kind": "user_id", "one_of": ["{USER}", "berta-0002-keeps"]}}'
+    definition = parse_definition(f'{{"name": "Testers", "condition": {audience}}}'.encode())
+    await shop.state.write(lambda s: segments.save_segment(s, "testers", definition, shop.clock(), "t"))
+    await shop.folded()
+    shop.clock.forward(1000)
+    await office.erase()
+    assert await office.decoded(*NAMES) == []
+    assert office.raw(*NAMES) == {}
+    rows = await shop.rows("select name, value from traits where name <> 'name' order by name")
+    assert {row["name"]: row["value"] for row in rows} == {
+        "city": '"Graz"',
+        "friend": '"[erased]"',
+        "likes": '["tea",{"with":"[erased]"}]',
+        "note": '"[erased]"',
+    }
+    [kept] = await shop.column("select definition from segment_versions where segment_id = 'testers'")
+    assert parse_definition(kept.encode()).condition.one_of == ("[erased]", "berta-0002-keeps")
+    assert await shop.column("select count(*) from alerts") == [0]
 
 
 async def test_a_device_forgets_that_they_were_the_last(office):

@@ -1,6 +1,7 @@
 """Operators decide who is who, over HTTP, beside a fold that runs: merges, their undoing, reviews, tags."""
 
 import json
+from urllib.parse import quote
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -219,3 +220,27 @@ async def test_visits_made_while_merged_go_with_the_tags_owner_when_that_is_undo
     await desk.shop.hear(TAG)
     await desk.shop.folded()
     assert await desk.shop.column(presence) == [owner], "the floor knows of it"
+
+
+@pytest.mark.parametrize(
+    ("id_type", "stored", "asked"),
+    [
+        ("email", "anna@shop.example", "Anna@Shop.Example"),
+        ("phone", "+436601234567", "+43 660 123-45-67"),
+        ("beacon", TAG, TAG.replace("2f234454", "2F234454")),
+    ],
+)
+async def test_an_identifier_is_found_in_any_spelling(desk, id_type, stored, asked):
+    named = [] if id_type == "beacon" else [ExternalId(id_type, stored)]
+    await desk.tell(desk.shop.event("identify", user_id="u1", external_ids=named))
+    await desk.tell(desk.shop.event("identify", user_id="u2"))
+    if id_type == "beacon":
+        assert (await desk.call("PUT", f"/api/profiles/user_id:u1/beacons/{stored}"))[0] == 200
+    u1 = await desk.person("user_id:u1")
+    for path in ("", "/timeline", "/segments", "/rfm", "/export"):
+        status, view = await desk.call("GET", f"/api/profiles/{id_type}:{quote(asked)}{path}")
+        assert (status, view["profile_id"]) == (200, u1), path
+    if id_type != "beacon":
+        both = {"who": "user_id:u2", "into": f"{id_type}:{asked}"}
+        assert (await desk.call("POST", "/api/identities/merges", json=both))[0] == 200
+        assert await desk.person("user_id:u2") == u1

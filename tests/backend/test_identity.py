@@ -61,13 +61,14 @@ def same_person(store: MemoryProfiles, *who: tuple[Any, str]) -> bool:
 @pytest.mark.parametrize(
     "value",
     ["", "  ", "null", "NaN", "undefined", "-1", "0", "00000000-0000-0000-0000-000000000000", "---",
-     "[object Object]", "Anonymous", "guest", "true", "M\ufffdller", "device_id"],
+     "[object Object]", "Anonymous", "guest", "true", "M\ufffdller", "device_id", "not_authenticated",
+     "email", '"null"', "'undefined'", "\u200b", "\ufeffnull", "[object Undefined]", "02:00:00:00:00:00"],
 )  # fmt: skip
 def test_values_that_stand_for_nobody(value: str) -> None:
     assert usable(value) is None
 
 
-@pytest.mark.parametrize("value", ["4711", "anna@example.org", "0x1", "nullable", "tester", "10"])
+@pytest.mark.parametrize("value", ["4711", "anna@example.org", "0x1", "nullable", "tester", "10", "o'neill"])
 def test_values_that_may_stand_for_somebody(value: str) -> None:
     assert usable(value) == value
 

@@ -198,3 +198,10 @@ def test_bytes_of_any_kind_are_a_feed_or_refused(noise):
     except FileUnreadable:
         return
     raise AssertionError("an unfinished feed passed for a whole one")
+
+
+def test_a_break_in_the_middle_costs_no_item_before_it(tmp_path):
+    broken = RSS.replace("<title>Socks</title>", "<title>Socks</g:title>")
+    found, _, source = rows_of(tmp_path, broken)
+    assert [item.product_id for item in found] == ["SKU-1"]
+    assert "mismatched tag" in source.broken

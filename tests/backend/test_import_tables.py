@@ -255,3 +255,10 @@ def test_fields_and_their_names_do_not_overlap():
         names = [name for _, synonyms in fields.values() for name in synonyms.split()]
         twice = {name for name, group in itertools.groupby(sorted(names)) if len(list(group)) > 1}
         assert twice == set(), kind
+
+
+@pytest.mark.parametrize("row", ["3;Eve;x", "3", '3;"Eve\nand Ann"'])
+def test_one_odd_row_does_not_hide_the_delimiter(tmp_path, row):
+    rows = "".join(f"{number};Anna, Berta, and Co.\n" for number in range(4))
+    layout, _, _ = read(written(tmp_path, f"id;name\n{rows}{row}\n{rows}"))
+    assert (layout.delimiter, layout.header) == (";", ("id", "name"))

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.imports.identifiers import is_country, one_email, one_phone
 from backend.imports.values import DateReader, Money, ValueUnreadable, read_money, read_number, read_word
+from sdk_bridge.server.spelling import is_country, one_email, one_phone
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ async def test_every_call_arrives_as_meant(bridge: RunningBridge) -> None:
             phone.consent(ANNA, {"proximity": True}),
             phone.push_received("p1"),
             phone.push_opened("p1"),
-            phone.logout("d1"),
+            phone.logout("d1", "a1"),
         ]
         await phone.flush(5)
         assert list(phone.acknowledged) == sent
@@ -68,6 +68,9 @@ async def test_every_call_arrives_as_meant(bridge: RunningBridge) -> None:
     device = events[6]
     assert device is not None
     assert (device.push_address, device.platform) == (address, "android")
+    logout = events[-1]
+    assert logout is not None
+    assert (logout.device_id, logout.anonymous_id) == ("d1", "a1")
 
 
 async def test_calls_travel_in_batches_and_in_order(bridge: RunningBridge) -> None:

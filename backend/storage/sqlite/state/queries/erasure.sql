@@ -340,3 +340,21 @@ select alert_id, subject, detail from alerts where alert_id > :after order by al
 -- name: rewrite_alert!
 -- The same of alerts.
 update alerts set subject = :subject, detail = :detail where alert_id = :alert_id;
+
+-- name: traits_to_search
+-- What people were said to be until an erasure, in turn.
+select profile_id, name, value from traits
+where (profile_id, name) > (cast(:after as text), cast(:after_name as text)) and occurred_at <= :erased_at
+order by profile_id, name limit :limit;
+
+-- name: rewrite_trait!
+-- Somebody else's, who had named them; what was said since stays.
+update traits set value = :value where profile_id = :profile_id and name = :name and value = :before;
+
+-- name: definitions_to_search
+-- Every audience as it is and was.
+select segment_id, version, definition from segment_versions;
+
+-- name: rewrite_definition!
+-- An audience that had asked for them by name.
+update segment_versions set definition = :definition where segment_id = :segment_id and version = :version;
