@@ -11,7 +11,7 @@ import math
 from bisect import bisect_right
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
@@ -21,6 +21,7 @@ from gateway.aggregate import Aggregator
 
 FIRST_DECISION_S: Final = 5.0  # every rule may fill its windows first
 CLEAR_M: Final = 2.0
+LONGEST_S: Final = 86_400.0  # a column in milliseconds would be decided upon for hours
 OURS: Final = "Footfall"
 OURS_WITHOUT_PLACES: Final = "Footfall, places unknown"
 Point: TypeAlias = tuple[float, float]
@@ -434,6 +435,8 @@ def _percent(share: float | None) -> str:
 def read_dataset(folder: Path, which: Which = "gateways") -> tuple[Hall, list[Recording]]:
     """`receivers.csv` and every `track_*.csv`. Raises DatasetError."""
     rows = _rows(folder / "receivers.csv", _receiver)
+    if len({name for name, _, _ in rows}) < len(rows):
+        raise DatasetError(f"{folder / 'receivers.csv'} names a receiver twice")
     hall = Hall({name: at for name, at, is_gateway in rows if is_gateway or which == "all"})
     if not hall.places:
         raise DatasetError(f"{folder / 'receivers.csv'} names no gateway")
@@ -444,29 +447,50 @@ def read_dataset(folder: Path, which: Which = "gateways") -> tuple[Hall, list[Re
 
 
 def _recording(path: Path, hall: Hall) -> Recording:
-    heard = [heard for heard in _rows(path, _heard) if heard.receiver in hall.places]
+    """Its clock begins with its first row, whoever heard it: some count from the epoch."""
+    rows = sorted(_rows(path, _heard), key=lambda row: row.time_s)
+    heard = [replace(row, time_s=row.time_s - rows[0].time_s) for row in rows if row.receiver in hall.places]
     if not heard:
         raise DatasetError(f"in {path} no receiver in use hears anything")
-    return Recording(path.stem.removeprefix("track_"), sorted(heard, key=lambda row: row.time_s))
+    if heard[-1].time_s > LONGEST_S:
+        raise DatasetError(f"{path} is longer than a day; t_s counts seconds")
+    return Recording(path.stem.removeprefix("track_"), heard)
 
 
 def _receiver(row: Mapping[str, str]) -> tuple[str, Point, bool]:
-    return row["receiver"], (float(row["x_m"]), float(row["y_m"])), row["is_gateway"] == "1"
+    return row["receiver"], _point(row), _number(row["is_gateway"]) != 0
 
 
 def _heard(row: Mapping[str, str]) -> Heard:
-    at = float(row["x_m"]), float(row["y_m"])
-    return Heard(float(row["t_s"]), row["receiver"], int(row["rssi_dbm"]), at)
+    return Heard(_number(row["t_s"]), row["receiver"], round(_number(row["rssi_dbm"])), _point(row))
+
+
+def _point(row: Mapping[str, str]) -> Point:
+    return _number(row["x_m"]), _number(row["y_m"])
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number to reckon with")
+    return number
 
 
 def _rows(path: Path, parse: Callable[[Mapping[str, str]], Row]) -> list[Row]:
+    """Columns in any order, with what spreadsheets put around them."""
+    line = 1
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return [parse(row) for row in csv.DictReader(file)]
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            parsed = []
+            for row in reader:
+                line = reader.line_num
+                parsed.append(parse(row))
+            return parsed
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise DatasetError(f"{path} is not of the expected form: {error!r}") from error
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
+        raise DatasetError(f"{path}, line {line} is not of the expected form: {error!r}") from error
 
 
 def _strongest(levels: Mapping[str, float]) -> str | None:

@@ -12,7 +12,7 @@ from backend.api.campaigns import CAMPAIGN
 from backend.api.errors import Problem
 from backend.api.host import HOST, change
 from backend.api.operations import operation
-from backend.api.parameters import Name, identifier, text, whole
+from backend.api.parameters import Name, identifier, someone, whole
 from backend.campaigns import results as campaign_results
 from backend.campaigns.allocation import arm_of, variant_of
 from backend.campaigns.eligibility import Moment, decide, judge, send_time
@@ -31,11 +31,9 @@ DAY_MS = 86_400_000
 MOST_SHOWN = 1_000
 MAX_CODES = 50_000
 
-PROFILE = text(
+PROFILE = someone(
     "profile",
     "Whom to ask about, as `type:id`, such as `user_id:4711`.",
-    pattern=r"[^:\x00-\x1f\x7f]{1,64}:[^\x00-\x1f\x7f]{1,512}",
-    must="type:id, such as user_id:4711",
 )
 DAYS = whole("days", "How many days back.", least=1, most=90, default=30)
 POOL = identifier("pool", "The pool's id.")
@@ -92,7 +90,10 @@ class Rehearsal(Struct):
 
 
 class FunnelView(Struct):
-    """From candidates to money; `revenue` in hundredths by currency."""
+    """From candidates to money; `revenue` in hundredths by currency.
+
+    `stopped`: of those sent, what the last checks kept back after all, by their reason.
+    """
 
     candidates: int
     suppressed: dict[str, int]
@@ -100,6 +101,7 @@ class FunnelView(Struct):
     sent: int
     accepted: int
     opened: int
+    stopped: dict[str, int]
     people: int
     reached: int
     visited: int
@@ -137,11 +139,12 @@ class ComparisonView(Struct):
 
 
 class PlaceFunnel(FunnelView, kw_only=True):
-    """The funnel at one place; empty texts where there is none."""
+    """The funnel at one place, and the comparison there; empty texts where there is none."""
 
     store_id: str
     zone_id: str
     fence_id: str
+    comparison: ComparisonView
 
 
 class CampaignResults(Struct):
@@ -272,7 +275,13 @@ async def get_campaign_results(request: web.Request) -> CampaignResults:
         whole=FunnelView(**_funnel(found.whole)),
         variants={name: FunnelView(**_funnel(funnel)) for name, funnel in sorted(found.variants.items())},
         places=[
-            PlaceFunnel(**_funnel(funnel), store_id=place[0], zone_id=place[1], fence_id=place[2])
+            PlaceFunnel(
+                **_funnel(funnel),
+                store_id=place[0],
+                zone_id=place[1],
+                fence_id=place[2],
+                comparison=_comparison(found.by_place[place]),
+            )
             for place, funnel in sorted(found.places.items())
         ],
         comparison=_comparison(found.comparison),

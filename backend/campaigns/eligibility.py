@@ -82,10 +82,10 @@ def send_time(campaign: Campaign, now: int, zone: ZoneInfo) -> int:
 
 def decide(campaign: Campaign, person: PersonFacts, now: int, moment: Moment) -> Decision:
     """The first rule that forbids decides; whoever passes all is held out or gets their variant."""
+    variant = variant_of(campaign, person.profile_id)
     for verdict in judge(campaign, person, now, moment):
         if not verdict.passes:
-            return Decision("suppressed", verdict.reason)
-    variant = variant_of(campaign, person.profile_id)
+            return Decision("suppressed", verdict.reason, variant=variant)
     send_at = send_time(campaign, now, person.zone)
     if arm_of(campaign, person.profile_id) == "held_out":
         return Decision("held_out", "holdout", send_at, variant)

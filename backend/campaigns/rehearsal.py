@@ -1,7 +1,7 @@
 """Who would have got it: a campaign played over moments that have passed. Pure.
 
 Consent, addresses and audience are those of today, for nobody keeps what they were at every second; caps and
-cooldowns count what was really sent and what the rehearsal itself would have sent.
+cooldowns count what other campaigns had really sent by then and what the rehearsal itself would have sent.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,12 +17,13 @@ from backend.occurrences import Confidence
 
 @dataclass(frozen=True, slots=True)
 class PastMoment:
-    """A moment that would have made a candidate: of whom, when it was complete, and where."""
+    """A moment that would have made a candidate: of whom, when it was complete and had begun, and where."""
 
     profile_id: str
     due_at: int
     place: tuple[str, str, str]
     confidence: Confidence = "high"
+    begun_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ those who passed every rule, and the comparison is by intention to treat: whoeve
 as treated, whether or not a phone took it.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -13,14 +13,17 @@ from typing import Literal, TypeAlias
 from backend.campaigns.uplift import Group, Uplift, uplift
 
 Verdict: TypeAlias = Literal["sent", "held_out", "suppressed"]
+Place: TypeAlias = tuple[str, str, str]
+"""Store, zone, fence; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One decision and what followed it within the campaign's window.
 
-    `accepted`, `opened`: any of its pushes; `visited`: the person came to a store afterwards; `bought` and
-    `revenue` (hundredths, by currency): orders afterwards, refunds taken off.
+    `accepted`, `opened`: any of its pushes; `stopped`: why the last checks let none go; `visited`: the
+    person came to a store afterwards; `bought` and `revenue` (hundredths, by currency): orders afterwards,
+    refunds taken off.
     """
 
     person_id: str
@@ -33,20 +36,23 @@ class Outcome:
     fence_id: str | None = None
     accepted: bool = False
     opened: bool = False
+    stopped: str | None = None
     reached: bool = False
     visited: bool = False
     bought: int = 0
     revenue: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def place(self) -> tuple[str, str, str]:
-        """Store, zone, fence; empty where there is none."""
+    def place(self) -> Place:
         return self.store_id, self.zone_id, self.fence_id or ""
 
 
 @dataclass(slots=True)
 class Funnel:
-    """From candidates to money. `people` are those whom the offer was meant for, without the held out."""
+    """From candidates to money. `people` are those whom the offer was meant for, without the held out.
+
+    `stopped`: of those sent, what the last checks kept back after all, by their reason.
+    """
 
     candidates: int = 0
     suppressed: Counter[str] = field(default_factory=Counter)
@@ -54,6 +60,7 @@ class Funnel:
     sent: int = 0
     accepted: int = 0
     opened: int = 0
+    stopped: Counter[str] = field(default_factory=Counter)
     people: int = 0
     reached: int = 0
     visited: int = 0
@@ -71,6 +78,8 @@ class Funnel:
             self.sent += 1
             self.accepted += outcome.accepted
             self.opened += outcome.opened
+            if outcome.stopped is not None:
+                self.stopped[outcome.stopped] += 1
 
     def count_person(self, outcome: Outcome) -> None:
         """What a person did since their first offer."""
@@ -113,17 +122,18 @@ class Results:
 
     whole: Funnel
     variants: dict[str, Funnel]
-    places: dict[tuple[str, str, str], Funnel]
+    places: dict[Place, Funnel]
     comparison: Comparison
     by_variant: dict[str, Comparison]
+    by_place: dict[Place, Comparison]
 
 
 def results_of(outcomes: Iterable[Outcome]) -> Results:
     """The figures; `outcomes` in any order."""
     whole = Funnel()
     variants: dict[str, Funnel] = {}
-    places: dict[tuple[str, str, str], Funnel] = {}
-    arms, arms_by_variant = _Arms(), dict[str, _Arms]()
+    places: dict[Place, Funnel] = {}
+    arms, by_variant, by_place = _Arms(), defaultdict[str, _Arms](_Arms), defaultdict[Place, _Arms](_Arms)
     first: dict[str, Outcome] = {}
     for outcome in sorted(outcomes, key=lambda one: (one.decided_at, one.person_id)):
         parts = (
@@ -136,13 +146,19 @@ def results_of(outcomes: Iterable[Outcome]) -> Results:
         if outcome.verdict == "suppressed" or outcome.person_id in first:
             continue
         first[outcome.person_id] = outcome
-        arms.count(outcome)
-        arms_by_variant.setdefault(outcome.variant, _Arms()).count(outcome)
+        for some in (arms, by_variant[outcome.variant], by_place[outcome.place]):
+            some.count(outcome)
         if outcome.verdict == "sent":
             for part in parts:
                 part.count_person(outcome)
-    compared = {variant: _compare(some) for variant, some in sorted(arms_by_variant.items())}
-    return Results(whole, variants, places, _compare(arms), compared)
+    return Results(
+        whole,
+        variants,
+        places,
+        _compare(arms),
+        {variant: _compare(some) for variant, some in sorted(by_variant.items())},
+        {place: _compare(by_place[place]) for place in sorted(places)},
+    )
 
 
 def _compare(arms: _Arms) -> Comparison:

@@ -87,11 +87,6 @@ def holds_of(trigger: Trigger) -> Holds:
     return _RULES[type(trigger)].holds
 
 
-def needs_confidence(trigger: Trigger) -> bool:
-    """Whether the trigger rests on a zone, which is known more or less surely."""
-    return begins_with(trigger).startswith("zone_") or begins_with(trigger).startswith("store_")
-
-
 def _in_zone(
     trigger: ZoneEntered | ZoneDwelt | ZoneLeft, seen: Occurrence, _categories: Collection[str]
 ) -> bool:

@@ -194,7 +194,7 @@ class OfferPart:
                 completed_at=candidate.completed_at,
                 not_before=max(decision.send_at, self._now),
             )
-            for address in profiles.push_addresses_of(self._session, waiting.profile_id)
+            for address in offer_rows.fresh_addresses(self._session, waiting.profile_id, self._now)
         ]
         self.pushes += pushes.insert_pushes(self._session, queued)
 

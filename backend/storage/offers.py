@@ -22,6 +22,9 @@ from backend.storage.campaigns import Waiting
 from backend.storage.session import Database, Row, Session
 
 MOST_PRODUCTS = 20
+EVER = 2**62  # replicas' clocks differ: what another decided a moment ahead of ours counts as well
+UNSEEN_MS = 60 * 86_400_000  # the app was removed, or the phone lies in a drawer
+MISDATED_MS = 86_400_000  # by minutes, or by a time zone; last year's orders, imported now, are no purchase
 
 
 def zone_of_person(session: Session, profile_id: str, store_id: str | None) -> ZoneInfo:
@@ -38,21 +41,47 @@ def person_facts(
     profile_id, rules = waiting.profile_id, campaign.guardrails
     pool = offer_of(campaign, profile_id).code_pool
     offers = session.rows("offers_to_person", profile_id=profile_id, campaign_id=campaign.campaign_id)
+    sent_today, sent_this_week = offers_around(session, profile_id, send_at, zone)
     return PersonFacts(
         profile_id=profile_id,
         consents={purpose: profiles.consent_of(session, profile_id, purpose) for purpose in rules.purposes},
-        addresses=len(profiles.push_addresses_of(session, profile_id)),
+        addresses=len(fresh_addresses(session, profile_id, now)),
         zone=zone,
         offered=[row["at"] for row in offers],
         offered_here=[row["at"] for row in offers if _place(row) == waiting.place],
         active=any(row["active"] for row in offers),
-        sent_today=_count(session, "offers_between", profile_id, day_bounds(send_at, zone)),
-        sent_this_week=_count(session, "offers_between", profile_id, week_bounds(send_at, zone)),
+        sent_today=sent_today,
+        sent_this_week=sent_this_week,
         in_audience=in_audience(session, campaign, profile_id, now),
         goal_reached_at=goal_reached_at(session, campaign, profile_id, waiting.begun_at),
         has_code=None if pool is None else _has_code(session, pool),
         erased=profiles.resolve(session, "profile_id", profile_id) is None,
     )
+
+
+def offers_around(
+    session: Session,
+    profile_id: str,
+    at: int,
+    zone: ZoneInfo,
+    *,
+    known_at: int = EVER,
+    but: str = "",
+    since: int = 0,
+) -> tuple[int, int]:
+    """How many offers go to a person on the day and in the week of a time, as was known at another.
+
+    `but`: without what this campaign has offered since then.
+    """
+    names = {"known_at": known_at, "campaign_id": but, "since": since}
+    today = _count(session, "offers_between", profile_id, day_bounds(at, zone), **names)
+    return today, _count(session, "offers_between", profile_id, week_bounds(at, zone), **names)
+
+
+def fresh_addresses(session: Session, profile_id: str, now: int) -> list[profiles.ReachableAddress]:
+    """Where offers to a person go: addresses whose app was there lately, the one seen last first."""
+    found = profiles.push_addresses_of(session, profile_id)
+    return [address for address in found if now - address.last_seen_at <= UNSEEN_MS]
 
 
 def offer_of(campaign: Campaign, profile_id: str) -> Offer:
@@ -69,8 +98,12 @@ def in_audience(session: Session, campaign: Campaign, profile_id: str, now: int)
 
 
 def goal_reached_at(session: Session, campaign: Campaign, profile_id: str, since: int) -> int | None:
-    """When the person first did what the campaign is for, since a moment; over all that they are known by."""
-    row = session.row("goal_reached", profile_id=profile_id, name=campaign.goal.event, since=since)
+    """When the person first did what the campaign is for, since a moment; over all that they are known by.
+
+    What was told since the moment counts, too, whatever time it claims: tills date by the minute.
+    """
+    names = {"profile_id": profile_id, "name": campaign.goal.event}
+    row = session.row("goal_reached", **names, since=since, earliest=since - MISDATED_MS)
     return None if row is None else row[0]
 
 
@@ -154,13 +187,9 @@ class SendChecks:
     async def may_send(self, claimed: Claimed, now: int) -> str | int | None:
         """The reason to suppress, the instant (unix ms) to hold it until, or None to go."""
         objection, pace = await self._state.read(lambda session: _asked(session, claimed, now))
-        match objection:
-            case Stop(reason):
-                return reason
-            case Hold(until):
-                return until
-            case None:
-                return None if pace is None else self._in_its_turn(claimed, pace, now)
+        if objection is None and pace is not None:
+            return self._in_its_turn(claimed, pace, now)
+        return _in_words(objection)
 
     def _in_its_turn(self, claimed: Claimed, pace: "_Pace", now: int) -> int | None:
         """When there is room in the campaign's minute; many ask at once, before any is marked as sending."""
@@ -173,6 +202,21 @@ class SendChecks:
             return sorted(left.values())[-pace.most] + MINUTE_MS
         leaving[claimed.push_id] = now
         return None
+
+
+def objection_to(session: Session, claimed: Claimed, now: int) -> str | int | None:
+    """The same within a transaction, and without the campaign's pace, which is not the person's."""
+    return _in_words(_asked(session, claimed, now)[0])
+
+
+def _in_words(objection: Stop | Hold | None) -> str | int | None:
+    match objection:
+        case Stop(reason):
+            return reason
+        case Hold(until):
+            return until
+        case None:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

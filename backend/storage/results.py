@@ -34,7 +34,7 @@ from backend.storage import profiles
 from backend.storage.behaviour import zone_categories
 from backend.storage.campaigns import Waiting
 from backend.storage.catalog import load_shelves
-from backend.storage.offers import person_facts, with_products, zone_of_person
+from backend.storage.offers import offers_around, person_facts, with_products, zone_of_person
 from backend.storage.segment_facts import as_json
 from backend.storage.segments import trees
 from backend.storage.session import Row, Session
@@ -113,6 +113,7 @@ def _outcome(campaign: Campaign, row: Row, person_of: Mapping[str, str], after: 
         fence_id=row["fence_id"],
         accepted=row["accepted"] > 0,
         opened=row["opened"] > 0,
+        stopped=row["stopped"] if not row["accepted"] else None,
         reached=_any_within(after.goals.get(person, []), start, end),
         visited=_any_within(after.visits.get(person, []), start, end),
         bought=len(orders),
@@ -159,7 +160,9 @@ def _fence_moments(session: Session, campaign: Campaign, since: int, until: int)
 def rehearsed(session: Session, campaign: Campaign, since: int, now: int) -> list[Played]:
     """What the campaign would have decided from `since` until `now`. Raises NoPast."""
     moments, shelves = past_moments(session, campaign, since, now), load_shelves(session)
-    return rehearse(campaign, moments, lambda moment: _facts_then(session, campaign, moment, shelves, now))
+    return rehearse(
+        campaign, moments, lambda moment: _facts_then(session, campaign, moment, shelves, (since, now))
+    )
 
 
 def past_moments(session: Session, campaign: Campaign, since: int, until: int) -> list[PastMoment]:
@@ -177,7 +180,7 @@ def past_moments(session: Session, campaign: Campaign, since: int, until: int) -
         if wait.stays and left_at is not None and left_at < due_at:
             continue
         place = (seen.store_id or "", seen.zone_id or "", seen.fence_id or "")
-        moments.append(PastMoment(seen.profile_id, due_at, place, seen.confidence))
+        moments.append(PastMoment(seen.profile_id, due_at, place, seen.confidence, seen.at))
     return [moment for moment in moments if since <= moment.due_at < until]
 
 
@@ -260,16 +263,20 @@ _READERS = {
 
 
 def _facts_then(
-    session: Session, campaign: Campaign, moment: PastMoment, shelves: Shelves, now: int
+    session: Session, campaign: Campaign, moment: PastMoment, shelves: Shelves, played: tuple[int, int]
 ) -> PersonFacts:
-    """What the rules would have asked about a person at a moment; see the rehearsal for what is of today."""
+    """What the rules would have asked about a person at a moment; see the rehearsal for what is of today.
+
+    What the campaign offered within the time that is `played` (from, until) is left out: it is played anew.
+    """
+    since, now = played
     person = profiles.resolve(session, "profile_id", moment.profile_id) or moment.profile_id
     zone = zone_of_person(session, person, moment.place[0] or None)
     store, zone_id, fence = moment.place
     waiting = Waiting(
         campaign_id=campaign.campaign_id,
         subject="past",
-        begun_at=moment.due_at,
+        begun_at=moment.due_at if moment.begun_at is None else moment.begun_at,
         profile_id=person,
         due_at=moment.due_at,
         stays=False,
@@ -279,6 +286,17 @@ def _facts_then(
         fence_id=fence or None,
     )
     facts = person_facts(session, campaign, waiting, day_bounds(moment.due_at, zone)[0], zone, now)
-    # What somebody bought after the moment could not have stopped the offer.
-    facts = replace(facts, goal_reached_at=None)
+    reached_at = facts.goal_reached_at
+    today, this_week = offers_around(
+        session, person, moment.due_at, zone, known_at=moment.due_at, but=campaign.campaign_id, since=since
+    )
+    facts = replace(
+        facts,
+        # What somebody bought after the moment could not have stopped the offer.
+        goal_reached_at=None if reached_at is None or reached_at > moment.due_at else reached_at,
+        offered=[at for at in facts.offered if at < since],
+        offered_here=[at for at in facts.offered_here if at < since],
+        sent_today=today,
+        sent_this_week=this_week,
+    )
     return with_products(session, campaign, facts, waiting, shelves, moment.due_at)

@@ -9,13 +9,15 @@ from backend.campaigns.allocation import arm_of, variant_of
 from backend.campaigns.eligibility import SendFacts, Stop, recheck
 from backend.campaigns.hours import time_zone
 from backend.campaigns.model import parse_campaign
+from backend.campaigns.results import results_of
 from backend.proximity.fences import parse_fence
+from backend.push.model import Finish, PushState
 from backend.segments.model import Definition
 from backend.storage import campaigns as campaign_rows
 from backend.storage import fences, profiles, results, segments
 from backend.storage.offers import SendChecks
 from backend.storage.pushes import PushStore
-from sdk_bridge.wire.app_events import Location
+from sdk_bridge.wire.app_events import Location, PushAddress
 
 ANNA, BERTA = "altbeacon:" + "a" * 40, "altbeacon:" + "b" * 40
 FREE = {"quiet_hours": None, "cooldown_s": 0, "max_total": 9, "max_per_day": 99, "max_per_week": 99}
@@ -405,3 +407,115 @@ async def test_a_withdrawal_reaches_the_phone_that_was_seen_before_anybody_knew_
     await shop.folded()
     assert await shop.column("select count(*) from fence_presences") == [0]
     assert await shop.column("select count(*) from campaign_waits") == [0]
+
+
+@pytest.mark.parametrize("early_ms", [1, 59_000, 14 * 3_600_000])
+async def test_a_purchase_stops_the_offer_whatever_time_the_till_claims(live_shop, early_ms):
+    """By whole minutes, or by the time on the wall: it was answered before the push was claimed."""
+    shop = live_shop
+    await save(shop)
+    await shop.person("anna", ANNA)
+    await track(shop, "Cart", user_id="anna")
+    dated = shop.clock() - early_ms
+    shop.clock.forward(10)
+    await track(shop, "Order Completed", user_id="anna", occurred_at=dated)
+    [push] = await PushStore(shop.state).claim("me", shop.clock(), 9)
+    assert await SendChecks(shop.state).may_send(push, shop.clock()) == "goal reached: Order Completed"
+
+
+async def test_an_older_purchase_stops_nothing(live_shop):
+    """One that was told before the moment, and last year's that an import tells now."""
+    shop = live_shop
+    await save(shop)
+    await shop.person("anna", ANNA)
+    await track(shop, "Order Completed", user_id="anna")
+    shop.clock.forward(1_000)
+    await track(shop, "Cart", user_id="anna")
+    shop.clock.forward(10)
+    await track(
+        shop, "Order Completed", user_id="anna", occurred_at=shop.clock() - 365 * 86_400_000, source="import"
+    )
+    [push] = await PushStore(shop.state).claim("me", shop.clock(), 9)
+    assert await SendChecks(shop.state).may_send(push, shop.clock()) is None
+
+
+async def test_the_funnel_tells_the_last_checks_reasons_and_whose_variant_was_suppressed(live_shop):
+    shop = live_shop
+    offer = {"title": "Hello", "body": "There", "life_s": 600}
+    campaign = await save(shop, variants=[{"variant_id": "only", "offer": offer}])
+    await shop.person("anna", ANNA)
+    await shop.person("berta", BERTA, consent={"push": False, "proximity": True})
+    for user in ("anna", "berta"):
+        await track(shop, "Cart", user_id=user)
+    queue = PushStore(shop.state)
+    claimed = await queue.claim("me", shop.clock(), 9)
+    stopped = [Finish(push, PushState.SUPPRESSED, "goal reached: Order Completed") for push in claimed]
+    await queue.settle(stopped, shop.clock())
+    outcomes, _ = await shop.state.read(lambda s: results.outcomes_page(s, campaign, 0, 0))
+    found = results_of(outcomes)
+    assert found.whole.stopped == {"goal reached: Order Completed": 1}
+    assert set(found.variants) == {"only"}
+    assert found.variants["only"].suppressed == {"no consent: push": 1}
+
+
+async def test_a_phone_unseen_for_sixty_days_gets_no_offer(live_shop):
+    """Firebase calls such addresses stale: what is sent there reaches nobody, and uses up the caps."""
+    shop = live_shop
+    await save(shop)
+    for user in ("anna", "berta"):
+        await shop.person(user)
+    shop.clock.forward(61 * 86_400_000)
+    tablet = PushAddress("fid", "tablet-berta")
+    await shop.journal.append_events(
+        [shop.event("device", user_id="berta", device_id="tablet", platform="ios", push_address=tablet)]
+    )
+    for user in ("anna", "berta"):
+        await track(shop, "Cart", user_id=user)
+    assert [(verdict, reason) for _, verdict, reason in await told(shop)] == [
+        ("suppressed", "no push address"),
+        ("sent", "eligible"),
+    ]
+    assert await shop.column("select address_value from pushes") == ["tablet-berta"]
+
+
+# A dry run -------------------------------------------------------------------------------------------------
+
+
+async def rehearsed(shop, campaign) -> list[tuple[str, str]]:
+    """What a dry run over the last day says, the oldest moment first."""
+    since = shop.clock() - 86_400_000
+    played = await shop.state.read(lambda s: results.rehearsed(s, campaign, since, shop.clock()))
+    return [(one.decision.verdict, one.decision.reason) for one in played]
+
+
+async def test_a_dry_run_of_what_was_live_says_what_was_decided(live_shop):
+    """Its own offers are not counted twice, nor what other campaigns sent only later."""
+    shop = live_shop
+    campaign = await save(shop, guardrails={**FREE, "max_total": 2, "max_per_day": 3})
+    await save(shop, "c2", trigger={"type": "event", "name": "Other"})
+    await shop.person("anna", ANNA)
+    for name in ("Cart", "Other", "Cart", "Other", "Cart"):
+        shop.clock.forward(60_000)
+        await track(shop, name, user_id="anna")
+        queue = PushStore(shop.state)
+        leaving = await queue.mark_sending(await queue.claim("me", shop.clock(), 9), shop.clock())
+        await queue.settle([Finish(push, PushState.ACCEPTED) for push in leaving], shop.clock())
+    decided = [(verdict, reason) for name, verdict, reason in await told(shop) if name == "c1"]
+    assert [verdict for verdict, _ in decided] == ["sent", "sent", "suppressed"]
+    shop.clock.forward(1)
+    assert await rehearsed(shop, campaign) == decided
+
+
+async def test_a_dry_run_knows_who_bought_while_it_would_have_waited(live_shop):
+    shop = live_shop
+    campaign = await save(shop, state="draft", trigger=IN_A_MINUTE)
+    for user, bought_after in (("anna", 30_000), ("berta", 90_000)):
+        await shop.person(user)
+        await track(shop, "Cart", user_id=user)
+        shop.clock.forward(bought_after)
+        await track(shop, "Order Completed", user_id=user)
+        shop.clock.forward(600_000)
+    assert await rehearsed(shop, campaign) == [
+        ("suppressed", "goal reached: Order Completed"),
+        ("sent", "eligible"),
+    ]

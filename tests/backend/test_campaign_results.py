@@ -55,6 +55,25 @@ def test_a_campaign_that_works_is_told_from_one_that_does_not():
     assert results_of([]).comparison.uplift is None
 
 
+def test_each_place_has_its_own_comparison():
+    def at(zone: str, arm: str, people: int, reached: int):
+        place = {"store_id": "s", "zone_id": zone}
+        return [outcome(f"{zone}{arm}{n}", arm, reached=n < reached, **place) for n in range(people)]
+
+    found = results_of(
+        [
+            *at("a", "sent", 300, 150),
+            *at("a", "held_out", 300, 50),
+            *at("b", "sent", 50, 5),
+            *at("c", "suppressed", 1, 0),
+        ]
+    ).by_place
+    assert found["s", "a", ""].uplift.absolute.value == pytest.approx(1 / 3)
+    assert found["s", "a", ""].uplift.is_sure
+    assert (found["s", "b", ""].treated.people, found["s", "b", ""].uplift) == (50, None)
+    assert found["s", "c", ""].treated.people == 0
+
+
 def test_a_rehearsal_keeps_the_caps_it_would_have_used_up():
     chosen = parse_campaign(
         msgspec.json.encode(

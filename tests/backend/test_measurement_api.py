@@ -87,6 +87,12 @@ class Marketer:
             assert time.monotonic() < deadline, told
             await asyncio.sleep(0.01)
 
+    async def caught_up(self):
+        deadline = time.monotonic() + 10
+        while (await self("GET", "/health"))["fold_behind"]:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
+
     async def known(self, user, purpose="push"):
         """Waits until the consent of somebody is folded."""
         deadline = time.monotonic() + 10
@@ -141,6 +147,7 @@ async def test_a_draft_explains_and_rehearses_what_it_would_do(marketer):
     for user in ("anna", "berta"):
         await marketer.tell("track", userId=user, event="Product Added")
         await marketer.known(user)
+    await marketer.caught_up()
     told = await marketer.why("user_id:anna")
     assert [rule["reason"] for rule in told["rules"] if not rule["passes"]] == ["campaign is draft"]
     rehearsal = await marketer("POST", "/api/campaigns/cart/dry-run?days=1")

@@ -118,6 +118,50 @@ def test_what_is_wrong_with_a_dataset_is_said(dataset, file, text, reason):
         evaluate(dataset)
 
 
+TRACK = "t_s,receiver,rssi_dbm,x_m,y_m\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "reason"),
+    [
+        ("receivers.csv", "receiver,x_m,y_m,is_gateway\nwest,0,0,1\nwest,3,0,1\n", "names a receiver twice"),
+        (
+            "receivers.csv",
+            "receiver,x_m,y_m,is_gateway\nwest,inf,0,1\n",
+            "line 2 is not of the expected form",
+        ),
+        ("receivers.csv", "receiver,x_m,y_m,is_gateway\nwest,0,0,perhaps\n", "line 2 is not of"),
+        ("track_there.csv", TRACK + "nan,west,-60,0,0\n", "no number to reckon with"),
+        ("track_there.csv", TRACK + "0,west,-60,0,0\n1,west\n", "line 3 is not of the expected form"),
+        ("track_there.csv", TRACK + "0,west,-60,0,0\n1e8,west,-60,0,0\n", "longer than a day"),
+        ("track_there.csv", TRACK + "0," + 200_000 * "w" + ",-60,0,0\n", "field limit"),
+    ],
+)
+def test_a_hostile_dataset_is_refused_before_it_is_reckoned_with(dataset, file, text, reason):
+    (dataset / file).write_text(text)
+    with pytest.raises(DatasetError, match=reason):
+        evaluate(dataset)
+
+
+@pytest.mark.parametrize("zero_s", [-30.0, 0.37, 1_700_000_000.0])
+def test_a_recording_may_begin_at_any_time(dataset, zero_s):
+    expected = evaluate(dataset).figures()
+    rows = [",".join(map(str, (row[0] + zero_s, *row[1:]))) for row in walk()]
+    (dataset / "track_there.csv").write_text(TRACK + "\n".join(rows) + "\n")
+    assert evaluate(dataset).figures() == expected
+
+
+def test_columns_come_in_any_order_and_as_spreadsheets_write_them(dataset):
+    expected = evaluate(dataset).figures()
+    receivers = (
+        "\ufeffis_gateway, y_m, receiver, x_m\r\n1.0, 0, west, 0\r\n1, 0, east, 12\r\n0, 4, door, 0\r\n"
+    )
+    (dataset / "receivers.csv").write_text(receivers, newline="")
+    rows = [f"{y}, {rssi}.0, {time_s}, {x}, {receiver}" for time_s, receiver, rssi, x, y in walk()]
+    (dataset / "track_there.csv").write_text("\ufeffy_m, rssi_dbm, t_s, x_m, receiver\n" + "\n".join(rows))
+    assert evaluate(dataset).figures() == expected
+
+
 def test_the_command(dataset):
     run = CliRunner().invoke(main, ["evaluate-zones", "--dataset", str(dataset)])
     assert run.exit_code == 0

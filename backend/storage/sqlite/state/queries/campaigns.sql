@@ -76,13 +76,15 @@ where d.profile_id = tree.profile_id and d.campaign_id = :campaign_id and d.verd
 order by d.send_at;
 
 -- name: offers_between$
--- How many offers of any campaign go to a person in a span of time, those on their way included.
+-- How many offers of any campaign go to a person in a span of time, those on their way included; as was known at
+-- a time, and without what one campaign has offered since another.
 with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
 select count(*) from tree cross join decisions d
 where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.send_at >= :start and d.send_at < :end
+  and d.decided_at <= :known_at and (d.campaign_id <> :campaign_id or d.decided_at < :since)
   and (d.active = 1 or exists (select 1 from pushes
     where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')));
 
@@ -107,13 +109,14 @@ where d.profile_id = tree.profile_id and d.campaign_id = :campaign_id and d.acti
   and d.decision_id < :decision_id;
 
 -- name: goal_reached$
--- When a person first did what a campaign is for, since a moment.
+-- When a person first did what a campaign is for, since a moment; also what was dated earlier and told since.
 with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
 select min(e.occurred_at) from tree cross join events e
-where e.profile_id = tree.profile_id and e.kind = 'track' and e.name = :name and e.occurred_at >= :since;
+where e.profile_id = tree.profile_id and e.kind = 'track' and e.name = :name and e.occurred_at >= :earliest
+  and (e.occurred_at >= :since or e.received_at >= :since);
 
 -- name: decision
 -- One decision.
@@ -143,10 +146,6 @@ on conflict (pool_id) do update set name = excluded.name;
 -- name: add_code!
 -- A code to be given once.
 insert into codes (pool_id, code, added_at) values (:pool_id, :code, :added_at) on conflict do nothing;
-
--- name: codes_left$
--- How many codes a pool still has.
-select count(*) from codes where pool_id = :pool_id and decision_id is null;
 
 -- name: any_code_left
 -- Whether a pool has a code at all.
@@ -191,6 +190,11 @@ from pushes where campaign_id = :campaign_id group by state;
 -- For accounts: from the later of due and complete to FCM's 200.
 select finished_at - max(due_at, completed_at) as ms from pushes
 where state = 'accepted' and finished_at is not null;
+
+-- name: decisions_with_pushes
+-- For accounts: every decision, once for each of its pushes.
+select d.decision_id, d.campaign_id, d.verdict, d.reason, p.push_id, p.state, p.address_value as address
+from decisions d left join pushes p on p.decision_id = d.decision_id;
 
 -- name: newest_pushes
 -- For the live floor.

@@ -3,7 +3,9 @@
 select d.decision_id, d.profile_id, d.verdict, d.reason, d.decided_at, d.send_at, d.variant, d.store_id, d.zone_id,
   d.fence_id,
   (select count(*) from pushes p where p.decision_id = d.decision_id and p.state = 'accepted') as accepted,
-  (select count(*) from pushes p where p.decision_id = d.decision_id and p.opened_at is not null) as opened
+  (select count(*) from pushes p where p.decision_id = d.decision_id and p.opened_at is not null) as opened,
+  (select min(p.reason) from pushes p
+    where p.decision_id = d.decision_id and p.state in ('suppressed', 'expired')) as stopped
 from decisions d
 where d.campaign_id = :campaign_id and d.decision_id > :after and d.decided_at >= :since
 order by d.decision_id limit :limit;
