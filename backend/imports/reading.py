@@ -1,10 +1,11 @@
 """Records to rows: a contact, an order of several lines, or a product; or why a record is none."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby, islice
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
@@ -94,6 +95,15 @@ def orders(found: Iterable[Record], mapping: ColumnMapping, options: Options) ->
         yield read
 
 
+_AT: Final = re.compile(r"(?P<text>.*) - at (?:`key` in )?`\$\.(?P<field>[^`]+)`", re.DOTALL)
+_MUST: Final = {
+    "currency": "three capital letters, such as EUR",
+    "email": "an address, such as anna@shop.example",
+    "phone": "a number with its country's code, such as +4366012345",
+    "consent": "named in Latin letters, digits, `_`, `.` and `-`",
+}
+
+
 def _with_present(read: Read, product_id: str) -> Read:
     """A row that could not be read, though its product is in the feed."""
     return replace(read, present=product_id or None)
@@ -113,9 +123,14 @@ def _refused(records: Iterable[Record], reason: str) -> Read:
 
 
 def _reason(error: Exception) -> str:
-    """msgspec says `Expected … - at `$.email``; people read the field first."""
-    text, _, path = str(error).partition(" - at `$.")
-    return f"{path.rstrip('`')}: {text}" if path else text
+    """msgspec says `Expected … - at `$.email``; people read the field first, and no patterns."""
+    found = _AT.fullmatch(str(error))
+    if found is None:
+        return str(error)
+    text, field = found["text"], found["field"]
+    if "matching regex" in text:
+        text = f"must be {_MUST.get(field, 'shorter, or without its control characters')}"
+    return f"{field}: {text}"
 
 
 def _made(kind: type[R], values: Mapping[str, Any]) -> R:
