@@ -4,12 +4,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import structlog
 
 from backend.segments.dependencies import needs_of
 from backend.storage import rfm, segments
-from backend.storage.rfm import ScoreChange, Scored
+from backend.storage.rfm import Changes
 from backend.storage.session import Database, Session, StorageError
 
 log = structlog.get_logger()
@@ -79,7 +81,8 @@ class Scorer:
         run_id = await self._state.write(lambda session: rfm.begin_run(session, self._now_ms()))
         self.progress = Progress(run_id)
         try:
-            scored, changed = await asyncio.to_thread(self._state.view, _reckon)
+            changed = await asyncio.to_thread(self._state.view, _reckon)
+            scored = changed.scored
             self.progress.people = len(changed)
             await self._write(run_id, changed)
             await self._state.write(
@@ -89,26 +92,29 @@ class Scorer:
             self.progress = None
         if changed:
             self._changed()
-        log.info("scored", run=run_id, people=len(scored.cells), changed=len(changed))
+        log.info("scored", run=run_id, people=len(scored.people), changed=len(changed))
         return run_id
 
-    async def _write(self, run_id: int, changed: list[ScoreChange]) -> None:
+    async def _write(self, run_id: int, changed: Changes) -> None:
         """In portions that follow how long the last ones took."""
         written, portion = 0, FIRST_PORTION
         ask = await self._state.read(_any_segment_asks)
         while written < len(changed):
-            some = changed[written : written + portion]
-            took = await self._state.write(lambda session, some=some: self._put(session, run_id, some, ask))  # type: ignore[misc]
-            written += len(some)
+            put = partial(self._put, run_id, changed, written, portion, ask)
+            took = await self._state.write(put)
+            written = min(written + portion, len(changed))
             if self.progress is not None:
                 self.progress.written = written
             portion = min(max(round(portion * min(PORTION_S / took, 2.0)), 50), LARGEST_PORTION)
 
-    def _put(self, session: Session, run_id: int, some: list[ScoreChange], ask: bool) -> float:
+    def _put(
+        self, run_id: int, changed: Changes, start: int, size: int, ask: bool, session: Session
+    ) -> float:
         began, now = time.perf_counter(), self._now_ms()
+        some = changed.portion(start, size)
         rfm.put_changes(session, run_id, some, now)
         if ask:
-            segments.ask_again(session, (change.profile_id for change in some), now)
+            segments.ask_again(session, chain.from_iterable(some.values()), now)
         return max(time.perf_counter() - began, 1e-6)
 
     async def _is_due(self) -> bool:
@@ -118,9 +124,9 @@ class Scorer:
         return self._now_ms() - int(last[0]["started_at"]) >= self._every_ms
 
 
-def _reckon(session: Session) -> tuple[Scored, list[ScoreChange]]:
-    scored = rfm.score(rfm.purchases(session))
-    return scored, rfm.changes(session, scored)
+def _reckon(session: Session) -> Changes:
+    bought = rfm.purchases(session)
+    return rfm.changes(bought, rfm.score(bought))
 
 
 def _any_segment_asks(session: Session) -> bool:

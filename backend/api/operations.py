@@ -179,8 +179,3 @@ def _answer(value: object, operation: Operation) -> web.StreamResponse:
 def operation_of(handler: Callable[..., object]) -> Operation | None:
     """What a route's handler says of itself, if it does."""
     return OPERATIONS.get(handler)
-
-
-def answers_nothing(operation: Operation) -> bool:
-    """Whether its answer is empty."""
-    return operation.answer is None and not operation.media

@@ -1,13 +1,11 @@
 """Who the registered rotating beacons are: numbers, which tables answer with, and the keys people know."""
 
-import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 PREFIX: Final = "eid:"
-_KEY = re.compile(r"eid:[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NAME_BYTES: Final = 16
 
 
@@ -24,11 +22,6 @@ class SealedBeacon:
 def stable_key(random_bytes: bytes) -> str:
     """A new beacon's key, `eid:<uuid>`, from 16 random bytes: it says nothing, and nobody can guess it."""
     return f"{PREFIX}{uuid.UUID(bytes=random_bytes, version=4)}"
-
-
-def is_stable_key(text: str) -> bool:
-    """Whether it has the form of a registered beacon's key."""
-    return _KEY.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,71 +1,160 @@
-"""RFM in the database: what people bought, their scores, the runs."""
+"""RFM in the database: what people bought, their scores, the runs.
 
-from collections.abc import Iterable, Mapping, Sequence
+A million people come and go as JSON, a page or a portion of them in one value: so the interpreter's lock,
+which the journal's thread needs too, is held for a millisecond at a time, while the database does the rest.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from backend.segments.rfm import CELLS, Thresholds, Values, bounds_of, scores_of
+from backend.segments.rfm import CELLS, Scores, Thresholds, Values, bounds_of, scores_of
 from backend.storage import orders, segments
+from backend.storage.segment_facts import as_json
 from backend.storage.session import Row, Session
 
-Cell = tuple[int, int, int]
+Ids: TypeAlias = NDArray[np.bytes_]
+"""In one piece of memory: to let go of a million texts holds up the journal as well."""
+Cell: TypeAlias = tuple[int, int, int]
+Bought: TypeAlias = tuple[int, int, int]
+"""When last, how many orders, for how much."""
+Trees: TypeAlias = Mapping[str, Sequence[str]]
+"""People with all the profiles that are theirs."""
+ByCell: TypeAlias = Mapping[Cell | None, Sequence[str]]
+"""People by their cell; None: no orders any more."""
+
+PAGE = 1_000  # people at once; decoding more of them would hold up the journal
+_texts = msgspec.json.Decoder(list[str])
+_numbers = msgspec.json.Decoder(list[int])
+_COLUMNS = ("last_at", "orders", "revenue", "r", "f", "m")
 
 
 @dataclass(frozen=True, slots=True)
 class Purchases:
-    """People with orders, in the order of their ids, as columns."""
+    """People with orders, as columns; `before` are their scores of the last run, 0 where there are none.
 
-    people: Sequence[str]
+    `gone` has scores and no orders any more.
+    """
+
+    people: Ids
     last_at: Values
     count: Values
     revenue: Values
+    before: Values
+    gone: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Everybody's cell, and the bounds behind it."""
+    """Everybody's scores, a row of three for each of the people, and the bounds behind them."""
 
-    cells: Mapping[str, Cell]
+    people: Ids
+    scores: Scores
     thresholds: Thresholds
     orders: int
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreChange:
-    """A person whose cell is another than before; None: no orders any more."""
+class Changes:
+    """Whose cell is another than before: people by their place among the scored, and those who are gone."""
 
-    profile_id: str
-    cell: Cell | None
+    scored: Scored
+    places: Values
+    gone: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.places) + len(self.gone)
+
+    def portion(self, start: int, size: int) -> ByCell:
+        """The next `size` of them after `start` of them, by the cell in which they are now."""
+        places = self.places[start : start + size]
+        beyond = max(start - len(self.places), 0)
+        found: dict[Cell | None, list[str]] = defaultdict(list)
+        people = self.scored.people[places].astype(np.str_).tolist()
+        for person, (r, f, m) in zip(people, self.scored.scores[places].tolist(), strict=True):
+            found[r, f, m].append(person)
+        if len(places) < size and beyond < len(self.gone):
+            found[None] += self.gone[beyond : beyond + size - len(places)]
+        return found
+
+
+class _Page(NamedTuple):
+    """Some people, with a row of `_COLUMNS` for each."""
+
+    people: Ids
+    numbers: Values
+
+    def where(self, chosen: NDArray[np.bool_]) -> "_Page":
+        return _Page(self.people[chosen], self.numbers[chosen])
 
 
 def purchases(session: Session) -> Purchases:
-    """What everybody bought. Who has several identifiers is reckoned as one person, each order once."""
-    rows = session.rows("rfm_purchases")
-    entangled = {row["profile_id"] for row in session.rows("rfm_merged_buyers")}
-    columns = [
-        (row["profile_id"], row["last_at"], row["orders"], row["revenue"])
-        for row in rows
-        if row["profile_id"] not in entangled
-    ]
-    columns += _of_people(session, entangled)
-    columns.sort()
-    people = [column[0] for column in columns]
-    values = np.array([column[1:] for column in columns], np.int64).reshape(-1, 3)
-    return Purchases(people, values[:, 0], values[:, 1], values[:, 2])
+    """What everybody bought. Who bought by several identifiers is reckoned as one person, each order once."""
+    tangled = _texts.decode(session.rows("rfm_merged_buyers")[0][0])
+    trees = _trees(session, tangled)
+    apart = {*tangled, *(profile for tree in trees.values() for profile in tree)}
+    gone = [one for one in _texts.decode(session.rows("rfm_gone")[0][0]) if one not in trees]
+    pages = [_Page(np.empty(0, np.bytes_), np.empty((0, len(_COLUMNS)), np.int64)), *_pages(session, apart)]
+    for page in _pages_of_people(session, trees):
+        buys = page.numbers[:, 1] > 0
+        gone += page.where(~buys & page.numbers[:, 3:].any(axis=1)).people.astype(np.str_).tolist()
+        pages.append(page.where(buys))
+    people = np.concatenate([page.people for page in pages])
+    columns = np.concatenate([page.numbers for page in pages])
+    return Purchases(people, columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3:], gone)
 
 
-def _of_people(session: Session, profile_ids: Iterable[str]) -> list[tuple[str, int, int, int]]:
-    found = []
-    for person in segments.trees(session, sorted(profile_ids)):
-        bought = [order for order in orders.orders_of(session, person) if order.status == "completed"]
-        times = [order.completed_at for order in bought if order.completed_at is not None]
-        if times:
-            revenue = sum((order.total or 0) - order.refunded for order in bought)
-            found.append((person, max(times), len(times), revenue))
-    return found
+def _pages(session: Session, apart: AbstractSet[str]) -> Iterator[_Page]:
+    """What each profile bought by itself, a page of them at a time; without those who are reckoned apart."""
+    after = ""
+    while (row := session.rows("rfm_purchases", after=after, limit=PAGE)[0])["last"] is not None:
+        after = row["last"]
+        people = _texts.decode(row["people"])
+        columns = [_numbers.decode(row[column]) for column in _COLUMNS]
+        page = _Page(np.array(people, np.bytes_), np.array(columns, np.int64).T)
+        yield page.where(np.array([one not in apart for one in people], np.bool_)) if apart else page
+
+
+def _trees(session: Session, profiles: Sequence[str]) -> Trees:
+    trees: dict[str, list[str]] = {}
+    for start in range(0, len(profiles), PAGE):
+        trees.update(segments.trees(session, profiles[start : start + PAGE]))
+    return trees
+
+
+def _pages_of_people(session: Session, trees: Trees) -> Iterator[_Page]:
+    """What people bought by several identifiers; no orders are a row of zeros."""
+    people = sorted(trees)
+    for start in range(0, len(people), PAGE):
+        some = people[start : start + PAGE]
+        bought = _added_up(session, {one: trees[one] for one in some})
+        before = {row["profile_id"]: row for row in session.rows("segment_scores", profiles=as_json(some))}
+        rows = [(*(bought.get(one) or _bought(session, one)), *_scores(before.get(one))) for one in some]
+        yield _Page(np.array(some, np.bytes_), np.array(rows, np.int64))
+
+
+def _added_up(session: Session, trees: Trees) -> dict[str, Bought]:
+    """What people bought whose identifiers' orders have nothing to do with each other: most of them."""
+    rows = session.rows("rfm_purchases_of_people", trees=msgspec.json.encode(list(trees.items())).decode())
+    return {row["person_id"]: (row["last_at"], row["orders"], row["revenue"]) for row in rows}
+
+
+def _bought(session: Session, person: str) -> Bought:
+    """The same order by order, from everything that was said of each."""
+    bought = [order for order in orders.orders_of(session, person) if order.status == "completed"]
+    times = [order.completed_at for order in bought if order.completed_at is not None]
+    revenue = sum((order.total or 0) - order.refunded for order in bought)
+    return (max(times), len(times), revenue) if times else (0, 0, 0)
+
+
+def _scores(row: Row | None) -> Cell:
+    return (0, 0, 0) if row is None else (row["r"] or 0, row["f"] or 0, row["m"] or 0)
 
 
 def score(bought: Purchases) -> Scored:
@@ -76,17 +165,13 @@ def score(bought: Purchases) -> Scored:
         scores_of(bought.count, thresholds.frequency),
         scores_of(bought.revenue, thresholds.monetary),
     )
-    cells = zip(*(column.tolist() for column in columns), strict=True)
-    return Scored(dict(zip(bought.people, cells, strict=True)), thresholds, int(bought.count.sum()))
+    return Scored(bought.people, np.stack(columns, axis=1), thresholds, int(bought.count.sum()))
 
 
-def changes(session: Session, scored: Scored) -> list[ScoreChange]:
+def changes(bought: Purchases, scored: Scored) -> Changes:
     """Whose cell is another than what is stored."""
-    known = {row["profile_id"]: (row["r"], row["f"], row["m"]) for row in session.rows("rfm_scores")}
-    changed = [
-        ScoreChange(person, cell) for person, cell in scored.cells.items() if known.get(person) != cell
-    ]
-    return [*changed, *(ScoreChange(person, None) for person in known if person not in scored.cells)]
+    places = np.flatnonzero((scored.scores != bought.before).any(axis=1))
+    return Changes(scored, places, bought.gone)
 
 
 def begin_run(session: Session, now: int) -> int:
@@ -101,19 +186,19 @@ def end_run(session: Session, run_id: int, scored: Scored, changed: int, now: in
         "end_rfm_run",
         run_id=run_id,
         finished_at=now,
-        people=len(scored.cells),
+        people=len(scored.people),
         orders=scored.orders,
         changed=changed,
         thresholds=msgspec.json.encode(asdict(scored.thresholds)).decode(),
     )
 
 
-def put_changes(session: Session, run_id: int, changed: Sequence[ScoreChange], now: int) -> None:
-    """Stores some people's new cells, and has their segments asked again."""
-    rows = [_row(run_id, change, now) for change in changed]
-    session.many("put_rfm_score", [row for row in rows if row["r"] is not None])
-    session.many("end_rfm_score", [{"profile_id": row["profile_id"]} for row in rows if row["r"] is None])
-    session.many("add_rfm_change", rows)
+def put_changes(session: Session, run_id: int, changed: ByCell, now: int) -> None:
+    """Stores the new cells of some people, also for their history."""
+    cells = msgspec.json.encode([(*_named(cell), people) for cell, people in changed.items()]).decode()
+    session.run("put_rfm_scores", cells=cells, run_id=run_id, scored_at=now)
+    session.run("end_rfm_scores", people=as_json(changed.get(None, ())))
+    session.run("add_rfm_changes", cells=cells, run_id=run_id, scored_at=now)
 
 
 def runs(session: Session, limit: int) -> list[Row]:
@@ -121,8 +206,6 @@ def runs(session: Session, limit: int) -> list[Row]:
     return session.rows("rfm_runs", limit=limit)
 
 
-def _row(run_id: int, change: ScoreChange, now: int) -> dict[str, Any]:
-    r, f, m = change.cell or (None, None, None)
-    name = CELLS[change.cell] if change.cell else None
-    told = {"r": r, "f": f, "m": m, "name": name, "scored_at": now}
-    return {"profile_id": change.profile_id, "run_id": run_id, **told}
+def _named(cell: Cell | None) -> tuple[int | str | None, ...]:
+    """The three scores and their name."""
+    return (None, None, None, None) if cell is None else (*cell, CELLS[cell])

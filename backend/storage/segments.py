@@ -273,14 +273,15 @@ def segments_of(session: Session, person_id: str) -> Sequence[Row]:
     return session.rows("segments_of_person", profile_id=person_id)
 
 
-def changes_of(session: Session, person_id: str, before: int, limit: int) -> Sequence[Row]:
-    """When a person entered and left segments before a time, newest first; for the timeline."""
-    return session.rows("segment_changes_of_person", profile_id=person_id, before=before, limit=limit)
-
-
 def put_members(session: Session, members: Iterable[tuple[Membership, int]]) -> None:
     """People came in, under a version; whoever is in already keeps the earlier time."""
-    session.many("put_segment_member", ({**one._asdict(), "version": version} for one, version in members))
+    session.many(
+        "put_segment_member",
+        (
+            {"profile_id": profile_id, "segment_id": segment_id, "since": since, "version": version}
+            for (profile_id, segment_id, since), version in members
+        ),
+    )
 
 
 def end_members(session: Session, gone: Iterable[tuple[str, str]]) -> None:
@@ -323,7 +324,7 @@ def ask_again(session: Session, profiles: Iterable[str], now: int) -> None:
 
     For whoever merges, splits or scores people outside the fold.
     """
-    put_timers(session, {(profile_id, EVERY): now for profile_id in profiles})
+    session.run("ask_segments_again", profiles=as_json(profiles), segment_id=EVERY, now=now)
 
 
 def take_due(session: Session, now: int, limit: int) -> list[tuple[str, str]]:

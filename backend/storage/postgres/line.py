@@ -1,8 +1,8 @@
 """One connection with an event loop of its own, for one thread at a time: asyncpg made synchronous."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -86,26 +86,26 @@ class Line:
 
         Raises StorageConflict, StorageRetry, StorageError, and whatever `work` raises.
         """
-        try:
+        with self._in_our_words(self._undo):
             self.open()
             self.tell(begin)
             result = work(_LineSession(self))
             self._commit()
-        except BaseException as error:
-            self._undo()
-            ours = as_ours(error, str(self._address))
-            if ours is None:
-                raise
-            raise ours from error
         return result
 
     def beside(self, work: "Callable[[Line], T]") -> T:
         """Runs `work` outside of any transaction. Raises StorageError, and whatever `work` raises."""
-        try:
+        with self._in_our_words(self._undo):
             self.open()
             return work(self)
+
+    @contextmanager
+    def _in_our_words(self, undo: Callable[[], None]) -> Iterator[None]:
+        """Whatever is raised within is undone; what the server or the connection raised becomes our error."""
+        try:
+            yield
         except BaseException as error:
-            self._undo()
+            undo()
             ours = as_ours(error, str(self._address))
             if ours is None:
                 raise
@@ -150,15 +150,9 @@ class Line:
 
     def ping(self) -> None:
         """Shows the server that we live. Raises StorageError where the connection is lost."""
-        try:
+        with self._in_our_words(self.drop):
             if self.is_open:
                 self.tell("select 1")
-        except BaseException as error:
-            self.drop()
-            ours = as_ours(error, str(self._address))
-            if ours is None:
-                raise
-            raise ours from error
 
     def drop(self) -> None:
         """Forgets the connection, so that the next use makes another."""
@@ -228,7 +222,8 @@ class _LineSession:
         self.line.wait(statement.prepared.fetch(*statement.arguments(values)))
         return int(statement.prepared.get_statusmsg().rpartition(" ")[2])
 
-    def many(self, query: str, rows: Iterable[Values]) -> None:
+    def many(self, query: str, rows: Iterable[Values], *, together: bool = False) -> None:
+        del together  # one message to the server holds all of them
         statement = self.line.statement(query)
         given = [statement.arguments(values) for values in rows]
         if given:

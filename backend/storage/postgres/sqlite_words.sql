@@ -41,3 +41,8 @@ create or replace function json_each(document text, path text) returns table (ke
     with ordinality as elements (element, number) $$;
 create or replace function instr(whole text, part text) returns integer language sql immutable
   return strpos(whole, part);
+-- A column as a JSON list.
+create or replace aggregate json_group_array(bigint)
+  (sfunc = array_append, stype = bigint[], initcond = '{}', finalfunc = array_to_json);
+create or replace aggregate json_group_array(text)
+  (sfunc = array_append, stype = text[], initcond = '{}', finalfunc = array_to_json);

@@ -88,6 +88,18 @@ where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.send_at >= :st
   and (d.active = 1 or exists (select 1 from pushes
     where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')));
 
+-- name: offers_of_moment
+-- Other campaigns' offers to a person for what happened in a span of time; what never went out does not count.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select distinct d.campaign_id from tree cross join decisions d
+where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.campaign_id <> :campaign_id
+  and d.due_at between :start and :end
+  and (d.active = 1 or exists (select 1 from pushes
+    where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')));
+
 -- name: sent_between$
 -- How many other offers have left for a person in a span of time, in whatever state they are.
 with recursive tree (profile_id) as (
@@ -110,12 +122,15 @@ where d.profile_id = tree.profile_id and d.campaign_id = :campaign_id and d.acti
 
 -- name: goal_reached$
 -- When a person first did what a campaign is for, since a moment; also what was dated earlier and told since.
+-- Of browsers' doings those that are the person's.
 with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select min(e.occurred_at) from tree cross join events e
-where e.profile_id = tree.profile_id and e.kind = 'track' and e.name = :name and e.occurred_at >= :earliest
+select min(e.occurred_at) from tree cross join profiles p cross join events e
+where p.profile_id = tree.profile_id and e.profile_id = tree.profile_id
+  and e.kind = 'track' and e.name = :name and e.occurred_at >= :earliest
+  and e.occurred_at between p.attach_from and p.attach_until
   and (e.occurred_at >= :since or e.received_at >= :since);
 
 -- name: decision

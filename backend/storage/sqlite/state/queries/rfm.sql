@@ -13,39 +13,77 @@ select run_id, started_at, finished_at, people, orders, changed, thresholds from
 order by run_id desc limit :limit;
 
 -- name: rfm_purchases
--- What each profile that is nobody else's bought: when last, how often, for how much.
-select o.profile_id, max(o.completed_at) as last_at, count(*) as orders,
-  sum(coalesce(o.total, 0) - o.refunded) as revenue
-from orders o where o.status = 'completed' and o.completed_at is not null
-group by o.profile_id order by o.profile_id;
+-- What the next profiles bought, each by itself: when last, how often, for how much; and their scores until now.
+select max(b.profile_id) as last, json_group_array(b.profile_id) as people,
+  json_group_array(b.last_at) as last_at, json_group_array(b.orders) as orders,
+  json_group_array(b.revenue) as revenue, json_group_array(coalesce(s.r, 0)) as r,
+  json_group_array(coalesce(s.f, 0)) as f, json_group_array(coalesce(s.m, 0)) as m
+from (
+  select o.profile_id, max(o.completed_at) as last_at, count(*) as orders,
+    cast(sum(coalesce(o.total, 0) - o.refunded) as integer) as revenue
+  from orders o where o.status = 'completed' and o.completed_at is not null and o.profile_id > :after
+  group by o.profile_id order by o.profile_id limit :limit) b
+left join rfm_scores s on s.profile_id = b.profile_id;
 
 -- name: rfm_merged_buyers
--- Profiles with orders that are part of somebody, or that others are part of: these are reckoned as people.
-select distinct o.profile_id from orders o join profiles p on p.profile_id = o.profile_id
-where p.merged_into is not null
-union
-select distinct o.profile_id from orders o
-where exists (select 1 from profiles c where c.merged_into = o.profile_id);
+-- Profiles with orders that are part of somebody: those around them are reckoned as people.
+select json_group_array(p.profile_id) as people from profiles p
+where p.merged_into is not null and exists (select 1 from orders o where o.profile_id = p.profile_id);
 
--- name: rfm_scores
--- Everybody's scores.
-select profile_id, r, f, m from rfm_scores order by profile_id;
+-- name: rfm_purchases_of_people
+-- The same of people with several profiles, [person, profiles] each, whose orders simply add up: no two profiles
+-- report the same one, and all that a merged profile said of any happened while it was the person's.
+with people as materialized (
+  select value ->> 0 as person_id, value ->> 1 as profiles from json_each(cast(:trees as text)))
+select b.person_id, b.last_at, b.orders, b.revenue from (
+  select t.person_id, max(case when o.status = 'completed' then o.completed_at end) as last_at,
+    sum(case when o.status = 'completed' then 1 else 0 end) as orders,
+    cast(sum(case when o.status = 'completed' then coalesce(o.total, 0) - o.refunded else 0 end) as integer) as revenue,
+    count(*) as reports, count(distinct o.order_id) as different,
+    max(case when exists (
+      select 1 from order_statements s
+      where s.profile_id = p.profile_id and (s.occurred_at < p.attach_from or s.occurred_at > p.attach_until))
+      then 1 else 0 end) as outside
+  from people t cross join json_each(t.profiles) one cross join profiles p cross join orders o
+  where p.profile_id = one.value and o.profile_id = one.value
+  group by t.person_id) b
+where b.last_at is not null and b.reports = b.different and b.outside = 0;
 
--- name: put_rfm_score!
--- A person's scores.
+-- name: rfm_gone
+-- Whoever has scores and no orders of their own, or is part of somebody.
+select json_group_array(g.profile_id) as people from (
+  select s.profile_id from rfm_scores s
+  where not exists (select 1 from orders o
+    where o.status = 'completed' and o.profile_id = s.profile_id and o.completed_at is not null)
+  union
+  select s.profile_id from profiles p cross join rfm_scores s
+  where p.merged_into is not null and s.profile_id = p.profile_id) g;
+
+-- name: put_rfm_scores!
+-- People's scores; for each cell its three scores, its name, and a list of the people. Whoever has none is left out.
 insert into rfm_scores (profile_id, run_id, r, f, m, name, scored_at)
-values (:profile_id, :run_id, :r, :f, :m, :name, :scored_at)
+with cells as materialized (
+  select cast(value ->> 0 as integer) as r, cast(value ->> 1 as integer) as f, cast(value ->> 2 as integer) as m,
+    value ->> 3 as name, value ->> 4 as people
+  from json_each(cast(:cells as text)))
+select p.value, :run_id, c.r, c.f, c.m, c.name, :scored_at
+from cells c cross join json_each(c.people) p where c.r is not null order by p.value
 on conflict (profile_id) do update set run_id = excluded.run_id, r = excluded.r, f = excluded.f, m = excluded.m,
   name = excluded.name, scored_at = excluded.scored_at;
 
--- name: end_rfm_score!
+-- name: end_rfm_scores!
 -- Whoever has no orders any more has no scores.
-delete from rfm_scores where profile_id = :profile_id;
+delete from rfm_scores where profile_id in (select value from json_each(cast(:people as text)));
 
--- name: add_rfm_change!
--- For the person's history.
+-- name: add_rfm_changes!
+-- For the people's history; cells as above.
 insert into rfm_changes (profile_id, run_id, r, f, m, name, scored_at)
-values (:profile_id, :run_id, :r, :f, :m, :name, :scored_at)
+with cells as materialized (
+  select cast(value ->> 0 as integer) as r, cast(value ->> 1 as integer) as f, cast(value ->> 2 as integer) as m,
+    value ->> 3 as name, value ->> 4 as people
+  from json_each(cast(:cells as text)))
+select p.value, :run_id, c.r, c.f, c.m, c.name, :scored_at
+from cells c cross join json_each(c.people) p where true order by p.value
 on conflict (profile_id, run_id) do update set r = excluded.r, f = excluded.f, m = excluded.m, name = excluded.name;
 
 -- name: rfm_changes_of

@@ -192,6 +192,12 @@ values (:segment_id, :profile_id, :version, :kind, :at, :backfill);
 insert into segment_timers (profile_id, segment_id, due_at) values (:profile_id, :segment_id, :due_at)
 on conflict (profile_id, segment_id) do update set due_at = min(segment_timers.due_at, excluded.due_at);
 
+-- name: ask_segments_again!
+-- The same for people of whom something changed.
+insert into segment_timers (profile_id, segment_id, due_at)
+select distinct value, cast(:segment_id as text), cast(:now as bigint) from json_each(cast(:profiles as text)) where true
+on conflict (profile_id, segment_id) do update set due_at = min(segment_timers.due_at, excluded.due_at);
+
 -- name: end_segment_timer!
 -- It is being looked at.
 delete from segment_timers where profile_id = :profile_id and segment_id = :segment_id;
@@ -222,16 +228,6 @@ select count(*) from segment_members where segment_id = :segment_id;
 -- Which segments a person is in, since when.
 select m.segment_id, m.since, m.version from segment_members m join segments s on s.segment_id = m.segment_id
 where m.profile_id = :profile_id and s.state in ('computing', 'live') order by m.segment_id;
-
--- name: segment_changes_of_person
--- When a person entered and left segments, newest first; under whichever of their profiles.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select c.segment_id, c.version, c.kind, c.at, c.backfill
-from tree join segment_changes c on c.profile_id = tree.profile_id
-where c.at < :before order by c.at desc, c.change_id desc limit :limit;
 
 -- name: erase_segment_members!
 -- Erasure of a profile.

@@ -1,0 +1,48 @@
+"""Every named query is asked by somebody: its name stands in the code, whole or put together."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from backend.storage.queries import named_queries
+
+BACKEND = Path(__file__).parents[2] / "backend"
+TREES = [ast.parse(path.read_text("utf-8")) for path in BACKEND.rglob("*.py")]
+
+
+def _text(part: ast.expr) -> str:
+    return re.escape(part.value) if isinstance(part, ast.Constant) else r"(\w+)"
+
+
+def literals(trees: list[ast.Module]) -> tuple[set[str], list[re.Pattern[str]]]:
+    """Every text, and every text with gaps, such as f"export_{table}", unless it is hardly more than gaps."""
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    gaps = {"".join(map(_text, node.values)) for node in nodes if isinstance(node, ast.JoinedStr)}
+    return texts, [re.compile(gap) for gap in gaps if re.search(r"[a-z]{4}", gap.replace(r"(\w+)", ""))]
+
+
+def unused(names: list[str], trees: list[ast.Module]) -> list[str]:
+    """The names that are no text of the code's, and no text with gaps whose gaps are texts."""
+    texts, gaps = literals(trees)
+
+    def made(name: str) -> bool:
+        return any((match := gap.fullmatch(name)) and set(match.groups()) <= texts for gap in gaps)
+
+    return [name for name in names if name not in texts and not made(name)]
+
+
+@pytest.mark.parametrize("area", ["journal", "state"])
+def test_every_named_query_is_asked_by_somebody(area):
+    assert unused(sorted(named_queries(area)), TREES) == []
+
+
+def test_a_query_that_nobody_asks_is_seen():
+    code = ast.parse("ask('one'); ask(f'export_{table}'); tables = ['orders']; ask(f'{area}_{what}')")
+    assert unused(["one", "two", "export_orders", "export_visits", "orders_one"], [code]) == [
+        "two",
+        "export_visits",
+        "orders_one",
+    ]
