@@ -18,12 +18,14 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from backend import garbage
 from backend.api.dead_letters import LETTERS
 from backend.api.eid import EID, EidRegistrar
 from backend.api.erasures import ERASER
 from backend.api.fleet import FLEET, Fleet
 from backend.api.host import Host
 from backend.api.imports import IMPORTS
+from backend.api.previews import VALIDATOR
 from backend.api.retention import RETENTION
 from backend.api.rfm import SCORER
 from backend.api.server import build
@@ -43,7 +45,7 @@ from backend.ingest import Ingest
 from backend.listening import Listening
 from backend.profiles.erasure import ErasureKeys, Tombstones
 from backend.proximity.eid_keys import open_eid_keys
-from backend.push.fcm import FcmSettings, open_fcm
+from backend.push.fcm import FcmClient, FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
 from backend.retention import Retention
 from backend.scoring import Scorer
@@ -107,6 +109,7 @@ async def serve(
         loop.add_signal_handler(name, stop.set)
     whole = bridge_alone(config) if only_bridge else running(config)
     async with whole as (backend, parts):
+        garbage.settle()
         if ready is not None:
             ready(backend)
         log.info("serving", url=f"{backend.scheme}://{backend.host}:{backend.port}")
@@ -146,7 +149,8 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         eids = await _eids(config, state)
         ingest.resolver = eids.desk
         stack.push_async_callback(eids.desk.close)
-        sender = await _sender(stack, config, state, fold, client_id)
+        fcm = await _fcm(stack, config)
+        sender = None if fcm is None else _sender(config, state, fold, fcm, client_id)
         if sender is not None:
             fold.on_pushes = sender.wake
         door = GuardedJournal(journal, tombstones)
@@ -162,6 +166,8 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         app = build(host, bridge.add_to)
         fleet = app[FLEET] = await _fleet(config, state, ingest)
         app[EID] = eids
+        if fcm is not None:
+            app[VALIDATOR] = fcm
         letters = app[LETTERS] = DeadLetterDesk(Stores(journal, journal_file, state), ingest, unix_ms)
         app[IMPORTS] = ImportDesk(state, door, fold, unix_ms)
         places = Places(state, journal_file, journal, fold, config.folder, *_wipers(state, journal_file))
@@ -276,14 +282,15 @@ async def _bridge(
     )
 
 
-async def _sender(
-    stack: AsyncExitStack, config: Config, state: Database, fold: Fold, owner: str
-) -> PushSender | None:
+async def _fcm(stack: AsyncExitStack, config: Config) -> FcmClient | None:
     if config.push is None:
         log.warning("no_push", hint="without [push] in the settings no offer is ever sent")
         return None
     settings = FcmSettings(Path(config.push.service_account), send_url=config.push.send_url)
-    fcm = await stack.enter_async_context(open_fcm(settings))
+    return await stack.enter_async_context(open_fcm(settings))
+
+
+def _sender(config: Config, state: Database, fold: Fold, fcm: FcmClient, owner: str) -> PushSender:
     guards = Guards(may_send=SendChecks(state), caught_up=fold)
     every_s = RECOVER_EVERY_S if config.database.replicas else None
     rim = Rim(owner, unix_ms, random.random)

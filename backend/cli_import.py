@@ -17,7 +17,6 @@ from backend.clock import unix_ms
 from backend.ids import uuid7
 from backend.imports import mapping as mappings
 from backend.imports import reading
-from backend.imports.identifiers import is_country
 from backend.imports.mapping import ColumnMapping, Kind, MappingInvalid
 from backend.imports.reading import Options, Read
 from backend.imports.rows import Imported
@@ -26,6 +25,7 @@ from backend.imports.sending import Backend, SendingStopped
 from backend.imports.source import Source, feed_in_xml, is_xml, layout_of, proposal
 from backend.imports.tables import FileUnreadable
 from backend.imports.values import NO, YES, DateReader, DecimalMark, ValueUnreadable
+from sdk_bridge.server.spelling import is_country
 
 LINE_EVERY_S: Final = 5.0  # without a terminal: often enough to see that it goes on
 SHOWN_ERRORS: Final = 20

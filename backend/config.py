@@ -125,6 +125,7 @@ class Retention(Struct, frozen=True, forbid_unknown_fields=True):
     sighting_hours_days: Days = 400
     alerts_days: Days = 90
     observations_days: Days = 30
+    addresses_days: Days = 270  # as FCM counts an app instance: unseen for so long it never comes back
     content_days: Days = 400
     visits_days: Days = 0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import uvloop
 from aiohttp import web
 
+from backend import garbage
 from backend.clock import unix_ms
 from backend.storage.database import SqliteFile
 from backend.storage.journal import Journal
@@ -32,6 +33,7 @@ async def main(folder: Path, port: int) -> None:
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
+        garbage.settle()
         await journal.run()
 
 

@@ -15,7 +15,7 @@ from sdk_bridge.server.id_tokens import IdTokens
 from sdk_bridge.server.links import Links, Redeemer
 from sdk_bridge.server.ports import DeadLetter, JournalBusy, Source
 from sdk_bridge.server.rates import Rate
-from sdk_bridge.wire.app_events import AppEvent, Link, encode_events
+from sdk_bridge.wire.app_events import AppEvent, Link, encode_events, joined
 from sdk_bridge.wire.places import Region
 
 
@@ -29,10 +29,12 @@ class MemoryJournal:
     appends: int = 0
     _known: set[tuple[str, str]] = field(default_factory=set)
 
-    async def append_events(self, events: Sequence[AppEvent]) -> int:
+    async def append_events(self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None) -> int:
         self._refuse_if_busy()
         self.appends += 1
-        encode_events(list(events))  # a real journal could not keep what cannot be encoded
+        blob = encode_events(events)  # a real journal could not keep what cannot be encoded
+        if encoded is not None and joined(encoded) != blob:
+            raise ValueError("these are not the events' bytes")
         new = [event for event in events if (event.source, event.message_id) not in self._known]
         fresh = {(event.source, event.message_id): event for event in new}
         self._known |= fresh.keys()

@@ -23,6 +23,7 @@ class Host:
     now_ms: Callable[[], int]
     changed: Callable[[], None]
     health: Callable[[], dict[str, Any]]
+    tally: Callable[[], dict[str, Any]] = dict
 
 
 HOST = web.AppKey("host", Host)

@@ -19,11 +19,13 @@ from backend.api import (
     measurement,
     openapi,
     people,
+    previews,
     retention,
     rfm,
     segments,
     setup,
     sources,
+    tally,
 )
 from backend.api.auth import PUBLIC, STATE, check_every_route, default_deny
 from backend.api.errors import answer_errors
@@ -32,8 +34,8 @@ from backend.api.operations import operation
 
 MAX_BODY_BYTES = 1024 * 1024  # of the API; the bridge has its own, smaller limits
 CHAPTERS = (
-    *(floor, eid, setup, sources, campaigns, measurement, geofences),
-    *(people, identities, erasures, segments, rfm, fleet, catalog, imports, dead_letters, retention),
+    *(floor, eid, setup, sources, campaigns, measurement, previews, geofences),
+    *(people, identities, erasures, segments, rfm, fleet, catalog, imports, dead_letters, retention, tally),
 )
 """Modules with `ROUTES`."""
 DOCUMENT = web.AppKey("openapi", bytes)

@@ -163,8 +163,15 @@ class FcmClient:
 
     async def send(self, push: Claimed) -> Outcome:
         """One POST, no retry. Never raises for what the network, the service or the content do."""
+        return await self._attempt(push, validate_only=self.settings.validate_only)
+
+    async def validate(self, push: Claimed) -> Outcome:
+        """What would become of it: FCM checks message and address, and delivers nothing."""
+        return await self._attempt(push, validate_only=True)
+
+    async def _attempt(self, push: Claimed, *, validate_only: bool) -> Outcome:
         try:
-            body = self._body(push)
+            body = self._body(push, validate_only=validate_only)
         except message.MessageError as error:
             return Rejected(f"message: {error}")
         try:
@@ -176,10 +183,10 @@ class FcmClient:
         except FirebaseError as error:
             return self._judge(error, token)
 
-    def _body(self, push: Claimed) -> bytes:
+    def _body(self, push: Claimed, *, validate_only: bool) -> bytes:
         now_ms = int(self.clock() * 1000)
         request: dict[str, Any] = {"message": message.encode(message.build(push, now_ms))}
-        if self.settings.validate_only:
+        if validate_only:
             request["validate_only"] = True
         return msgspec.json.encode(request)
 

@@ -26,6 +26,10 @@ class MessageError(ValueError):
     """The content cannot become a message that FCM takes; the text says which part its author must mend."""
 
 
+class PayloadTooLarge(MessageError):
+    """It has more bytes than FCM takes."""
+
+
 def build(push: Claimed, now: int) -> messaging.Message:
     """The message for the push's address; `now` is unix ms and gives the time to live."""
     content = push.content
@@ -55,7 +59,7 @@ def encode(message: messaging.Message) -> dict[str, Any]:
             raise MessageError(f"data may not use the key `{key}`: FCM reserves it")
     size = len(msgspec.json.encode({key: encoded[key] for key in encoded if key not in _TARGETS}))
     if size > PAYLOAD_BYTES:
-        raise MessageError(f"the payload has {size} bytes, FCM takes {PAYLOAD_BYTES}: shorten body or data")
+        raise PayloadTooLarge(f"the payload has {size} bytes, FCM takes {PAYLOAD_BYTES}: shorten it")
     return encoded
 
 

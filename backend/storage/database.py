@@ -6,11 +6,12 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from backend.storage.migrations import migration_files
-from backend.storage.queries import named_queries, numbered
+from backend.storage.queries import ROWS_TOGETHER, named_queries, numbered
 from backend.storage.session import (
     Area,
     Database,
@@ -52,15 +53,22 @@ class SqliteSession:
     def run(self, query: str, **values: Any) -> int:
         return self._connection.execute(self._queries[query], values).rowcount
 
-    def many(self, query: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """By position: binding a row by names takes half as long again as writing it."""
+    def many(self, query: str, rows: Iterable[Mapping[str, Any]], *, together: bool = False) -> None:
+        """By position: binding a row by names takes half as long again as writing it.
+
+        Between two statements another thread may take its turn, and not give it back for milliseconds.
+        """
         statement = numbered(self._queries[query])
-        self._connection.executemany(statement.sql, map(statement.values, rows))
+        values = list(map(statement.values, rows))
+        alone = len(values) % ROWS_TOGETHER if together and statement.together else len(values)
+        self._connection.executemany(statement.sql, values[:alone])
+        for start in range(alone, len(values), ROWS_TOGETHER):
+            at_once = tuple(chain.from_iterable(values[start : start + ROWS_TOGETHER]))
+            self._connection.execute(statement.together or "", at_once)
 
     def changed(self, query: str, rows: Iterable[Mapping[str, Any]]) -> list[bool]:
-        """One statement each: `executemany` would say how many, not which."""
-        statement, execute = numbered(self._queries[query]), self._connection.cursor().execute
-        return [execute(statement.sql, row).rowcount > 0 for row in map(statement.values, rows)]
+        sql = self._queries[query]
+        return [self._connection.execute(sql, values).rowcount > 0 for values in rows]
 
     def rows(self, query: str, **values: Any) -> list[Row]:
         return self._connection.execute(self._queries[query], values).fetchall()

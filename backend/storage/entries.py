@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
 from backend.storage.session import Row
 from sdk_bridge.wire.messages import Lane
@@ -32,13 +33,23 @@ class Entry:
     line: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class LaneKey:
+class LaneKey(NamedTuple):
     """Whose sequence: a gateway (`store/gateway`), one life of its outbox, one lane."""
 
     gateway: str
     epoch: str
     lane: Lane
+
+
+class MessageKey(Struct, frozen=True, gc=False):
+    """What tells an app event from others, and when it came; hours since 1970.
+
+    `hour` is of the client's own clock, 0 where it has none: a later copy must find it.
+    """
+
+    hour: int
+    hash: int
+    received_hour: int
 
 
 def event_id(entry: Entry, index: int) -> int:

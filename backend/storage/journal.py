@@ -4,16 +4,18 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeAlias
 
-import msgspec
+from msgspec import Struct
 
-from backend.storage.entries import EVENTS_AN_ENTRY, Cursor, Entry, LaneKey
+from backend.profiles.model import TRUST
+from backend.storage.entries import EVENTS_AN_ENTRY, Cursor, Entry, LaneKey, MessageKey
 from backend.storage.group import Group, Values, head
 from backend.storage.letters import Letter, NewLetter, bury, of_batch, settle
 from backend.storage.session import Database, Session, StorageConflict, StorageError
 from sdk_bridge.server.ports import DeadLetter, JournalBusy
-from sdk_bridge.wire.app_events import AppEvent, encode_events
+from sdk_bridge.wire.app_events import AppEvent, encode_each, joined
 from sdk_bridge.wire.topics import partition_of
 
 Write: TypeAlias = Callable[[Group], int]
@@ -24,7 +26,7 @@ WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behi
 HOUR_MS = 3_600_000
 MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # a stalled disk must not become our memory either
-BYTES_AN_EVENT = 2048  # an estimate: what an app event weighs while it waits
+BYTES_AN_EVENT = 1024  # an estimate: what an app event weighs while it waits, beside its own bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +111,15 @@ class Journal:
         size = len(append.payload or b"") + len(append.buried.payload if append.buried else b"")
         return await self._submit(lambda group: _write_gateway(group, append), size, append.lane)
 
-    async def append_events(self, events: Sequence[AppEvent]) -> int:
-        """Commits app events, each message id once within seven days; how many were new."""
-        size = BYTES_AN_EVENT * len(events)
-        return await self._submit(lambda group: _write_events(group, events), size)
+    async def append_events(self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None) -> int:
+        """Commits app events, each message id once within seven days; how many were new.
+
+        `encoded`: their bytes, where the caller has them. Raises JournalBusy, WireError.
+        """
+        sent = _sent(events, encoded)
+        return await self._submit(
+            lambda group: _write_events(group, sent), sum(map(_weight, sent)), sent=sent
+        )
 
     async def bury(self, letter: DeadLetter | NewLetter) -> None:
         """Keeps what could not be understood, with its reason; the oldest make room."""
@@ -127,21 +134,22 @@ class Journal:
     async def read_again(self, letter: Letter, again: "ReadAgain") -> bool:
         """Appends what a dead letter turned out to hold and settles the letter, in one transaction.
 
-        False, and nothing is appended, where somebody else was faster. Raises JournalBusy.
+        False, and nothing is appended, where somebody else was faster. Raises JournalBusy, WireError.
         """
-        now = self._now_ms()
+        now, sent = self._now_ms(), _sent(again.events, None)
 
         def write(group: Group) -> int:
             if not settle(group.session, letter, again.rest, now):
                 return 0
-            _write_events(group, again.events)
+            _write_events(group, sent)
             if again.entry is not None:
                 group.append(_entry_of_letter(again.entry))
             if again.gateway is not None:
                 _write_observations(group, again.gateway)
             return 1
 
-        return bool(await self._submit(write, len(letter.payload) + BYTES_AN_EVENT * len(again.events)))
+        size = len(letter.payload) + sum(map(_weight, sent))
+        return bool(await self._submit(write, size, sent=sent))
 
     async def after(self, cursor: Cursor, limit: int) -> list[Entry]:
         """The next entries behind a cursor: each line's in order, the lines merged by time of arrival."""
@@ -159,11 +167,13 @@ class Journal:
         before = self._now_ms() // HOUR_MS - MESSAGE_DAYS * 24 - 1
         return await self._file.write(lambda s: s.run("forget_messages", before_hour=before))
 
-    async def _submit(self, write: Write, size: int, lane: LaneKey | None = None) -> int:
+    async def _submit(
+        self, write: Write, size: int, lane: LaneKey | None = None, sent: "Sequence[_Sent]" = ()
+    ) -> int:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self._waiting_bytes + size > MAX_WAITING_BYTES or self._waiting.full():
             raise JournalBusy("the journal's disk cannot keep up; send again in a moment")
-        self._waiting.put_nowait(_Work(write, size, lane, done))
+        self._waiting.put_nowait(_Work(write, size, lane, sent, done))
         self._waiting_bytes += size
         return await done
 
@@ -187,7 +197,7 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """Something to write, its bytes, the lane it asks about, and who waits for it.
+    """Something to write, its bytes, the lane and the events it asks about, and who waits for it.
 
     A sender that went away has cancelled `done`.
     """
@@ -195,6 +205,7 @@ class _Work:
     write: Write
     size: int
     lane: LaneKey | None
+    sent: "Sequence[_Sent]"
     done: asyncio.Future[int]
 
     def fail(self, error: Exception) -> None:
@@ -214,13 +225,22 @@ def message_hash(source: str, message_id: str) -> int:
 
 
 def partition_of_event(event: AppEvent) -> int:
-    """Where an app's or a site's event is journalled, and folded."""
-    return partition_of(event.user_id or event.anonymous_id or event.device_id or event.source)
+    """Where an app's or a site's event is journalled, and folded.
+
+    By the first of what it names somebody by, so that one person's come together as far as they can be told
+    to be one person's; whoever waits for a person's events asks in the same places (partitions_of_person).
+    """
+    name = event.user_id or event.anonymous_id or event.device_id
+    if name is None and event.external_ids:
+        name = min(event.external_ids, key=lambda one: (TRUST[one.type], one.id)).id
+    return partition_of(name or event.source)
 
 
 def _write_all(session: Session, works: Sequence[_Work]) -> tuple[list[int], Cursor]:
     """Every work's result, and the head after them."""
-    group = Group(session, (work.lane for work in works if work.lane is not None))
+    lanes = (work.lane for work in works if work.lane is not None)
+    messages = (one.key for one in chain.from_iterable(work.sent for work in works))
+    group = Group(session, lanes, messages)
     results = [work.write(group) for work in works]
     return results, group.write()
 
@@ -255,6 +275,10 @@ def _write_observations(group: Group, append: GatewayAppend) -> None:
     )
 
 
+def _weight(sent: "_Sent") -> int:
+    return BYTES_AN_EVENT + len(sent.encoded)
+
+
 def _entry_of_letter(letter: Letter) -> Values:
     return {
         "partition": letter.partition,
@@ -267,35 +291,46 @@ def _entry_of_letter(letter: Letter) -> Values:
     }
 
 
-def _write_events(group: Group, events: Sequence[AppEvent]) -> int:
-    fresh: dict[tuple[int, str], list[AppEvent]] = {}
-    new = _new(group.session, events)
-    for event in new:
-        partition = partition_of_event(event)
-        fresh.setdefault((partition, event.source), []).append(event)
-    for (partition, source), theirs in fresh.items():
+class _Sent(Struct, frozen=True, gc=False):
+    """An app event on its way into the journal: what tells it from others, where it goes, its bytes."""
+
+    key: MessageKey
+    place: tuple[int, str]
+    received_at: int
+    encoded: bytes
+
+
+def _sent(events: Sequence[AppEvent], encoded: Sequence[bytes] | None) -> list[_Sent]:
+    """Raises WireError for what cannot be encoded."""
+    blobs = encode_each(events) if encoded is None else encoded
+    return [
+        _Sent(_key(event), (partition_of_event(event), event.source), event.received_at, blob)
+        for event, blob in zip(events, blobs, strict=True)
+    ]
+
+
+def _key(event: AppEvent) -> MessageKey:
+    return MessageKey(
+        event.original_at // HOUR_MS,
+        message_hash(event.source, event.message_id),
+        event.received_at // HOUR_MS,
+    )
+
+
+def _write_events(group: Group, sent: Sequence[_Sent]) -> int:
+    """Those that were not sent before, each once; how many."""
+    fresh: dict[tuple[int, str], list[_Sent]] = {}
+    new = [one for one in sent if group.is_new(one.key)]
+    for one in new:
+        fresh.setdefault(one.place, []).append(one)
+    for theirs in fresh.values():
         for start in range(0, len(theirs), EVENTS_AN_ENTRY):
-            group.append(_entry_of(partition, source, theirs[start : start + EVENTS_AN_ENTRY]))
+            group.append(_entry_of(theirs[start : start + EVENTS_AN_ENTRY]))
     return len(new)
 
 
-def _new(session: Session, events: Sequence[AppEvent]) -> list[AppEvent]:
-    """Those that were not sent before, each once; their ids are remembered, many in one statement."""
-    by_hour: dict[tuple[int, int], dict[int, AppEvent]] = {}
-    for event in events:
-        # 0 without a clock of its own: a later copy must find it.
-        hours = event.original_at // HOUR_MS, event.received_at // HOUR_MS
-        by_hour.setdefault(hours, {}).setdefault(message_hash(event.source, event.message_id), event)
-    new: list[AppEvent] = []
-    for (hour, received_hour), hashed in by_hour.items():
-        hashes = msgspec.json.encode(list(hashed)).decode()
-        rows = session.rows("remember_messages", hour=hour, received_hour=received_hour, hashes=hashes)
-        unseen = {row["hash"] for row in rows}
-        new += [event for key, event in hashed.items() if key in unseen]
-    return new
-
-
-def _entry_of(partition: int, source: str, events: list[AppEvent]) -> Values:
+def _entry_of(events: Sequence[_Sent]) -> Values:
+    partition, source = events[0].place
     return {
         "partition": partition,
         "kind": "app",
@@ -303,5 +338,5 @@ def _entry_of(partition: int, source: str, events: list[AppEvent]) -> Values:
         "lane": None,
         "boot_offset": None,
         "received_at": events[0].received_at,
-        "payload": encode_events(events),
+        "payload": joined([event.encoded for event in events]),
     }

@@ -14,6 +14,8 @@ import aiosql
 from backend.storage.session import Area, StorageError
 
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|--[^\n]*|:([a-z_]\w*)", re.IGNORECASE)
+_ONE_ROW = re.compile(r"\bvalues\s*(\([^()]*\))\s*;?\s*$", re.IGNORECASE)
+ROWS_TOGETHER = 32
 SQL_FOLDER = Path(__file__).parent / "sqlite"
 """The common text: what SQLite reads, and PostgreSQL wherever the dialects agree."""
 
@@ -44,6 +46,8 @@ class Numbered:
 
     sql: str
     values: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+    together: str | None = None
+    """The same for ROWS_TOGETHER rows at once, where it is an insert of plain values."""
 
 
 @cache
@@ -57,6 +61,17 @@ def numbered(sql: str) -> Numbered:
 
     text = _PARAMETER.sub(number, sql)
     if len(numbers) > 1:
-        return Numbered(text, itemgetter(*numbers))
+        return Numbered(text, itemgetter(*numbers), _together(text, len(numbers)))
     names = tuple(numbers)
     return Numbered(text, lambda row: tuple(row[name] for name in names))
+
+
+def _together(text: str, parameters: int) -> str | None:
+    found = _ONE_ROW.search(text)
+    if found is None:
+        return None
+    rows = (
+        re.sub(r"\?(\d+)", lambda match: f"?{int(match[1]) + row * parameters}", found[1])  # noqa: B023 - at once
+        for row in range(ROWS_TOGETHER)
+    )
+    return text[: found.start(1)] + ", ".join(rows)

@@ -35,8 +35,9 @@ class Session(Protocol):
         """Executes one statement; the number of rows it changed."""
         ...
 
-    def many(self, query: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Executes one statement for every row, in their order."""
+    def many(self, query: str, rows: Iterable[Mapping[str, Any]], *, together: bool = False) -> None:
+        """Executes one statement for every row, in their order; `together`: or one for several of them, where
+        the engine gains by it."""
         ...
 
     def changed(self, query: str, rows: Iterable[Mapping[str, Any]]) -> list[bool]:

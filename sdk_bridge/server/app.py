@@ -17,7 +17,7 @@ from sdk_bridge.server.id_tokens import IdTokens, identities_in
 from sdk_bridge.server.keys import key_of_header, usable_key
 from sdk_bridge.server.letters import letters_of
 from sdk_bridge.server.links import Links, link_call, redeem_call
-from sdk_bridge.server.normalise import Arrival, finished
+from sdk_bridge.server.normalise import Arrival, Storable, finished
 from sdk_bridge.server.phones import Parts
 from sdk_bridge.server.ports import (
     DeadLetter,
@@ -160,8 +160,8 @@ class Bridge:
         source = source or await self._source_of_key(request, opened.write_key, at)
         self._take(source, len(opened.batch), at)
         arrival = await self._arrival(source, at, body)
-        events, rejects = normalise.read_batch(opened, arrival)
-        await self._append(events)
+        kept, rejects = normalise.read_batch(opened, arrival)
+        await self._append(kept)
         await self._bury(letters_of(rejects, opened, arrival))
         return answers.ok(answers.Taken())
 
@@ -226,9 +226,9 @@ class Bridge:
         call, arrival, holds_nul = await self._read(request, redeem_call)
         self._take(arrival.source, 1, arrival.received_at)
         links = self._own_links()
-        events = finished([links.redemption(call, arrival)], holds_nul=holds_nul)
-        if not await self._append(events):
-            await links.settle_again(events[0])
+        redeemed = finished([links.redemption(call, arrival)], holds_nul=holds_nul)
+        if not await self._append(redeemed):
+            await links.settle_again(redeemed.events[0])
         return answers.ok(answers.Taken())
 
     def _own_links(self) -> Links:
@@ -287,13 +287,13 @@ class Bridge:
 
     # The journal ------------------------------------------------------------------------------------------
 
-    async def _append(self, events: Sequence[AppEvent]) -> int:
+    async def _append(self, kept: Storable) -> int:
         """How many were new."""
-        if not events:
+        if not kept.events:
             return 0
-        new = await self._journal.append_events(events)
+        new = await self._journal.append_events(kept.events, kept.encoded)
         self.tally.accepted += new
-        self.tally.duplicates += len(events) - new
+        self.tally.duplicates += len(kept.events) - new
         return new
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:

@@ -19,7 +19,8 @@ MAX_PURPOSES = 32  # a consent banner has a handful
 MAX_PARTS = 100  # sightings or transitions in one call: minutes of a phone that hears much
 
 
-class Call(Struct, rename="camel", kw_only=True):
+# Without the collector's care: what JSON says holds no cycles.
+class Call(Struct, rename="camel", kw_only=True, gc=False):
     """What every call may say of itself."""
 
     write_key: str | None = None
@@ -34,7 +35,7 @@ class Call(Struct, rename="camel", kw_only=True):
     sent_at: Timestamp = None
 
 
-class SegmentCall(Call, rename="camel", kw_only=True):
+class SegmentCall(Call, rename="camel", kw_only=True, gc=False):
     """Identify, track, page, screen, group or alias, as in Segment's spec."""
 
     type: str | None = None
@@ -47,7 +48,7 @@ class SegmentCall(Call, rename="camel", kw_only=True):
     traits: Object = None
 
 
-class DeviceCall(Call, rename="camel", kw_only=True):
+class DeviceCall(Call, rename="camel", kw_only=True, gc=False):
     """A device registers or refreshes itself, where pushes reach it, and the beacon its owner carries."""
 
     device_id: DeviceId
@@ -56,27 +57,27 @@ class DeviceCall(Call, rename="camel", kw_only=True):
     beacon_key: Annotated[str, Meta(max_length=160)] | None = None
 
 
-class LogoutCall(Call, rename="camel", kw_only=True):
+class LogoutCall(Call, rename="camel", kw_only=True, gc=False):
     """Whoever held the device holds it no more."""
 
     device_id: DeviceId
 
 
-class ReceiptCall(Call, rename="camel", kw_only=True):
+class ReceiptCall(Call, rename="camel", kw_only=True, gc=False):
     """A push was shown, or opened; the path says which."""
 
     push_id: Annotated[str, Meta(min_length=1, max_length=512)]
     device_id: Text | None = None
 
 
-class ConsentCall(Call, rename="camel", kw_only=True):
+class ConsentCall(Call, rename="camel", kw_only=True, gc=False):
     """What a person agrees to, by purpose."""
 
     consent: Annotated[dict[Text, bool], Meta(min_length=1, max_length=MAX_PURPOSES)]
     device_id: Text | None = None
 
 
-class SightingsCall(Call, rename="camel", kw_only=True):
+class SightingsCall(Call, rename="camel", kw_only=True, gc=False):
     """What a phone heard of beacons. The parts are still bytes, so that each is judged by itself."""
 
     message_id: PartId | int | None = None
@@ -84,7 +85,7 @@ class SightingsCall(Call, rename="camel", kw_only=True):
     sightings: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_PARTS)]
 
 
-class TransitionsCall(Call, rename="camel", kw_only=True):
+class TransitionsCall(Call, rename="camel", kw_only=True, gc=False):
     """What a phone's system said of fences. The parts are still bytes, as above."""
 
     message_id: PartId | int | None = None
@@ -92,7 +93,7 @@ class TransitionsCall(Call, rename="camel", kw_only=True):
     transitions: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_PARTS)]
 
 
-class Part(Struct, rename="camel", kw_only=True):
+class Part(Struct, rename="camel", kw_only=True, gc=False):
     """What a part may say for itself, in place of what its call says for all."""
 
     message_id: MessageId | int | None = None
@@ -100,7 +101,7 @@ class Part(Struct, rename="camel", kw_only=True):
     original_timestamp: Timestamp = None
 
 
-class SightingPart(Part, rename="camel", kw_only=True):
+class SightingPart(Part, rename="camel", kw_only=True, gc=False):
     """A beacon or a region: by its `key`, or by the parts of one as phones give them."""
 
     key: Annotated[str, Meta(max_length=160)] | None = None
@@ -119,7 +120,7 @@ Latitude: TypeAlias = Annotated[float, Meta(ge=-90, le=90)]
 Longitude: TypeAlias = Annotated[float, Meta(ge=-180, le=180)]
 
 
-class Fix(Struct, rename="camel", kw_only=True):
+class Fix(Struct, rename="camel", kw_only=True, gc=False):
     """A position: degrees (WGS 84), metres, metres a second. Phones write a negative number for unknown."""
 
     latitude: Latitude
@@ -128,7 +129,7 @@ class Fix(Struct, rename="camel", kw_only=True):
     speed: float | None = None
 
 
-class TransitionPart(Part, rename="camel", kw_only=True):
+class TransitionPart(Part, rename="camel", kw_only=True, gc=False):
     """A fence was entered or left, or the phone stays in it; where the phone thought it was then."""
 
     fence_id: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -136,7 +137,7 @@ class TransitionPart(Part, rename="camel", kw_only=True):
     location: Fix | None = None
 
 
-class LocationCall(Call, rename="camel", kw_only=True):
+class LocationCall(Call, rename="camel", kw_only=True, gc=False):
     """Where a phone is, that it may hear what to watch there."""
 
     device_id: DeviceId

@@ -7,19 +7,16 @@ on), or signed it, or when an ID token says it.
 
 import hashlib
 import hmac
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, TypeAlias
-
-import phonenumbers
 
 from sdk_bridge.server.id_tokens import IdClaims
 from sdk_bridge.server.ports import Source
+from sdk_bridge.server.spelling import MAX_CHARS, one_email, one_phone
 from sdk_bridge.wire.app_events import ExternalId
 
 ExternalType: TypeAlias = Literal["email", "loyalty_id", "phone"]
 MAX_EXTERNAL = 8  # of one event; a person has a handful
-MAX_CHARS = 254  # what an e-mail address may have at most
 _TYPES: Final[Mapping[str, ExternalType]] = {
     "email": "email",
     "phone": "phone",
@@ -32,13 +29,13 @@ _CONFIRMED: Final[Mapping[str, tuple[str, ...]]] = {
     "email": ("email_verified", "emailVerified"),
     "phone": ("phone_verified", "phoneVerified", "phone_number_verified"),
 }
+_SPELLED: Final[Mapping[str, Callable[[str], str | None]]] = {"email": one_email, "phone": one_phone}
 _TRAITS: Final[tuple[tuple[str, ExternalType], ...]] = (
     ("email", "email"),
     ("phone", "phone"),
     ("loyalty_id", "loyalty_id"),
     ("loyaltyId", "loyalty_id"),
 )
-_ADDRESS = re.compile(r"[^\s@\"<>(),;:\\]{1,64}@[^\s@.]+(\.[^\s@.]+)+")
 
 
 def external_hash(proof_secret: str, id_type: ExternalType, identifier: str) -> str:
@@ -58,20 +55,20 @@ def one_spelling(id_type: str, identifier: str) -> str | None:
     text = identifier.strip()
     if not text or len(text) > MAX_CHARS or "\0" in text:
         return None
-    if id_type == "email":
-        lowered = text.lower()
-        return lowered if _ADDRESS.fullmatch(lowered) else None
-    return _e164(text) if id_type == "phone" else text
+    spell = _SPELLED.get(id_type)
+    return text if spell is None else spell(text)
 
 
 def external_ids_of(
-    source: Source, traits: Mapping[str, Any], context: Mapping[str, Any], claims: IdClaims | None
+    source: Source, traits: object, context: Mapping[str, Any], claims: IdClaims | None
 ) -> list[ExternalId]:
     """Every identifier that an event proves, at most MAX_EXTERNAL. `claims` are of the event's own user."""
+    if not traits and claims is None and "externalIds" not in context:
+        return []  # most events say nothing of the kind
     found: dict[ExternalId, None] = {}
     for id_type, identifier in (
         *_named(source, context.get("externalIds")),
-        *_confirmed(source, traits),
+        *_confirmed(source, traits if isinstance(traits, dict) else {}),
         *_told(claims),
     ):
         spelled = one_spelling(id_type, identifier)
@@ -127,13 +124,3 @@ def _is_signed(source: Source, id_type: ExternalType, identifier: str, claimed: 
     if not isinstance(claimed, str) or not claimed.isascii() or not source.proof_secret:
         return False
     return hmac.compare_digest(external_hash(source.proof_secret, id_type, identifier), claimed.lower())
-
-
-def _e164(text: str) -> str | None:
-    try:
-        number = phonenumbers.parse(text, None)
-    except phonenumbers.NumberParseException:
-        return None
-    if not phonenumbers.is_valid_number(number):
-        return None
-    return str(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164))

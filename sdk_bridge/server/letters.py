@@ -35,8 +35,8 @@ def read_again(
     understood. Raises Refusal for what is no letter.
     """
     opened, arrival = open_batch(payload), Arrival(source, received_at, new_id)
-    events, rejects = read_batch(opened, arrival)
-    return events, letters_of(rejects, opened, arrival)
+    kept, rejects = read_batch(opened, arrival)
+    return kept.events, letters_of(rejects, opened, arrival)
 
 
 def _around(opened: OpenBatch) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from sdk_bridge.server.beacon_keys import canonical_beacon_key
 from sdk_bridge.server.bodies import OpenBatch, Rejected, decode, mended
@@ -25,13 +26,14 @@ from sdk_bridge.server.id_tokens import IdClaims
 from sdk_bridge.server.ports import Source
 from sdk_bridge.server.proof import is_proven
 from sdk_bridge.server.times import not_after, occurred_ms, skew_ms, unix_ms
-from sdk_bridge.wire.app_events import AppEvent, Kind, PushAddress, encode_events
+from sdk_bridge.wire.app_events import AppEvent, ExternalId, Kind, PushAddress, encode_each
 from sdk_bridge.wire.codec import WireError
 from sdk_bridge.wire.identifiers import usable
 
 MAX_ID_CHARS = 512
 MAX_ADDRESS_CHARS = 4096
 
+_PROOFS = frozenset({"userHash", "idToken", "externalIds"})
 _RECEIPTS = {"push notification received": "received", "push notification tapped": "opened"}
 _SPELLING = {"event": "event", "group_id": "groupId", "user_id": "userId", "previous_id": "previousId"}
 
@@ -58,7 +60,15 @@ class Reject:
     index: int
 
 
-def read_batch(opened: OpenBatch, arrival: Arrival) -> tuple[list[AppEvent], list[Reject]]:
+@dataclass(frozen=True, slots=True)
+class Storable:
+    """Events as they are kept, and the bytes of each, by which it was found that they can be."""
+
+    events: list[AppEvent]
+    encoded: list[bytes]
+
+
+def read_batch(opened: OpenBatch, arrival: Arrival) -> tuple[Storable, list[Reject]]:
     """Every event of a batch that can be understood, and the others with their reasons."""
     events: list[AppEvent] = []
     rejects: list[Reject] = []
@@ -73,13 +83,17 @@ def read_batch(opened: OpenBatch, arrival: Arrival) -> tuple[list[AppEvent], lis
     return finished(events, holds_nul=opened.holds_nul), rejects
 
 
-def finished(events: list[AppEvent], *, holds_nul: bool) -> list[AppEvent]:
+def finished(events: list[AppEvent], *, holds_nul: bool) -> Storable:
     """The events of one request as they are kept: none in the future, none that a database cannot hold.
 
     JSON's integers have no bound, and its texts may have the character U+0000 (`holds_nul`).
     """
     events = _none_in_the_future(events)
-    return [_mended_event(event) for event in events] if holds_nul or not _encodable(events) else events
+    encoded = None if holds_nul else _encoded(events)
+    if encoded is None:
+        events = [_mended_event(event) for event in events]
+        encoded = encode_each(events)
+    return Storable(events, encoded)
 
 
 def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: int) -> AppEvent:
@@ -94,24 +108,33 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
     if call.category and "category" not in properties:
         properties = {**properties, "category": call.category}
     context = context_of(call)
+    traits = _object(call.traits, "traits")
+    about = _about(call, arrival, context, traits if known == "identify" else context.get("traits"))
     device = _device_of(context)
     push_id, receipt = _receipt_of(call, properties)
-    event = event_of(
-        call,
-        known,
-        arrival,
-        context,
+    event = AppEvent(
+        kind=known,
+        message_id=about.message_id,
+        source=arrival.source.source_id,
+        occurred_at=about.occurred_at,
+        received_at=arrival.received_at,
+        original_at=about.original_at,
         index=index,
-        device_id=device.device_id,
-        name=text_of(call.group_id) if known == "group" else _label(call.event) or _label(call.name),
+        anonymous_id=about.anonymous_id,
+        user_id=about.user_id,
         previous_id=text_of(call.previous_id),
+        proven=about.proven,
+        name=text_of(call.group_id) if known == "group" else _label(call.event) or _label(call.name),
         properties=properties,
-        traits=_object(call.traits, "traits"),
+        traits=traits,
+        context=about.context,
+        device_id=device.device_id,
         push_address=device.address,
         platform=device.platform,
         push_id=push_id,
         receipt=receipt,
         consent=_preferences(context),
+        external_ids=about.external_ids,
     )
     return _of_somebody(event)
 
@@ -123,8 +146,11 @@ def device_event(call: DeviceCall, arrival: Arrival) -> AppEvent:
         beacon_key = canonical_beacon_key(call.beacon_key)
         if beacon_key is None:
             raise Rejected("`beaconKey` is not the key of a beacon that a person can carry")
-    if call.push_address is not None and "\0" in call.push_address.value:
-        raise Rejected("`pushAddress` contains NUL")
+    if call.push_address is not None:
+        if "\0" in call.push_address.value:
+            raise Rejected("`pushAddress` contains NUL")
+        if not _is_address(call.push_address.value):
+            raise Rejected("`pushAddress` is no address: such values come from many devices")
     context = context_of(call)
     return event_of(
         call,
@@ -146,10 +172,10 @@ def logout_event(call: LogoutCall, arrival: Arrival) -> AppEvent:
 
 def receipt_event(call: ReceiptCall, receipt: Literal["received", "opened"], arrival: Arrival) -> AppEvent:
     """What became of a push on its device. Raises Rejected."""
-    push_id = _clean(call.push_id)
+    push_id = text_of(call.push_id)
     if push_id is None:
         raise Rejected("`pushId` is blank")
-    told = {"device_id": _clean(call.device_id), "push_id": push_id, "receipt": receipt}
+    told = {"device_id": text_of(call.device_id), "push_id": push_id, "receipt": receipt}
     return event_of(call, "push_receipt", arrival, context_of(call), **told)
 
 
@@ -157,29 +183,54 @@ def consent_event(call: ConsentCall, arrival: Arrival) -> AppEvent:
     """A statement of consent. Raises Rejected."""
     if any("\0" in purpose for purpose in call.consent):
         raise Rejected("a purpose contains NUL")
-    said = {"device_id": _clean(call.device_id), "consent": call.consent}
+    said = {"device_id": text_of(call.device_id), "consent": call.consent}
     return _of_somebody(event_of(call, "consent", arrival, context_of(call), **said))
 
 
 def event_of(call: Call, kind: Kind, arrival: Arrival, context: dict[str, Any], **more: Any) -> AppEvent:
     """The event with what all kinds share, and what is `more` about this one. Raises Rejected."""
-    source, received_at = arrival.source, arrival.received_at
-    user_id, proven, claims = _user_of(call, arrival, context)
-    original = unix_ms(call.original_timestamp or call.timestamp)
-    skew = 0 if original is None else skew_ms(call.sent_at, received_at)
+    about = _about(call, arrival, context, context.get("traits"))
     return AppEvent(
         kind=kind,
-        message_id=text_of(call.message_id) or arrival.new_id(),
-        source=source.source_id,
-        occurred_at=received_at if original is None else occurred_ms(original, skew, received_at),
-        received_at=received_at,
-        original_at=original or 0,
-        anonymous_id=text_of(call.anonymous_id),
-        user_id=user_id,
-        proven=proven,
-        context=_without_proofs(context),
-        external_ids=external_ids_of(source, _persons_traits(kind, more, context), context, claims),
+        source=arrival.source.source_id,
+        received_at=arrival.received_at,
+        **msgspec.structs.asdict(about),
         **more,
+    )
+
+
+class _About(Struct, frozen=True, gc=False):
+    """What every kind of event says: the fields of AppEvent that have these names."""
+
+    message_id: str
+    occurred_at: int
+    original_at: int
+    anonymous_id: str | None
+    user_id: str | None
+    proven: bool
+    context: dict[str, Any]
+    external_ids: list[ExternalId]
+
+
+def _about(call: Call, arrival: Arrival, context: dict[str, Any], traits: object) -> _About:
+    """`traits` are the person's: an identify's, else Segment's `context.traits`; a group's are no person's.
+    Raises Rejected."""
+    received_at = arrival.received_at
+    user_id, proven, claims = _user_of(call, arrival, context)
+    original = unix_ms(call.original_timestamp or call.timestamp)
+    if original is None:
+        occurred_at = received_at
+    else:
+        occurred_at = occurred_ms(original, skew_ms(call.sent_at, received_at), received_at)
+    return _About(
+        text_of(call.message_id) or arrival.new_id(),
+        occurred_at,
+        original or 0,
+        text_of(call.anonymous_id),
+        user_id,
+        proven,
+        _without_proofs(context),
+        external_ids_of(arrival.source, traits, context, claims),
     )
 
 
@@ -195,20 +246,13 @@ def _user_of(
     return user_id, is_proven(arrival.source, user_id, call.user_hash or context.get("userHash")), None
 
 
-def _persons_traits(kind: Kind, more: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
-    """An identify's traits, else Segment's `context.traits`; those of a group are no person's."""
-    traits = more.get("traits") if kind == "identify" else context.get("traits")
-    return traits if isinstance(traits, dict) else {}
-
-
 def _without_proofs(context: dict[str, Any]) -> dict[str, Any]:
     """A hash stays valid for ever, a token for an hour: they are not kept where readers could take them."""
-    kept = context
-    for name in ("userHash", "idToken"):
-        if name in kept:
-            kept = _without(kept, name)
-    if "externalIds" in kept:
-        kept = {**kept, "externalIds": without_hashes(kept["externalIds"])}
+    if _PROOFS.isdisjoint(context):
+        return context
+    kept = {key: value for key, value in context.items() if key not in _PROOFS}
+    if "externalIds" in context:
+        kept["externalIds"] = without_hashes(context["externalIds"])
     return kept
 
 
@@ -245,17 +289,23 @@ def _device_of(context: dict[str, Any]) -> _Device:
     if not isinstance(device, dict):
         return _NO_DEVICE
     token = _short(device.get("token"), MAX_ADDRESS_CHARS)
+    token = token if token is not None and _is_address(token) else None
     device_id = _short(device.get("id"), MAX_ID_CHARS)
     if device_id is None and token is not None:
         device_id = f"address-{hashlib.sha256(token.encode()).hexdigest()[:32]}"
     address = PushAddress("token", token) if token is not None else None
-    return _Device(_clean(device_id), _short(device.get("type"), MAX_ID_CHARS), address)
+    return _Device(text_of(device_id), _short(device.get("type"), MAX_ID_CHARS), address)
+
+
+def _is_address(value: str) -> bool:
+    """Whether a push could go there. Android's old SDKs gave one word for every phone they distrusted."""
+    return usable(value) is not None and value.strip().upper() != "BLACKLISTED"
 
 
 def _receipt_of(call: SegmentCall, properties: dict[str, Any]) -> tuple[str | None, Any]:
-    receipt = _RECEIPTS.get((call.event or "").lower())
-    push_id = _short(properties.get("push_id"), MAX_ID_CHARS)
-    return (push_id, receipt) if receipt and push_id else (None, None)
+    receipt = _RECEIPTS.get(call.event.lower()) if call.event else None
+    push_id = None if receipt is None else _short(properties.get("push_id"), MAX_ID_CHARS)
+    return (None, None) if push_id is None else (push_id, receipt)
 
 
 def _preferences(context: dict[str, Any]) -> dict[str, bool]:
@@ -276,10 +326,6 @@ def context_of(call: Call) -> dict[str, Any]:
     return _object(call.context, "context")
 
 
-def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != name}
-
-
 def _object(value: dict[str, Any] | list[Any] | None, name: str) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
@@ -290,7 +336,7 @@ def _object(value: dict[str, Any] | list[Any] | None, name: str) -> dict[str, An
 
 def device_id_of(value: str) -> str:
     """The device's id. Raises Rejected for one that names no device."""
-    cleaned = _clean(value)
+    cleaned = text_of(value)
     if cleaned is None:
         raise Rejected("`deviceId` is blank")
     if usable(cleaned) is None:
@@ -299,17 +345,13 @@ def device_id_of(value: str) -> str:
 
 
 def text_of(value: str | int | None) -> str | None:
-    """The identifier as text. Raises Rejected for NUL."""
-    return None if value is None else _clean(value if isinstance(value, str) else str(value))
-
-
-def _clean(value: str | None) -> str | None:
-    """The identifier without surrounding blanks; None for an empty one. Raises Rejected for NUL."""
+    """The identifier as text, without surrounding blanks; None for an empty one. Raises Rejected for NUL."""
     if value is None:
         return None
-    if "\0" in value:
+    text = value if isinstance(value, str) else str(value)
+    if "\0" in text:
         raise Rejected("an identifier contains NUL, which databases refuse")
-    return value.strip() or None
+    return text.strip() or None
 
 
 def _label(value: str | None) -> str | None:
@@ -325,12 +367,12 @@ def _short(value: object, limit: int) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= limit and "\0" not in value else None
 
 
-def _encodable(events: list[AppEvent]) -> bool:
+def _encoded(events: list[AppEvent]) -> list[bytes] | None:
+    """The bytes of each; None where one of them has no place in MessagePack."""
     try:
-        encode_events(events)
+        return encode_each(events)
     except WireError:
-        return False
-    return True
+        return None
 
 
 def _none_in_the_future(events: list[AppEvent]) -> list[AppEvent]:

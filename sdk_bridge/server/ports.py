@@ -35,8 +35,11 @@ class DeadLetter:
 class Journal(Protocol):
     """Where accepted events go. Both calls may raise JournalBusy."""
 
-    async def append_events(self, events: Sequence[AppEvent]) -> int:
-        """Commits the events durably before it returns, once per message id; how many were new."""
+    async def append_events(self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None) -> int:
+        """Commits the events durably before it returns, once per message id; how many were new.
+
+        `encoded`: the bytes of each, by app_events.encode_each, where they are known.
+        """
         ...
 
     async def bury(self, letter: DeadLetter) -> None:

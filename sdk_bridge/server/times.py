@@ -1,6 +1,6 @@
 """When an event happened, by Segment's rule: its own time, corrected by how wrong the device's clock is."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -13,6 +13,8 @@ SKEW_STEP_MS = 5 * 60_000  # a slow network looks like skew too; below half a st
 LONGEST_TIMESTAMP = 64  # characters; longer ones would only fill the cache
 EARLIEST_MS = 946_684_800_000  # 1 January 2000: before it there are only clocks that were never set
 _SECONDS_BELOW = 1e11  # 1973 in milliseconds, 5138 in seconds
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)  # whole numbers: a float of seconds can lose one
 _LATEST_MS = 253_402_300_799_999  # the last of the year 9999
 
 
@@ -79,7 +81,7 @@ def not_after(received_at: int, occurred: list[tuple[int, int, int]]) -> list[in
 def _from_iso(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
-        at = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError) as error:
         raise Rejected("the timestamp is not ISO 8601") from error
     return max(0, at)

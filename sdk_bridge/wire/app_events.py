@@ -4,6 +4,7 @@ The kinds and names follow Segment's spec ("Spec: Identify", "Spec: Track" …);
 checked sizes, repaired the time and settled whether the claimed user was proven.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -93,7 +94,7 @@ class Link(Struct, frozen=True, omit_defaults=True):
     user_id: Text | None = None
 
 
-class AppEvent(Struct, frozen=True, omit_defaults=True):
+class AppEvent(Struct, frozen=True, omit_defaults=True, gc=False):
     """One thing that happened in an app or on a site; times are unix milliseconds, UTC.
 
     `occurred_at` is Segment's corrected timestamp; `original_at` the device's own clock, which with `index`
@@ -134,15 +135,33 @@ class AppEvent(Struct, frozen=True, omit_defaults=True):
 
 
 _decoder = msgspec.msgpack.Decoder(list[AppEvent])
+_encode = msgspec.msgpack.Encoder().encode
+_MOST_IN_SHORT_ARRAY = 15
 
 
-def encode_events(events: list[AppEvent]) -> bytes:
-    """The events as one MessagePack blob. Raises WireError for what it cannot hold: whole numbers beyond 64
-    bits, lone surrogates, nesting without end."""
+def encode_each(events: Iterable[AppEvent]) -> list[bytes]:
+    """Each event as MessagePack of its own, for `joined`. Raises WireError for what that cannot hold: whole
+    numbers beyond 64 bits, lone surrogates, nesting without end."""
     try:
-        return msgspec.msgpack.encode(events)
+        return [_encode(event) for event in events]
     except (OverflowError, UnicodeEncodeError, RecursionError, TypeError) as error:
         raise WireError(str(error)) from error
+
+
+def joined(encoded: Sequence[bytes]) -> bytes:
+    """Encoded events as one MessagePack blob, an array; what is encoded once need not be encoded again."""
+    return _array_head(len(encoded)) + b"".join(encoded)
+
+
+def encode_events(events: Iterable[AppEvent]) -> bytes:
+    """The events as one MessagePack blob. Raises WireError, as `encode_each`."""
+    return joined(encode_each(events))
+
+
+def _array_head(items: int) -> bytes:
+    if items <= _MOST_IN_SHORT_ARRAY:
+        return bytes((0x90 | items,))
+    return b"\xdd" + items.to_bytes(4, "big")
 
 
 def decode_events(blob: bytes) -> list[AppEvent]:

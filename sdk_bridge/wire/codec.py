@@ -72,11 +72,11 @@ def _check_batch(batch: Batch) -> None:
     rows = batch.readings
     if not len(rows.beacon) == len(rows.second) == len(rows.count) == len(rows.loss) == len(rows.best):
         raise WireError("the columns of readings differ in length")
-    used = max(
-        max(rows.beacon, default=-1),
-        max((change.beacon for change in batch.ranges), default=-1),
-        max((report.beacon for report in batch.health), default=-1),
-    )
+    used = max(rows.beacon, default=-1)
+    if batch.ranges:
+        used = max(used, *(change.beacon for change in batch.ranges))
+    if batch.health:
+        used = max(used, *(report.beacon for report in batch.health))
     if used >= len(batch.keys):
         raise WireError(f"beacon index {used} lies outside the {len(batch.keys)} keys")
     names = "".join(batch.keys)

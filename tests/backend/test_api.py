@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 
 import pytest
 from aiohttp import web
@@ -65,7 +66,11 @@ class Api:
 
     def __init__(self, state, journal_file, journal, clock) -> None:
         self.state, self.changes, self.health = state, 0, {"status": "ok"}
-        host = Host(state, journal_file, clock, self._changed, lambda: self.health)
+        self.heard = Counter(accept=3)
+        host = Host(
+            *(state, journal_file, clock, self._changed, lambda: self.health),
+            tally=lambda: {"bridge": self.bridge.tally, "gateways": self.heard},
+        )
         self.bridge = Bridge(journal, StoredSources(state, clock), clock)
         self.app = build(host, self.bridge.add_to)
         self.tokens: dict[str, str] = {}
@@ -291,6 +296,21 @@ async def test_the_floor_tells_who_asks_and_names_nobody(api):
 
 async def test_health_is_open_and_says_nothing_of_the_shop(api):
     assert await api.call("GET", "/health", role=None) == (200, {"status": "ok"})
+
+
+async def test_what_came_in_is_counted(api):
+    _, made = await api.call("PUT", "/api/sources/web", json={"name": "Site", "kind": "server"})
+    key = made["write_key"]
+    track = {"type": "track", "event": "Seen", "userId": "anna", "messageId": "m1"}
+    for batch in ([track, {"type": "track"}], [track]):
+        status, _ = await api.call("POST", "/v1/batch", role=None, json={"writeKey": key, "batch": batch})
+        assert status == 200
+    assert (await api.call("POST", "/v1/batch", role=None, json={"writeKey": key}))[0] == 400
+    told = {"accepted": 1, "duplicates": 1, "buried": 1, "strangers": 0, "pixels_lost": 0}
+    assert await api.call("GET", "/api/tally", role="operator") == (
+        200,
+        {"bridge": {**told, "refused": {"invalid_batch": 1}}, "gateways": {"accept": 3}},
+    )
 
 
 # Changes, their audit, and conflicts ----------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.eraser import GuardedJournal
 from backend.profiles.erasure import (
     ERASED,
     ErasureKeys,
@@ -20,7 +21,7 @@ from backend.profiles.erasure import (
 )
 from backend.secret_file import SecretUnusable, make_secret, read_secret
 from backend.storage import erasure
-from sdk_bridge.wire.app_events import AppEvent, ExternalId, Link, PushAddress
+from sdk_bridge.wire.app_events import AppEvent, ExternalId, Link, PushAddress, encode_each
 
 KEYS = ErasureKeys(b"k" * 32)
 ERASED_AT = 1_000
@@ -94,6 +95,27 @@ def test_without_a_secret_nothing_is_refused():
 )
 def test_what_is_hers_is_refused(about_her):
     assert tombstones(ANNA, MAIL, DEVICE, TOKEN, TAG).admitted(event(**about_her)) is None
+
+
+async def test_bytes_tell_no_more_than_their_event():
+    """Where the bridge has an event's bytes the journal keeps these; one that lost something has others."""
+    kept = []
+
+    class Keeping:
+        async def append_events(self, events, encoded=None):
+            kept.append((list(events), encoded))
+            return len(events)
+
+    door = GuardedJournal(Keeping(), tombstones(ANNA, DEVICE))
+    hers, other = event(user_id=ANNA), event(user_id="berta")
+    shared = event(user_id="berta", proven=True, device_id=DEVICE)
+    for events in ([other], [shared, other], [other, hers], [hers]):
+        await door.append_events(events, encode_each(events))
+    assert kept == [
+        ([other], encode_each([other])),
+        ([msgspec.structs.replace(shared, device_id=None), other], None),
+        ([other], None),
+    ]
 
 
 def test_of_others_events_only_her_part_goes():

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import textwrap
 import pytest
 
 from backend.storage import letters
-from backend.storage.database import SqliteFile
+from backend.storage.database import SqliteFile, open_for_writing
 from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, Cursor
 from backend.storage.group import LANES_A_GATEWAY
 from backend.storage.journal import (
@@ -21,6 +22,7 @@ from backend.storage.journal import (
     GatewayAppend,
     Journal,
     LaneKey,
+    message_hash,
 )
 from backend.storage.letters import NewLetter
 from sdk_bridge.server.ports import JournalBusy
@@ -146,6 +148,17 @@ async def test_a_message_id_counts_once(journal):
     assert sorted(stored) == ["m1", "m2", "m3"]
 
 
+async def test_a_message_that_comes_twice_into_one_commit_counts_once(journal_file, clock, running):
+    journal = Journal(journal_file, clock)
+    calls = [[event("m1"), event("m2")], [event("m2"), event("m1", source="app"), event("m3")], [event("m3")]]
+    waiting = [asyncio.create_task(journal.append_events(call)) for call in calls]
+    await asyncio.sleep(0)
+    async with running(journal.run()):
+        assert await asyncio.gather(*waiting) == [2, 2, 0]
+    entries = await journal.after(BEGINNING, 10)
+    assert sum(len(decode_events(entry.payload)) for entry in entries) == 4
+
+
 async def test_the_same_id_of_another_source_is_another_message(journal):
     assert await journal.append_events([event("m1"), event("m1", source="app")]) == 2
 
@@ -198,6 +211,25 @@ async def test_a_message_without_a_time_of_its_own_counts_once_too(journal, cloc
     await journal.forget_old_messages()
     again = event("m1", clock(), original_at=0, received_at=clock())
     assert await journal.append_events([again]) == new
+
+
+async def test_ids_of_an_earlier_version_are_known(tmp_path, clock, running):
+    """The third migration meets what the first left."""
+    path = tmp_path / "earlier.db"
+    open_for_writing(path, "journal").close()
+    with sqlite3.connect(path) as old:
+        old.execute("drop table message_ids")
+        old.execute(
+            "create table message_ids (hour integer not null, hash integer not null, received_hour integer"
+            " not null, primary key (hour, hash))"
+        )
+        hour = NOON // HOUR_MS
+        old.execute("insert into message_ids values (?, ?, ?)", (hour, message_hash("web", "m1"), hour))
+        old.execute("pragma user_version = 2")
+    async with SqliteFile(path, "journal") as file:
+        journal = Journal(file, clock)
+        async with running(journal.run()):
+            assert await journal.append_events([event("m1"), event("m2")]) == 1
 
 
 async def test_forgetting_says_how_many(journal, clock):
@@ -338,7 +370,7 @@ async def test_whoever_waits_is_woken_by_a_commit(journal):
 CHILD = textwrap.dedent("""
     import asyncio, sys
     from pathlib import Path
-    from backend.storage.database import SqliteFile
+    from backend.storage.database import SqliteFile, open_for_writing
     from backend.storage.journal import GatewayAppend, Journal, LaneKey
     from sdk_bridge.wire.app_events import AppEvent
 

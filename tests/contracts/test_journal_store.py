@@ -106,6 +106,19 @@ async def test_a_message_id_counts_once(journal: Journal) -> None:
     assert sorted(stored) == ["m1", "m2", "m2", "m3"]
 
 
+async def test_one_call_of_many_people_is_kept_whole(journal: Journal) -> None:
+    """An entry for each partition, more than one statement takes."""
+    events = [event(f"m{number}", user_id=in_partition(number % 50)) for number in range(100)]
+    assert await journal.append_events(events) == 100
+    entries = await everything(journal)
+    assert sorted(entry.partition for entry in entries) == list(range(50))
+    for entry in entries:
+        assert [one.message_id for one in decode_events(entry.payload)] == [
+            f"m{entry.partition}",
+            f"m{entry.partition + 50}",
+        ]
+
+
 async def test_ids_are_forgotten_after_their_days_and_no_sooner(journal_file: Database) -> None:
     clock = [NOON]
     journal = Journal(journal_file, lambda: clock[0])

@@ -144,6 +144,10 @@ ZEROES = gzip.compress(b"0" * 50_000_000, mtime=0)
         ("/v1/devices", b'{"deviceId":" "}', {}),
         ("/v1/devices", b'{"deviceId":"d","beaconKey":"eddystone-url:https://example.org"}', {}),
         ("/v1/devices", b'{"deviceId":"d","pushAddress":{"kind":"pigeon","value":"x"}}', {}),
+        *(
+            ("/v1/devices", b'{"deviceId":"d","pushAddress":{"kind":"token","value":"%b"}}' % value, {})
+            for value in (b"null", b"undefined", b"   ", b"0", b"BLACKLISTED")
+        ),
         ("/v1/push/opened", b"{}", {}),
         ("/v1/consent", b'{"userId":"u1","consent":{}}', {}),
         ("/v1/consent", b'{"consent":{"push":true}}', {}),

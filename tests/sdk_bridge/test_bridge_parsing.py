@@ -28,7 +28,7 @@ from sdk_bridge.server.proof import is_proven, user_hash
 from sdk_bridge.server.rates import Buckets, Rate
 from sdk_bridge.server.refusals import Refusal
 from sdk_bridge.server.times import not_after, occurred_ms, skew_ms, unix_ms
-from sdk_bridge.wire.app_events import AppEvent, decode_events, encode_events
+from sdk_bridge.wire.app_events import AppEvent, decode_events, encode_events, joined
 
 NOW = 1_760_000_000_000  # 2025-10-09T08:53:20Z
 WEB = Source("shop-site", "web", "required", "secret")
@@ -43,8 +43,9 @@ def arrival(source: Source = SERVER) -> Arrival:
 
 def read(body: Any, source: Source = SERVER) -> tuple[list[AppEvent], list[str]]:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    events, rejects = read_batch(open_batch(raw), arrival(source))
-    return events, [reject.reason for reject in rejects]
+    kept, rejects = read_batch(open_batch(raw), arrival(source))
+    assert joined(kept.encoded) == encode_events(kept.events)
+    return kept.events, [reject.reason for reject in rejects]
 
 
 def one(call: dict[str, Any], source: Source = SERVER) -> AppEvent:
@@ -234,6 +235,14 @@ def test_the_key_of_a_header(header: str | None, key: str | None) -> None:
 def test_what_a_call_becomes(call: dict[str, Any], expected: dict[str, Any]) -> None:
     event = one(call)
     assert {name: getattr(event, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    "token", ["null", "undefined", " ", "", "0", "0000-0000", "BLACKLISTED", "blacklisted "]
+)
+def test_what_is_no_address_is_none_and_makes_no_device(token: str) -> None:
+    assert one({**TRACK, "context": {"device": {"id": "d1", "token": token}}}).push_address is None
+    assert one({**TRACK, "context": {"device": {"token": token}}}).device_id is None
 
 
 def test_a_token_without_a_device_id_stands_for_its_own_device() -> None:
@@ -501,13 +510,13 @@ def test_whatever_the_batch_every_accepted_event_can_be_stored(
 ) -> None:
     body = json.dumps({**around, "batch": batch}).encode()
     try:
-        events, rejects = read_batch(open_batch(body), arrival())
+        kept, rejects = read_batch(open_batch(body), arrival())
     except Refusal as refusal:
         assert refusal.status == 400
         return
-    assert len(events) + len(rejects) == len(batch)
-    assert decode_events(encode_events(events)) == events
-    assert all(0 <= event.occurred_at <= NOW for event in events)
+    assert len(kept.events) + len(rejects) == len(batch)
+    assert decode_events(joined(kept.encoded)) == decode_events(encode_events(kept.events)) == kept.events
+    assert all(0 <= event.occurred_at <= NOW for event in kept.events)
 
 
 @settings(max_examples=300, deadline=None)

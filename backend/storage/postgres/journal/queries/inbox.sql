@@ -7,6 +7,13 @@ insert into entries (partition, position, kind, source, lane, boot_offset, recei
 values (:partition, (select taken.head from taken), :kind, :source, :lane, :boot_offset, :received_at,
   :payload);
 
+-- name: remember_messages!
+-- App events' ids of one hour, a JSON list.
+insert into message_ids (hour, hash, received_hour)
+select cast(:hour as bigint), cast(one.value as bigint), cast(:received_hour as bigint)
+from json_each(cast(:hashes as text)) one
+on conflict do nothing;
+
 -- name: heads
 -- The last position ever given in each line, also when its entry is folded and gone.
 select partition as line, head as position from partitions;

@@ -1,0 +1,87 @@
+"""Reading a PUBLISH: the same as paho reads, and one clear error for whatever is none."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt import client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from sdk_bridge.publish_packet import MalformedPublish, Publish, parse_publish
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+OTHERS = {
+    "PayloadFormatIndicator": 1,
+    "MessageExpiryInterval": 77,
+    "TopicAlias": 3,
+    "ResponseTopic": "answer/here",
+    "CorrelationData": b"\x26\x00",
+    "ContentType": "text/plain",
+    "SubscriptionIdentifier": 70_000,
+}
+
+
+def sized(data: bytes) -> bytes:
+    return len(data).to_bytes(2, "big") + data
+
+
+def body(topic: bytes, mid: int | None, properties: bytes, payload: bytes = b"") -> bytes:
+    return sized(topic) + (b"" if mid is None else mid.to_bytes(2, "big")) + properties + payload
+
+
+@given(
+    TEXTS,
+    st.none() | st.integers(1, 65_535),
+    st.lists(st.tuples(TEXTS, TEXTS), max_size=8),
+    st.sets(st.sampled_from(sorted(OTHERS))),
+    st.binary(max_size=40),
+)
+def test_what_paho_packs_is_read_as_it_was_meant(topic, mid, pairs, others, payload):
+    packed = Properties(PacketTypes.PUBLISH)
+    for name in others:
+        setattr(packed, name, OTHERS[name])
+    if pairs:
+        packed.UserProperty = pairs
+    read = parse_publish(0 if mid is None else 1, body(topic.encode(), mid, packed.pack(), payload))
+    assert read == Publish(topic, mid or 0, tuple(pairs), payload)
+
+
+PAIR = b"\x26" + sized(b"lane") + sized(b"live")
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"",
+        b"\x00",
+        sized(b"topic"),
+        body(b"topic", 1, b""),
+        body(b"topic", 1, b"\x80\x80\x80\x80\x01"),
+        body(b"topic", 1, b"\x05" + b"\x26\x00\x01a"),
+        body(b"topic", 1, b"\x02" + b"\x02\x00", b"more"),
+        body(b"topic", 1, b"\x02" + b"\x1f\x00"),
+        body(b"topic", 1, bytes([len(PAIR) - 1]) + PAIR),
+        body(b"topic", 1, bytes([len(PAIR) + 1]) + PAIR),
+        body(b"topic", 1, b"\x07" + b"\x26" + sized(b"\xff") + sized(b"a")),
+    ],
+)
+def test_what_is_no_publish_is_refused(packet):
+    with pytest.raises(MalformedPublish):
+        parse_publish(1, packet)
+
+
+@given(st.integers(0, 1), st.binary(max_size=60))
+def test_nothing_else_is_raised_for_any_bytes(qos, packet):
+    with contextlib.suppress(MalformedPublish):
+        parse_publish(qos, packet)
+
+
+def test_a_topic_that_is_no_text_is_empty():
+    assert parse_publish(0, body(b"\xff\xfe", None, b"\x00", b"x")) == Publish("", 0, (), b"x")
+
+
+@pytest.mark.parametrize("name", ["_sock_recv", "_handle_publish", "_packet_queue"])
+def test_paho_still_has_the_private_names_that_our_connection_stands_on(name):
+    assert callable(getattr(paho.Client, name))
