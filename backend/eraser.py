@@ -216,6 +216,8 @@ class Eraser:
             after=("", ""),
         )
         await state.write(partial(erasure.forget_in_definitions, traces=traces, person=person))
+        await state.write(partial(erasure.forget_in_campaigns, traces=traces, person=person))
+        self._at.fold.refresh()  # it has campaigns in memory
         for table in NOTES:
             await self._through(
                 partial(erasure.notes_mentioning, table=table, traces=traces),

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from backend.folding import Folded, LiveState, Transaction
+from backend.folding.floor import WEIGH_EVERY_MS
 from backend.listening import Listening
 from backend.profiles.erasure import Tombstones
 from backend.profiles.service import ProfileService
 from backend.proximity.zones import ZoneSettings
+from backend.shared_look import SharedLook
 from backend.storage import floor
 from backend.storage.entries import Cursor, Entry
 from backend.storage.journal import Journal
@@ -28,6 +30,7 @@ log = structlog.get_logger()
 
 ENTRIES_A_TRANSACTION = 64  # 103k events/s against 63k at a few; and nobody waits long for the file
 TICK_S = 0.25  # how late an absence may be noticed
+WEIGH_TICK_S = WEIGH_EVERY_MS / 1000  # while seconds wait for gateways to tell of them: offers wait behind
 DELETE_EVERY_S = 1.0  # folded entries go in one sweep, not with a sync of their own each
 STORAGE_RETRY_S = 1.0
 RACES = 3  # two replicas that meet the same stranger at once; the loser finds them at its next try
@@ -58,6 +61,8 @@ class Fold:
         self._tombstones = tombstones or Tombstones()
         self._ownership = ownership or Sole()
         self._people = ProfileService()
+        self._heads = SharedLook(journal.newest)
+        self._positions = SharedLook(lambda: state.read(floor.position))
         self._live: LiveState | None = None
         self._moved = asyncio.Event()
         self._stale = False
@@ -95,11 +100,10 @@ class Fold:
         Beside other replicas, everything in the partitions that the person's events come in; in all, for
         nobody.
         """
+        if not self._ownership.holding.whole:
+            return await self._all_have_folded(profile_id, within_s)
         try:
             async with asyncio.timeout(within_s):
-                if not self._ownership.holding.whole:
-                    await self._all_have_folded(profile_id)
-                    return True
                 target = await self._journal.newest()
                 while not self.position.covers(target):
                     self._moved.clear()
@@ -108,13 +112,21 @@ class Fold:
             return False
         return True
 
-    async def _all_have_folded(self, profile_id: str) -> None:
-        """Whoever folds them: what the database says of their positions counts."""
+    async def _all_have_folded(self, profile_id: str, within_s: float) -> bool:
+        """Whoever folds them: what the database says of their positions counts.
+
+        One look is always taken: that the database is busy with hundreds of such questions does not mean
+        that the fold is behind, and pushes put off for it would only ask again.
+        """
         theirs = await self._state.read(lambda session: partitions_of_person(session, profile_id))
-        heads = (await self._journal.newest()).positions
+        heads = (await self._heads()).positions
         target = Cursor({line: at for line, at in heads.items() if not theirs or line in theirs})
-        while not (await self._state.read(floor.position)).covers(target):  # noqa: ASYNC110 - others fold
+        until = asyncio.get_running_loop().time() + within_s
+        while not (await self._positions()).covers(target):
+            if asyncio.get_running_loop().time() >= until:
+                return False
             await asyncio.sleep(OTHERS_S)
+        return True
 
     async def run(self) -> None:
         """Folds whatever the journal holds, and looks at the clock in between."""
@@ -147,8 +159,9 @@ class Fold:
             self._deleted, self._delete_at = self.position, now + DELETE_EVERY_S
 
     async def _wait(self) -> None:
+        waits = self._live is not None and self._live.engine.waits
         try:
-            async with asyncio.timeout(TICK_S):
+            async with asyncio.timeout(WEIGH_TICK_S if waits else TICK_S):
                 await self._journal.appended.wait()
         except TimeoutError:
             return  # the tick: time itself may have moved somebody
@@ -205,8 +218,7 @@ class Fold:
         before = self._live
         live, position = await self._state.write(self._read)
         if before is not None:
-            live.engine.gateway_heard_at.update(before.engine.gateway_heard_at)
-            live.engine.awake_at = before.engine.awake_at
+            live.engine.knows_gateways_of(before.engine)
             if live.holding != before.holding:
                 gained = {
                     name

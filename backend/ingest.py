@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 import msgspec
@@ -37,6 +37,7 @@ EID_UNRESOLVED = "eid_unresolved"
 MAX_UNNAMED = 1_024  # lanes that wait so; a gateway that invents epochs must not fill the memory
 NAMED_WITHIN_MS = 600_000  # a table of ids that cannot be made must not keep a gateway's outbox for ever
 LANES: tuple[Lane, ...] = ("live", "backlog")
+_parse_topic = lru_cache(maxsize=16_384)(topics.parse_topic)  # gateways send to the same few for ever
 _Partitions: TypeAlias = frozenset[int] | None
 
 
@@ -67,6 +68,7 @@ class Ingest:
         self._taken: set[asyncio.Task[None]] = set()
         self._epochs: dict[str, str] = {}
         self._unnamed: dict[LaneKey, _Unnamed] = {}
+        self._to_tell: set[LaneKey] = set()
         self._listening = Listening()
         self._others_listen = asyncio.Event()
         self.resolver: Resolver = NoResolver()
@@ -173,7 +175,7 @@ class Ingest:
         """One message from the broker. Its slot is freed at once: custody lies above MQTT."""
         connection.acknowledge(message)
         try:
-            address, leaf = topics.parse_topic(message.topic)
+            address, leaf = _parse_topic(message.topic)
             name = f"{address.store}/{address.gateway}"
             if name not in self.listening.gateways:
                 self._refuse("unknown gateway", name)
@@ -241,22 +243,16 @@ class Ingest:
         if found is None:
             return None
         self.counts[EID_UNRESOLVED] += found[1]
-        append = GatewayAppend(lane, envelope.seq, envelope.seq, now, partition)
-        return self._kept(append, offset, *found)
+        payload, forgotten = self._kept(offset, *found)
+        return GatewayAppend(lane, envelope.seq, envelope.seq, now, partition, offset, payload, forgotten)
 
-    def _kept(
-        self, append: GatewayAppend, offset: int | None, known: Batch, unresolved: int
-    ) -> GatewayAppend:
-        """The append with what may be kept of a batch, and the count of what may not."""
+    def _kept(self, offset: int | None, known: Batch, unresolved: int) -> tuple[bytes | None, dict[str, int]]:
+        """What may be kept of a batch, and the adverts that may not, by reason."""
         begins = None if offset is None else known.base_ms + offset
         kept, strangers = without_strangers(known, self.listening.may_keep_since(begins))
         forgotten = {NO_CONSENT: strangers, EID_UNRESOLVED: unresolved}
-        return replace(
-            append,
-            boot_offset=offset,
-            payload=codec.encode(kept) if kept is not None and kept.keys else None,
-            forgotten={reason: adverts for reason, adverts in forgotten.items() if adverts},
-        )
+        payload = codec.encode(kept) if kept is not None and kept.keys else None
+        return payload, {reason: adverts for reason, adverts in forgotten.items() if adverts}
 
     def _named(self, lane: LaneKey, batch: Batch, offset: int | None, now: int) -> tuple[Batch, int] | None:
         """The batch under its beacons' own keys, and the adverts of ids that are nobody's; None: not yet."""
@@ -291,6 +287,20 @@ class Ingest:
             self._acknowledge(append.lane, gap=upto < append.upto)
 
     def _acknowledge(self, lane: LaneKey, *, gap: bool) -> None:
+        """Says how far a lane has come: of a gap at once, else one word for all that arrived together."""
+        if gap:
+            self._tell(lane, gap=True)
+            return
+        if not self._to_tell:
+            asyncio.get_running_loop().call_soon(self._tell_all)
+        self._to_tell.add(lane)
+
+    def _tell_all(self) -> None:
+        lanes, self._to_tell = self._to_tell, set()
+        for lane in lanes:
+            self._tell(lane, gap=False)
+
+    def _tell(self, lane: LaneKey, *, gap: bool) -> None:
         connection = self._connection
         if connection is None:
             return
@@ -321,14 +331,16 @@ class Ingest:
         found = named(heard, offset, self.resolver, lambda: None) if has_rotating(heard) else (heard, 0)
         if found is None:
             raise WireError("it can be read, but its rotating ids cannot be named yet; try again in a while")
-        return self._kept(append, offset, *found)
+        payload, forgotten = self._kept(offset, *found)
+        return replace(append, boot_offset=offset, payload=payload, forgotten=forgotten)
 
     async def drain(self) -> None:
-        """Waits for what was taken to reach the disk; at shutdown."""
+        """Waits for what was taken to reach the disk, and says so; at shutdown."""
         with suppress(TimeoutError):
             async with asyncio.timeout(5):
                 while self._taken:
                     await asyncio.wait(set(self._taken))
+        self._tell_all()
 
 
 def _filters(partitions: frozenset[int]) -> list[str]:

@@ -1,7 +1,8 @@
 """What happens to people, in the words that segments, campaigns and journeys are written in."""
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+from msgspec import Struct
 
 from sdk_bridge.wire.app_events import AppEvent
 
@@ -23,8 +24,7 @@ OccurrenceKind: TypeAlias = Literal[
 Confidence: TypeAlias = Literal["none", "low", "medium", "high"]
 
 
-@dataclass(frozen=True, slots=True)
-class Occurrence:
+class Occurrence(Struct, frozen=True, gc=False):
     """Something that happened to a person, made by the fold and handed upwards, never stored as it is.
 
     `subject` is what was observed: a beacon's key, a phone's device id, or for an event its message id; a

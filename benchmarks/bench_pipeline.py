@@ -1,4 +1,4 @@
-"""From MQTT to the offer, side by side with a plain consumer: accepted, folded, pushed, located, waiting.
+"""From MQTT to the offer beside a plain consumer: accepted, folded, pushed, located, waiting, replicated.
 
     PYTHONPATH=. .venv/bin/python benchmarks/bench_pipeline.py [--quick] [--only accept fold ...] [--profile]
 
@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import paho.mqtt.client as paho
 import sqlite_utils
+import uvloop
 from paho.mqtt.enums import CallbackAPIVersion
 
 from backend.clock import unix_ms
@@ -34,13 +35,18 @@ from backend.fold import Fold
 from backend.ingest import Ingest
 from backend.listening import Gateway, Listening
 from backend.proximity.fences import Circle, Fence, Fences
+from backend.push.fcm import FcmSettings, open_fcm
+from backend.push.sender import Guards, PushSender, Rim
 from backend.storage import fences as fence_rows
 from backend.storage.database import SqliteFile
 from backend.storage.entries import LaneKey
 from backend.storage.journal import Journal
+from backend.storage.offers import SendChecks, objection_to
+from backend.storage.pushes import PushStore
 from backend.storage.session import Session
 from benchmarks import pipeline_shop as shop
 from benchmarks.pipeline_load import Outgoing, publishing
+from benchmarks.pipeline_replicas import folding
 from sdk_bridge import mqtt
 from sdk_bridge.wire import codec
 from sdk_bridge.wire.app_events import AppEvent, Location
@@ -57,8 +63,11 @@ BOOT = "11111111-2222-3333-4444-555555555555"
 KEYS = [shop.tag(number) for number in range(100)]
 GATEWAYS = [GatewayAddress(f"s{number % 10}", f"g{number // 10}") for number in range(40)]
 POLL_S = 0.001
+SENT_WITHIN_S = 60.0
 ENTERED = "select count(*) from zone_visits"
 KEPT = "select count(*) from sightings"
+UNSENT = """select count(*) from pushes
+where state in ('claimed', 'sending') or state = 'queued' and next_try_at <= :now"""
 ACCEPTED = """select d.store_id, p.completed_at, p.finished_at
 from pushes p join decisions d using (decision_id) where p.state = 'accepted'"""
 
@@ -78,9 +87,11 @@ class Sizes:
     points: int = 400_000
     stored: int = 40_000
     waiting: int = 1_000_000
+    chain: int = 32
+    replicated_s: int = 20
 
 
-QUICK = Sizes(400, 1_000, 400, 2, 40, 12, 20, 500, 20_000, 1_000, 2_000)
+QUICK = Sizes(400, 1_000, 400, 2, 40, 12, 20, 500, 20_000, 1_000, 2_000, 8, 5)
 
 
 @dataclass(slots=True)
@@ -269,11 +280,41 @@ async def fold(bench: Bench, folder: Path) -> None:
             took = await _measured(bench, state, lambda: shop.folded(folding))
             cpu = time.process_time() - cpu
         entered, kept = await state.read(lambda s: [s.found(sql, {})[0][0] for sql in (ENTERED, KEPT)])
+        sent, send_cpu = await _send(folder, chain, state, folding)
     if kept != readings:
         raise RuntimeError(f"{kept:,} of {readings:,} readings were folded")
     bench.times("folded, with zones and ten campaigns", readings / took, "readings/s", 15)
     bench.spent("folded", readings, cpu)
     print(f"    {readings:,} readings, {entered:,} zones entered; beyond 15 x the wish is 40 x")
+    print(f"  {'of its offers FCM accepted':<44} {sent:>12,}", flush=True)
+    if sent:
+        bench.spent("pushed", sent, send_cpu)
+
+
+async def _send(folder: Path, chain: shop.Chain, state: SqliteFile, folding: Fold) -> tuple[int, float]:
+    """Sends what the fold has queued, with every check; how many FCM accepted, and the processor time."""
+    began = time.monotonic()
+
+    def now() -> int:
+        return NOON + 60_000 + round((time.monotonic() - began) * 1000)
+
+    (folder / "fcm").mkdir()
+    with FcmProcess(folder / "fcm", FcmServerSettings(per_device_per_minute=10_000)) as simulator:
+        await _register(chain, simulator)
+        settings = FcmSettings(Path(simulator.where.service_account), send_url=simulator.where.send_url)
+        async with open_fcm(settings) as client:
+            guards, rim = Guards(SendChecks(state), folding), Rim("bench", now, random.random)
+            sender = PushSender(PushStore(state, objection_to), client, guards, rim)
+            cpu = time.process_time()
+            async with _alive(sender.run()), asyncio.timeout(SENT_WITHIN_S):
+                while (await state.read(lambda s: s.found(UNSENT, {"now": now()})))[0][0]:  # noqa: ASYNC110 - rows
+                    await asyncio.sleep(0.02)
+            return sender.status().counts.get("accepted", 0), time.process_time() - cpu
+
+
+async def _register(chain: shop.Chain, simulator: FcmProcess) -> None:
+    tokens = [{"value": f"token-{person}", "kind": "token"} for person in range(chain.people)]
+    await asyncio.to_thread(simulator.call, "/sim/register", tokens)
 
 
 async def _measured(bench: Bench, state: SqliteFile, work: Callable[[], Awaitable[None]]) -> float:
@@ -309,8 +350,7 @@ async def push(bench: Bench, folder: Path) -> None:
     (folder / "fcm").mkdir()
     await _furnish(chain, data)
     with FcmProcess(folder / "fcm", FcmServerSettings(per_device_per_minute=10_000)) as fcm:
-        tokens = [{"value": f"token-{person}", "kind": "token"} for person in range(chain.people)]
-        await asyncio.to_thread(fcm.call, "/sim/register", tokens)
+        await _register(chain, fcm)
         async with await start_broker(folder / "push broker") as broker:
             backend = BackendProcess(folder / "push")
             config = folder / "push" / "backend.toml"
@@ -462,8 +502,10 @@ def _place(chain: shop.Chain, number: int, latitudes: np.ndarray, longitudes: np
 
 async def _stored(journal: Journal, folding: Fold, told: Sequence[AppEvent]) -> None:
     async def send() -> None:
-        for start in range(0, len(told), 100):
-            await journal.append_events(told[start : start + 100])
+        """In calls of a hundred, sixteen at a time: bridges do not wait for each other."""
+        for start in range(0, len(told), 1_600):
+            calls = range(start, min(start + 1_600, len(told)), 100)
+            await asyncio.gather(*(journal.append_events(told[call : call + 100]) for call in calls))
 
     async with _alive(folding.run()):
         await send()
@@ -529,7 +571,39 @@ def _poll(session: Session, query: str, values: dict[str, object]) -> float:
     return sorted(rounds)[4]
 
 
-PARTS = {"accept": accept, "fold": fold, "push": push, "locate": locate, "wait": wait}
+# Replicas -------------------------------------------------------------------------------------------------
+
+
+async def replicas(bench: Bench, folder: Path) -> None:
+    """Two replicas on PostgreSQL beside one, with the processor time of each process."""
+    chain = shop.Chain(bench.sizes.chain, bench.sizes.people)
+    seconds = bench.sizes.replicated_s
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    one = await folding(chain, seconds, 1, folder / "one")
+    two = await folding(chain, seconds, 2, folder / "two")
+    for name, found in (("one replica on PostgreSQL", one), ("two replicas on PostgreSQL", two)):
+        bench.found[name] = found.per_second
+        print(f"  {name:<44} {found.per_second:>12,.0f} readings/s", flush=True)
+        spent = " + ".join(f"{cpu:.1f}" for cpu in found.replicas_cpu_s)
+        print(
+            f"    in {found.took_s:.1f} s: replicas {spent} s of processor time, "
+            f"PostgreSQL {found.server_cpu_s:.1f} s, the load {found.load_cpu_s:.1f} s",
+            flush=True,
+        )
+    ratio, could = two.per_second / one.per_second, two.could / one.could
+    bench.tell("two replicas beside one, by the clock", ratio, "times", ">= 1.6", ratio >= 1.6)
+    bench.tell("two replicas beside one, a core for each", could, "times", ">= 1.6", could >= 1.6)
+
+
+PARTS = {
+    "accept": accept,
+    "fold": fold,
+    "push": push,
+    "locate": locate,
+    "wait": wait,
+    "replicas": replicas,
+}
 
 
 def _commits() -> float:
@@ -559,12 +633,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that all of it works")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--profile", action="store_true", help="where the fold's time goes")
+    parser.add_argument("--json", type=Path, help="a file for the figures, by name")
     asked = parser.parse_args()
     bench = Bench(QUICK if asked.quick else Sizes(), asked.profile)
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load average {load:.1f}, {_commits():,.0f} commits a second", flush=True)
-    asyncio.run(run(bench, asked.only))
+    uvloop.run(run(bench, asked.only))  # as the backend runs
     print(f"load average at the end {os.getloadavg()[0]:.1f}")
+    if asked.json:
+        asked.json.write_text(json.dumps(bench.found, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

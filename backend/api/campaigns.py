@@ -13,6 +13,7 @@ from backend.api.host import HOST, change
 from backend.api.operations import operation
 from backend.api.parameters import LIMIT, identifier
 from backend.campaigns.examples import Example, examples
+from backend.campaigns.fitting import check_fits
 from backend.campaigns.model import NEXT, Campaign, CampaignInvalid, State, parse_campaign
 from backend.storage import campaigns as campaign_rows
 from backend.storage.database import Session
@@ -73,9 +74,11 @@ CAMPAIGN = identifier("campaign", "The campaign's id.")
 
 def _decode(raw: bytes) -> Campaign:
     try:
-        return parse_campaign(raw)
+        campaign = parse_campaign(raw)
+        check_fits(campaign)
     except CampaignInvalid as error:
         raise Problem(400, "campaign", str(error)) from error
+    return campaign
 
 
 class StateChange(Struct, forbid_unknown_fields=True):

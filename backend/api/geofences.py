@@ -66,7 +66,7 @@ def _decode_batch(raw: bytes) -> FenceBatch:
 
 @operation("operator", takes=(FENCE,), body=Fence, decode=_decode, answer=FenceSaved)
 async def put_geofence(request: web.Request, body: Fence) -> FenceSaved:
-    """Saves a geofence: a circle, or a GeoJSON polygon; with `store_id` the area around that store."""
+    """Saves a geofence: a circle, or GeoJSON polygons; with `store_id` the area around that store."""
     fence_id = FENCE.of(request)
     if body.fence_id != fence_id:
         raise Problem(400, "fence_id", f"the path says {fence_id}, the body {body.fence_id}")

@@ -22,7 +22,6 @@ from backend.campaigns.results import Comparison, Funnel, Outcome
 from backend.storage import campaigns as campaign_rows
 from backend.storage import offers, profiles
 from backend.storage import results as result_rows
-from backend.storage.campaigns import Waiting
 from backend.storage.catalog import load_shelves
 from backend.storage.results import NoPast
 from backend.storage.session import Session
@@ -170,7 +169,7 @@ async def post_explain(request: web.Request) -> Explained:
     id_type, _, identifier = who.partition(":")
 
     def read(session: Session) -> Explained:
-        campaign = _campaign(session, CAMPAIGN.of(request))
+        campaign = the_campaign(session, CAMPAIGN.of(request))
         person = profiles.resolve(session, id_type, identifier)
         if person is None:
             raise Problem(404, "profile", f"nobody is known as {who}")
@@ -180,19 +179,7 @@ async def post_explain(request: web.Request) -> Explained:
 
 
 def _explained(session: Session, campaign: Campaign, person: str, now: int) -> Explained:
-    trigger = campaign.trigger
-    waiting = Waiting(
-        campaign_id=campaign.campaign_id,
-        subject="",
-        begun_at=now,
-        profile_id=person,
-        due_at=now,
-        stays=False,
-        holds="nothing",
-        store_id=getattr(trigger, "store_id", None),
-        zone_id=getattr(trigger, "zone_id", None),
-        fence_id=getattr(trigger, "fence_id", None),
-    )
+    waiting = campaign_rows.moment_now(campaign, person, now)
     zone = offers.zone_of_person(session, person, waiting.store_id)
     facts = offers.person_facts(session, campaign, waiting, send_time(campaign, now, zone), zone, now)
     facts = offers.with_products(session, campaign, facts, waiting, load_shelves(session), now)
@@ -217,7 +204,7 @@ async def post_dry_run(request: web.Request) -> Rehearsal:
     days, now = DAYS.of(request), request.app[HOST].now_ms()
 
     def read(session: Session) -> list[Played]:
-        campaign = _campaign(session, CAMPAIGN.of(request))
+        campaign = the_campaign(session, CAMPAIGN.of(request))
         try:
             return result_rows.rehearsed(session, campaign, now - days * DAY_MS, now)
         except NoPast as error:
@@ -256,7 +243,7 @@ async def get_campaign_results(request: web.Request) -> CampaignResults:
     """
     state, campaign_id, days = request.app[STATE], CAMPAIGN.of(request), DAYS.of(request)
     since = request.app[HOST].now_ms() - days * DAY_MS
-    campaign = await state.read(lambda session: _campaign(session, campaign_id))
+    campaign = await state.read(lambda session: the_campaign(session, campaign_id))
     outcomes: list[Outcome] = []
     after = 0
     while True:
@@ -304,7 +291,8 @@ def _comparison(compared: Comparison) -> ComparisonView:
     return ComparisonView(treated.people, treated.reached, held_out.people, held_out.reached, view)
 
 
-def _campaign(session: Session, campaign_id: str) -> Campaign:
+def the_campaign(session: Session, campaign_id: str) -> Campaign:
+    """A campaign as it is. Raises Problem for none."""
     chosen = campaign_rows.campaign(session, campaign_id)
     if chosen is None:
         raise Problem(404, "campaign", f"there is no campaign {campaign_id}")

@@ -16,6 +16,17 @@ Verdict: TypeAlias = Literal["sent", "held_out", "suppressed"]
 _SURENESS: Mapping[Sureness | Confidence, int] = {"none": 0, "low": 1, "medium": 2, "high": 3}
 
 
+SAME_MOMENT_MS = 2_000  # entering a zone makes several campaigns' candidates within a second or two
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Another campaign that offers the person something in the same moment, and its priority."""
+
+    campaign_id: str
+    priority: int
+
+
 @dataclass(frozen=True, slots=True)
 class PersonFacts:
     """What is known of a person at the moment of decision; over all that the person is known by.
@@ -24,7 +35,7 @@ class PersonFacts:
     at this place; `active`: an offer of this campaign is still on its way. `sent_today`, `sent_this_week`:
     offers of all campaigns in the calendar day and week of `send_at`. `in_audience`: whether the campaign's
     audience holds. `goal_reached_at`: the goal's event since the candidate's moment. `has_products`,
-    `has_code`: None where the offer wants none.
+    `has_code`: None where the offer wants none. `rivals`: whose offers of the same moment are decided.
     """
 
     profile_id: str
@@ -40,6 +51,7 @@ class PersonFacts:
     goal_reached_at: int | None = None
     has_products: bool | None = None
     has_code: bool | None = None
+    rivals: Sequence[Rival] = ()
     erased: bool = False
 
 
@@ -118,6 +130,14 @@ def judge(campaign: Campaign, person: PersonFacts, now: int, moment: Moment) -> 
     yield _rule("quiet hours", may_wait, "quiet hours")
     yield _rule("products", person.has_products is not False, "no viewed product")
     yield _rule("code", person.has_code is not False, "no code left")
+    winner = _winner(rules, person.rivals)
+    yield _rule("priority", winner is None, f"priority: {winner}")
+
+
+def _winner(rules: Guardrails, rivals: Sequence[Rival]) -> str | None:
+    """The campaign that has won the moment from this one."""
+    above = [rival for rival in rivals if rival.priority > rules.priority]
+    return max(above, key=lambda rival: (rival.priority, rival.campaign_id)).campaign_id if above else None
 
 
 def _caps(campaign: Campaign, person: PersonFacts, now: int) -> Iterator[RuleVerdict]:
@@ -154,7 +174,8 @@ class SendFacts:
 
     `sent_today`, `sent_this_week`: what really went out to the person by now, this push not among it.
     `offered`: when the campaign's other offers to the person went out; `held_out`: whether the person belongs
-    to the control group. Both may be new where two profiles turned out to be one person.
+    to the control group. Both may be new where two profiles turned out to be one person. `rivals`: whose
+    offers of the same moment were decided, also after this one.
     """
 
     consents: Mapping[str, bool]
@@ -167,6 +188,7 @@ class SendFacts:
     held_out: bool = False
     in_audience: bool = True
     goal_reached_at: int | None = None
+    rivals: Sequence[Rival] = ()
     erased: bool = False
 
 
@@ -189,6 +211,7 @@ def recheck(campaign: Campaign | None, facts: SendFacts, now: int) -> Stop | Hol
     if campaign is None or not campaign.is_live(now):
         return Stop("campaign is no longer live")
     rules = campaign.guardrails
+    winner = _winner(rules, facts.rivals)
     objections = [
         (facts.erased, "erased"),
         *((not granted, f"no consent: {purpose}") for purpose, granted in facts.consents.items()),
@@ -201,6 +224,7 @@ def recheck(campaign: Campaign | None, facts: SendFacts, now: int) -> Stop | Hol
         (not _is_over(facts.offered, rules.cooldown_s, now), "cooldown"),
         (facts.sent_today >= rules.max_per_day, "cap: day"),
         (facts.sent_this_week >= rules.max_per_week, "cap: week"),
+        (winner is not None, f"priority: {winner}"),
     ]
     reason = next((reason for applies, reason in objections if applies), None)
     if reason is not None:

@@ -1,12 +1,13 @@
 """Calendars as people live by them: their day, their week, the hours in which nobody may disturb. Pure.
 
-A person's time zone is their own, else the store's. Clocks go forward and back: a local time may come twice
-or not at all. Instants are unix milliseconds.
+A person's time zone is their own, else their devices', else the store's. Clocks go forward and back: a local
+time may come twice or not at all. Instants are unix milliseconds.
 """
 
 import re
 from datetime import UTC, datetime, time, timedelta
-from typing import Annotated
+from functools import lru_cache
+from typing import Annotated, TypeGuard
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from msgspec import Meta, Struct
@@ -59,12 +60,22 @@ class QuietHours(Struct, frozen=True, forbid_unknown_fields=True):
 def time_zone(*names: object) -> ZoneInfo:
     """The first of the names that is a time zone's, else UTC; people and apps write all sorts of things."""
     for name in names:
-        try:
-            if isinstance(name, str) and _ZONE_NAME.fullmatch(name):
-                return ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError):
-            continue
+        if isinstance(name, str) and (zone := _zone_called(name)) is not None:
+            return zone
     return ZoneInfo("UTC")
+
+
+@lru_cache(maxsize=1024)  # a name that is none's would be looked for on the disk with every event
+def _zone_called(name: str) -> ZoneInfo | None:
+    try:
+        return ZoneInfo(name) if _ZONE_NAME.fullmatch(name) else None
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None
+
+
+def is_time_zone(name: object) -> TypeGuard[str]:
+    """Whether something is a time zone's name."""
+    return isinstance(name, str) and _zone_called(name) is not None
 
 
 def day_bounds(instant: int, zone: ZoneInfo) -> tuple[int, int]:

@@ -273,6 +273,12 @@ class Campaign(_Part, frozen=True):
         """Every offer by its variant; the campaign's own is called `offer`."""
         return {variant.variant_id: variant.offer for variant in self.variants} or {"offer": self.offer}
 
+    @property
+    def offers_by_field(self) -> dict[str, Offer]:
+        """Every offer that the definition has, by where it stands there."""
+        variants = {f"variants[{index}].offer": one.offer for index, one in enumerate(self.variants)}
+        return {"offer": self.offer, **variants}
+
 
 def parse_campaign(body: bytes) -> Campaign:
     """A campaign from JSON, checked as a whole. Raises CampaignInvalid."""
@@ -303,9 +309,7 @@ def _check_offers(campaign: Campaign) -> None:
     names = [variant.variant_id for variant in campaign.variants]
     if len(set(names)) != len(names):
         raise CampaignInvalid("variants: two have the same variant_id")
-    offers = {"offer": campaign.offer}
-    offers |= {f"variants[{index}].offer": variant.offer for index, variant in enumerate(campaign.variants)}
-    for where, offer in offers.items():
+    for where, offer in campaign.offers_by_field.items():
         for field, text in offer.templates.items():
             try:
                 compiled(text)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from backend.campaigns.model import MAX_BODY, MAX_LINK, MAX_TITLE, Offer
+from backend.campaigns.model import MAX_BODY, MAX_LINK, MAX_TITLE, Campaign, Offer
 from backend.campaigns.templates import compiled
+from backend.push.model import PushContent
 
 
 class OfferUnrenderable(ValueError):
@@ -37,4 +38,17 @@ def render(offer: Offer, facts: Mapping[str, Any]) -> Rendered:
         texts["body"][:MAX_BODY],
         texts.get("image", "")[:MAX_LINK] or None,
         texts.get("deeplink", "")[:MAX_LINK] or None,
+    )
+
+
+def content_of(campaign: Campaign, offer: Offer, rendered: Rendered, due_at: int) -> PushContent:
+    """What the phone gets; the offer's life counts from `due_at`, unix milliseconds."""
+    return PushContent(
+        title=rendered.title,
+        body=rendered.body,
+        image=rendered.image,
+        deeplink=rendered.deeplink,
+        campaign_id=campaign.campaign_id,
+        expires_at=due_at + offer.life_s * 1000,
+        resend_allowed=campaign.guardrails.resend_when_unknown,
     )

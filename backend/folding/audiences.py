@@ -8,11 +8,13 @@ and what happens meanwhile take turns on one thread, so neither misses the other
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import reduce
+from operator import or_
+from typing import Literal, TypeAlias
 
 from backend.occurrences import Occurrence
 from backend.segments.dependencies import EITHER, ENTERS, LEAVES, Needs, Wakes, is_restless, needs_of
-from backend.segments.model import in_order, references
+from backend.segments.model import Condition, in_order, references
 from backend.segments.predicate import Verdict, evaluate
 from backend.storage import segments as rows
 from backend.storage.ownership import EVERYTHING, Holding
@@ -20,12 +22,16 @@ from backend.storage.segment_facts import PeopleFacts
 from backend.storage.segments import Change, Membership, StoredSegment
 from backend.storage.session import Session
 
+_Reach: TypeAlias = int | None
+"""How far back events are asked for, in seconds; None: ever."""
+
 TIMERS_AT_ONCE = 500  # at midnight everybody's may be due; gateways and phones must not wait for them all
 PORTION_S = 0.006  # with its commit well below the 20 ms that bulk work may hold the writer for
 FIRST_PORTION = 50
 LARGEST_PORTION = 2_000
 HEAVY = 2_000  # events; to read a robot's hundred thousand with each that it adds would hold up everybody
 HEAVIES = 1_000
+COMBINATIONS = 1_000  # of segments asked together, whose needs are remembered
 
 
 @dataclass(slots=True)
@@ -36,6 +42,7 @@ class Audiences:
     deleting: list[str]
     wakes: Wakes
     needs: dict[str, Needs]
+    """Of each segment, with those that are asked because of it."""
     restless: frozenset[str]
     next_due: int | None
     """When the next timer is due; never later than in the database."""
@@ -43,6 +50,7 @@ class Audiences:
     """How many people are computed at once; follows how long the last ones took."""
     rests: dict[str, int] = field(default_factory=dict)
     """Until when people are not asked again who have done so much that it takes long; unix milliseconds."""
+    _together: dict[frozenset[str], Needs] = field(default_factory=dict)
 
     @classmethod
     def read(cls, session: Session) -> "Audiences":
@@ -54,11 +62,12 @@ class Audiences:
         stored = rows.segments(session)
         conditions = {key: found.condition for key, found in stored.items() if found.state != "deleting"}
         order = in_order({key: references(condition) for key, condition in conditions.items()})
+        wakes = Wakes.of(conditions)
         return cls(
             segments={key: stored[key] for key in order},
             deleting=[key for key, found in stored.items() if found.state == "deleting"],
-            wakes=Wakes.of(conditions),
-            needs={key: needs_of(condition) for key, condition in conditions.items()},
+            wakes=wakes,
+            needs=_needs(conditions, order, wakes),
             restless=frozenset(key for key, condition in conditions.items() if is_restless(condition)),
             next_due=rows.next_due(session),
         )
@@ -67,6 +76,15 @@ class Audiences:
     def computing(self) -> StoredSegment | None:
         """The first that is not computed for everybody yet."""
         return next((found for found in self.segments.values() if found.state == "computing"), None)
+
+    def needs_of_all(self, asked: frozenset[str]) -> Needs:
+        """What has to be read to ask somebody for all of these."""
+        known = self._together.get(asked)
+        if known is None:
+            if len(self._together) >= COMBINATIONS:
+                self._together.clear()
+            known = self._together[asked] = reduce(or_, (self.needs[one] for one in asked))
+        return known
 
     def is_silent(self, segment_id: str, person_id: str) -> bool:
         """Whether the person coming in or going is merely found by computing a new definition."""
@@ -148,7 +166,7 @@ class AudiencePart:
     def happened(self, occurrence: Occurrence) -> None:
         """Notes whom to ask."""
         person_id = occurrence.profile_id
-        if not person_id:
+        if not person_id or not self._audiences.segments:
             return
         rests_until = self._audiences.rests.get(person_id, 0)
         for segment_id, effect in self._audiences.wakes.woken_by(occurrence):
@@ -159,8 +177,9 @@ class AudiencePart:
 
     def disturbed(self, profiles: Iterable[str]) -> None:
         """These profiles are new, or of another person than before: every segment asks about them."""
-        for profile_id in profiles:
-            self._asked[profile_id] = dict.fromkeys(self._audiences.segments, EITHER)
+        everything = dict.fromkeys(self._audiences.segments, EITHER)
+        for profile_id in profiles if everything else ():
+            self._asked[profile_id] = everything.copy()
 
     def _note(self, profile_id: str, segment_id: str, effect: int = EITHER) -> None:
         asked = self._asked.setdefault(profile_id, {})
@@ -208,9 +227,30 @@ class AudiencePart:
             return
         asked, self._asked = self._asked, {}
         people, found = self._people(asked), _Found()
+        known = self._known(people, now)
         for segment in self._audiences.segments.values():
-            self._ask_all(segment, people, found, now)
+            self._ask_all(segment, people, known, found, now)
+        for facts in set(known.values()):
+            self._let_rest(facts, now)
         yield from self._write(found)
+
+    def _known(self, people: _People, now: int) -> dict[str, PeopleFacts]:
+        """By person: what is known of them, read once for all segments that may be asked about them.
+
+        People are read together with those whose segments look equally far back. Nobody's events are read
+        from longer ago than one of their own segments asks for, for some have done very much.
+        """
+        together: dict[_Reach, dict[str, Needs]] = {}
+        for person in people.trees:
+            needs = self._audiences.needs_of_all(frozenset(people.asked[person]))
+            together.setdefault(needs.since_s, {})[person] = needs
+        known: dict[str, PeopleFacts] = {}
+        for needed in together.values():
+            needs = reduce(or_, {id(needs): needs for needs in needed.values()}.values())
+            trees = {person: people.trees[person] for person in needed}
+            facts = PeopleFacts(self._session, trees, needs, now, people.held.members)
+            known.update(dict.fromkeys(needed, facts))
+        return known
 
     def _people(self, asked: Mapping[str, Mapping[str, int]]) -> _People:
         """The people behind the profiles, and by which segments they have to be asked."""
@@ -241,17 +281,20 @@ class AudiencePart:
         rows.end_members(self._session, stale)
         return held
 
-    def _ask_all(self, segment: StoredSegment, people: _People, found: _Found, now: int) -> None:
-        """One segment, with what it asks for read for all that it concerns."""
-        segment_id = segment.segment_id
-        trees = {key: tree for key, tree in people.trees.items() if segment_id in people.asked[key]}
-        if trees:
-            needs = self._audiences.needs[segment_id]
-            facts = PeopleFacts(self._session, trees, needs, now, people.held.members)
-            for person_id in trees:
-                verdict = evaluate(segment.condition, facts.of(person_id), now)
+    def _ask_all(
+        self,
+        segment: StoredSegment,
+        people: _People,
+        known: Mapping[str, PeopleFacts],
+        found: _Found,
+        now: int,
+    ) -> None:
+        """One segment, and all that it concerns."""
+        segment_id, condition = segment.segment_id, segment.condition
+        for person_id in people.trees:
+            if segment_id in people.asked[person_id]:
+                verdict = evaluate(condition, known[person_id].of(person_id), now)
                 self._judge(segment, person_id, verdict, people, found, now)
-            self._let_rest(facts, now)
 
     def _let_rest(self, facts: PeopleFacts, now: int) -> None:
         """A millisecond for each event: so even the heaviest take half a hundredth of the time."""
@@ -374,6 +417,14 @@ class AudiencePart:
         if not gone:
             rows.forget_segment(session, segment_id)
             audiences.deleting = audiences.deleting[1:]
+
+
+def _needs(conditions: Mapping[str, Condition], order: Sequence[str], wakes: Wakes) -> dict[str, Needs]:
+    """By segment: its own needs, and those of all that may be asked once it is answered."""
+    needs: dict[str, Needs] = {}
+    for key in reversed(order):
+        needs[key] = reduce(or_, (needs[one] for one in wakes.dependents(key)), needs_of(conditions[key]))
+    return needs
 
 
 def _change(segment: StoredSegment, person_id: str, *, entered: bool, at: int, backfill: bool) -> Change:

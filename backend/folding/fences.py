@@ -72,17 +72,16 @@ class FencePart:
 
     def save(self) -> None:
         """Stores what changed."""
-        tracks = self._live.fence_tracks
-        for subject, fence_id in sorted(tracks.changed):
-            track = tracks.track_of((subject, fence_id))
-            if track is None:
-                self._session.run("end_fence_presence", subject=subject, fence_id=fence_id)
-            else:
-                partition = self._live.partitions.get(subject, partition_of(subject))
-                fences.save_track(self._session, track, self._live.fence_owners[subject], partition)
+        live, tracks = self._live, self._live.fence_tracks
+        changed = ((key, tracks.track_of(key), self._partition_for(key[0])) for key in sorted(tracks.changed))
+        fences.save_tracks(self._session, changed, live.fence_owners)
         tracks.changed.clear()
-        for subject in self._live.fence_owners.keys() - tracks.tracks.keys():
-            del self._live.fence_owners[subject]
+        for subject in live.fence_owners.keys() - tracks.tracks.keys():
+            del live.fence_owners[subject]
+
+    def _partition_for(self, subject: str) -> int:
+        known = self._live.partitions.get(subject)
+        return partition_of(subject) if known is None else known
 
     def _moved(self, transitions: Iterable[FenceTransition], received_at: int) -> Iterator[Occurrence]:
         live = self._live

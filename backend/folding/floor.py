@@ -18,6 +18,7 @@ from sdk_bridge.wire.app_events import AppEvent
 from sdk_bridge.wire.messages import Batch, Heartbeat, Skip
 
 EXPIRE_EVERY_MS = 250  # looking at every track with every batch would cost more than the batches
+WEIGH_EVERY_MS = 50  # how late a second that everybody has told of is weighed
 _REGION_DBM = -75.0  # a phone's system reports a region at some metres from its beacon
 _STORE_KINDS: dict[str, OccurrenceKind] = {"entered": "store_entered", "left": "store_left"}
 _KINDS: dict[str, OccurrenceKind] = {
@@ -37,6 +38,10 @@ class FloorPart:
 
     def expire(self, now: int) -> Iterator[Occurrence]:
         """Who has gone by the entries' own clock: while we catch up, nobody leaves because we are late."""
+        tick = now - now % WEIGH_EVERY_MS
+        if tick > self._live.weighed_at:
+            self._live.weighed_at = tick
+            yield from self._moved(self._live.engine.weigh(tick), now)
         tick = now - now % EXPIRE_EVERY_MS
         if tick > self._live.expired_at:
             self._live.expired_at = tick
@@ -181,22 +186,24 @@ class FloorPart:
     def heard_by_phone(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:
         """A phone measured the fixed beacon of a zone; `person_id` agreed to be seen.
 
-        What a phone's system tells of a region it entered is one advert of unknown strength. Leaving needs no
-        word: whoever is heard no more has left.
+        What a phone's system tells of a region it entered is one advert of unknown strength.
         """
-        sighting, live = event.sighting, self._live
-        place = live.zone_beacons.get(sighting.key) if sighting is not None else None
-        if sighting is None or place is None or event.device_id is None or sighting.what == "leave":
+        sighting, engine = event.sighting, self._live.engine
+        if sighting is None or sighting.key not in engine.zone_beacons or event.device_id is None:
             return
-        dbm = sighting.rssi if sighting.rssi else _REGION_DBM if sighting.what == "enter" else None
-        if dbm is None or event.received_at - event.occurred_at > live.engine.settings.absent_ms:
+        if event.received_at - event.occurred_at > engine.settings.absent_ms:
             return
-        track = PHONE_TRACK + event.device_id
-        self._handovers.seen(track, partition_of_event(event))
-        live.phones[track] = person_id
-        at = min(event.occurred_at, event.received_at)
-        yield from self._moved(live.engine.hear_by_phone(track, place, at, dbm, 1), event.received_at)
-        yield from self._stayed(track, event.received_at)
+        track, at = PHONE_TRACK + event.device_id, min(event.occurred_at, event.received_at)
+        entered = sighting.what == "enter"
+        dbm = sighting.rssi or (_REGION_DBM if entered else None)
+        if sighting.what == "leave":
+            yield from self._moved(engine.left_by_phone(track, sighting.key, at), event.received_at)
+        elif dbm is not None:
+            self._handovers.seen(track, partition_of_event(event))
+            self._live.phones[track] = person_id
+            heard = engine.hear_by_phone(track, sighting.key, at, dbm, 1, settled=entered)
+            yield from self._moved(heard, event.received_at)
+            yield from self._stayed(track, event.received_at)
 
     def forget(self, subject: str, at: int) -> Iterator[Occurrence]:
         """Whoever carried it withdrew or gave it away: they leave the floor at once.

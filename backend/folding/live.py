@@ -43,7 +43,6 @@ class LiveState:
     stores: dict[str, dict[str, Any]]
     zone_names: dict[Place, str]
     audiences: Audiences
-    zone_beacons: dict[str, Place] = field(default_factory=dict)
     phones: dict[str, str] = field(default_factory=dict)
     """Phones that heard a zone's beacon lately, by the name of their track; whose they are."""
     visits: Visits = field(default_factory=Visits)
@@ -59,6 +58,7 @@ class LiveState:
     last_erasure: str = ""
     """The newest receipt when this was read: whoever was erased since is still known here."""
     expired_at: int = 0
+    weighed_at: int = 0
     identities: ProfileRows | None = None
     """What is known of identifiers from the last transactions."""
     holding: Holding = EVERYTHING
@@ -84,7 +84,8 @@ class LiveState:
         zone_of = {name: Place(gateway.store_id, gateway.zone_id) for name, gateway in known.items()}
         positions = {name: gateway.position for name, gateway in known.items() if gateway.position}
         gains = floor.gateway_gains(session, zone_of, positions)
-        engine = ZoneEngine(zone_of, settings, positions=positions, gains=gains)
+        beacons = registry.zone_beacons(session)
+        engine = ZoneEngine(zone_of, settings, positions=positions, gains=gains, zone_beacons=beacons)
         at = Present()
         floor.restore_tracks(session, engine, at, holding)
         campaigns = campaign_rows.campaigns(session)
@@ -105,7 +106,6 @@ class LiveState:
             campaigns_by_kind=by_kind,
             stays=stays,
             stores={row["store_id"]: dict(row) for row in session.rows("stores")},
-            zone_beacons=registry.zone_beacons(session),
             phones={track: owner for track, owner in at.owners.items() if track.startswith(PHONE_TRACK)},
             visits=visits,
             zone_categories={Place(*zone): held for zone, held in zone_categories(session).items()},

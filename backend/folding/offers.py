@@ -6,13 +6,17 @@ person are seen together, whatever came first.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-import msgspec
-
-from backend.campaigns.eligibility import Decision, Moment, PersonFacts, decide, send_time
+from backend.campaigns.eligibility import (
+    SAME_MOMENT_MS,
+    Decision,
+    Moment,
+    PersonFacts,
+    decide,
+    send_time,
+)
 from backend.campaigns.model import Offer
-from backend.campaigns.offers import OfferUnrenderable, Rendered, render
+from backend.campaigns.offers import OfferUnrenderable, Rendered, content_of
 from backend.campaigns.triggers import GONE, STAYED, wait_for
 from backend.catalog.shelves import ZoneRef
 from backend.folding.live import LiveState
@@ -25,10 +29,10 @@ from backend.storage import campaigns as campaign_rows
 from backend.storage import offers as offer_rows
 from backend.storage import profiles, pushes
 from backend.storage.campaigns import Candidate, VersionedCampaign, Waiting
+from backend.storage.offers import Scene
 from backend.storage.session import Session
 from sdk_bridge.wire.topics import partition_of
 
-SAME_MOMENT_MS = 2_000  # entering a zone makes several campaigns' candidates within a second or two
 WAITS_AT_ONCE = 200  # of those that the clock completes; gateways and phones must not wait behind them all
 WAITS_EVERY_MS = 250  # how late the clock may complete a wait
 
@@ -157,7 +161,8 @@ class OfferPart:
             try:
                 content = self._content(chosen, waiting, offer, products)
             except OfferUnrenderable as error:
-                decision = Decision("suppressed", f"offer cannot be rendered: {error}"[:300])
+                reason = f"offer cannot be rendered: {error}"[:300]
+                decision = replace(decision, verdict="suppressed", reason=reason)
         decision_id = campaign_rows.record_decision(self._session, candidate, chosen, decision, self._now)
         if decision_id is None or content is None or not decision.sends:
             return False
@@ -172,7 +177,7 @@ class OfferPart:
         moment = Moment(candidate.waiting.due_at, candidate.waiting.confidence)
         decision = decide(chosen.campaign, facts, self._now, moment)
         if decision.verdict != "suppressed" and winner is not None:
-            return Decision("suppressed", f"priority: {winner}")
+            return replace(decision, verdict="suppressed", reason=f"priority: {winner}")
         return decision
 
     def _queue_pushes(
@@ -202,17 +207,8 @@ class OfferPart:
         self, chosen: VersionedCampaign, waiting: Waiting, offer: Offer, products: Sequence[View]
     ) -> PushContent:
         """The message. Raises OfferUnrenderable."""
-        campaign = chosen.campaign
         rendered = self._rendered(chosen, waiting, offer, products)
-        return PushContent(
-            title=rendered.title,
-            body=rendered.body,
-            image=rendered.image,
-            deeplink=rendered.deeplink,
-            campaign_id=campaign.campaign_id,
-            expires_at=waiting.due_at + offer.life_s * 1000,
-            resend_allowed=campaign.guardrails.resend_when_unknown,
-        )
+        return content_of(chosen.campaign, offer, rendered, waiting.due_at)
 
     def _products(self, offer: Offer, waiting: Waiting) -> list[View]:
         """What the offer speaks of."""
@@ -225,29 +221,9 @@ class OfferPart:
         self, chosen: VersionedCampaign, waiting: Waiting, offer: Offer, products: Sequence[View]
     ) -> Rendered:
         place = Place(waiting.store_id or "", waiting.zone_id or "")
-        told = [_told(view) for view in products]
-        code = None if offer.code_pool is None else campaign_rows.next_code(self._session, offer.code_pool)
-        if offer.code_pool is not None and code is None:
-            raise OfferUnrenderable(f"no code is left in the pool {offer.code_pool}")
-        return render(
-            offer,
-            {
-                "profile": profiles.traits_of(self._session, waiting.profile_id),
-                "zone": {"id": place.zone_id, "name": self._live.zone_names.get(place, place.zone_id)},
-                "store": self._live.stores.get(place.store_id, {}),
-                "fence": {"id": waiting.fence_id},
-                "campaign": {"id": chosen.campaign.campaign_id, "name": chosen.campaign.name},
-                "products": told,
-                "product": told[0] if told else None,
-                "code": code,
-            },
-        )
-
-
-def _told(view: View) -> dict[str, Any]:
-    """A product as templates see it; its price in the currency's unit."""
-    price = None if view.price is None else f"{view.price / 100:.2f}"
-    return {**msgspec.to_builtins(view), "price": price}
+        zone_name = self._live.zone_names.get(place, place.zone_id)
+        scene = Scene(zone_name, self._live.stores.get(place.store_id, {}), products)
+        return offer_rows.rendered_for(self._session, chosen.campaign, offer, waiting, scene)
 
 
 def _sureness(waiting: Waiting, stayed: Occurrence) -> Confidence:

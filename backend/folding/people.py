@@ -1,11 +1,12 @@
 """Apps' and sites' events: identities, consent, receipts, and who carries which beacon."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from backend.campaigns.hours import is_time_zone
 from backend.folding.fences import FencePart
 from backend.folding.floor import FloorPart
 from backend.folding.live import LiveState
@@ -31,6 +32,7 @@ class Observers:
     fences: FencePart
 
 
+HOUR_MS = 3_600_000
 _OBSERVED = frozenset({"beacon_sighting", "fence_transition", "location"})
 """Kinds that say where a person is: kept only of those who agreed to be seen."""
 
@@ -61,9 +63,9 @@ class PeoplePart:
     def fold(self, entries: Sequence[Entry]) -> Iterator[Occurrence]:
         """Entries' events in their order: who they are of first, for all of them, then what comes of each."""
         batch = [
-            Numbered(event, event_id(entry, index), message_hash(event.source, event.message_id))
+            Numbered(event, number, message_hash(event.source, event.message_id))
             for entry in entries
-            for index, sent in enumerate(decode_events(entry.payload))
+            for number, sent in enumerate(decode_events(entry.payload), event_id(entry, 0))
             if (event := self._live.tombstones.admitted(sent)) is not None
         ]
         applied = self._service.apply_all(self._rows, batch, self._new_profile)
@@ -71,11 +73,12 @@ class PeoplePart:
         kept = [(one, did) for one, did in told if self._may_keep(one.event, did)]
         self._session.many("add_event", [_event_row(one, did.profile_id) for one, did in kept])
         self._rows.flush()
+        self._session.many("put_device_clock", _clock_rows(kept))
         for one, did in kept:
             keep_order(self._session, did.profile_id, one.event, one.event_id, one.event_hash)
-        asked: set[str] = set()
+        carried = self._beacons_of_moved(did for _, did in kept)
         for one, did in kept:
-            yield from self._consequences(one, did, asked)
+            yield from self._consequences(one, did, carried)
 
     def _may_keep(self, event: AppEvent, did: Applied) -> bool:
         """Where somebody is belongs to them: without their agreement it is forgotten here."""
@@ -91,36 +94,46 @@ class PeoplePart:
         self.disturbed.add(profile_id)
         return profile_id
 
-    def _consequences(self, one: Numbered, did: Applied, asked: set[str]) -> Iterator[Occurrence]:
+    def _beacons_of_moved(self, applied: Iterable[Applied]) -> dict[str, list[str]]:
+        """What people carry who may agree no longer, or anew, or be another person now."""
+        moved = {person_of(self._rows, profile_id) for did in applied for profile_id in did.moved}
+        return profiles.beacons_of_people(self._session, moved) if moved else {}
+
+    def _consequences(
+        self, one: Numbered, did: Applied, carried: dict[str, list[str]]
+    ) -> Iterator[Occurrence]:
         event = one.event
-        self.disturbed |= did.moved | did.placed
-        if did.beacons_changed and event.beacon_key is not None:
-            self.disturbed.update(segments.profiles_behind(self._session, "beacon", [event.beacon_key]))
-        for beacon_key in sorted(self._perhaps_another_bearer(event, did, asked)):
-            yield from self._ask_for_bearer(beacon_key, event.received_at)
-        person_id = None
-        if did.profile_id is not None:
-            person_id = whose(self._rows, did.profile_id, event.occurred_at)
-            yield from self._seen_by_phone(person_id, event)
+        if did.placed or did.moved or did.beacons_changed:
+            yield from self._moved(event, did, carried)
         if event.receipt is not None and event.push_id is not None:
             pushes.record_receipt(self._session, event.push_id, event.receipt, event.occurred_at)
-        if person_id is not None:
-            yield Occurrence(
-                kind="event",
-                profile_id=person_id,
-                subject=event.message_id,
-                at=event.occurred_at,
-                received_at=event.received_at,
-                event=event,
-                event_id=one.event_id,
-            )
+        if did.profile_id is None:
+            return
+        person_id = whose(self._rows, did.profile_id, event.occurred_at)
+        if event.consent or event.kind in _OBSERVED:
+            yield from self._seen_by_phone(person_id, event)
+        yield Occurrence(
+            kind="event",
+            profile_id=person_id,
+            subject=event.message_id,
+            at=event.occurred_at,
+            received_at=event.received_at,
+            event=event,
+            event_id=one.event_id,
+        )
 
-    def _perhaps_another_bearer(self, event: AppEvent, did: Applied, asked: set[str]) -> set[str]:
-        """Beacons of people who may agree no longer, or anew, or be another person now."""
-        moved = {person_of(self._rows, profile_id) for profile_id in did.moved} - asked
-        asked |= moved
-        carried = {key for person_id in moved for key in profiles.beacons_of(self._session, person_id)}
-        return carried | ({event.beacon_key} if did.beacons_changed and event.beacon_key else set())
+    def _moved(self, event: AppEvent, did: Applied, carried: dict[str, list[str]]) -> Iterator[Occurrence]:
+        """Identifiers belong to others than before; each person's beacons are asked about once."""
+        self.disturbed |= did.moved | did.placed
+        concerned: set[str] = set()
+        if did.beacons_changed and event.beacon_key is not None:
+            self.disturbed.update(segments.profiles_behind(self._session, "beacon", [event.beacon_key]))
+            concerned = {event.beacon_key}
+        if carried:
+            for person_id in {person_of(self._rows, profile_id) for profile_id in did.moved}:
+                concerned.update(carried.pop(person_id, ()))
+        for beacon_key in sorted(concerned):
+            yield from self._ask_for_bearer(beacon_key, event.received_at)
 
     def _seen_by_phone(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:
         """Only of someone who agreed; whoever withdraws is forgotten on every phone of theirs."""
@@ -163,6 +176,22 @@ def _identities(session: Session, live: LiveState) -> ProfileRows:
     else:
         live.identities.begin(session)
     return live.identities
+
+
+def _clock_rows(kept: Iterable[tuple[Numbered, Applied]]) -> list[dict[str, Any]]:
+    """The time zones that devices are in. By the hour, or each event would write what is known already."""
+    told = {
+        (
+            did.profile_id,
+            event.source,
+            event.occurred_at - event.occurred_at % HOUR_MS,
+            event.context["timezone"],
+        )
+        for (event, *_), did in kept
+        if did.profile_id is not None and is_time_zone(event.context.get("timezone"))
+    }
+    names = ("profile_id", "source", "hour", "timezone")
+    return [dict(zip(names, one, strict=True)) for one in sorted(told)]
 
 
 def _event_row(one: Numbered, profile_id: str | None) -> dict[str, Any]:

@@ -147,6 +147,14 @@ def scrubbed(value: Any, erased: frozenset[str]) -> Any:
     return value
 
 
+def without_names(text: str, erased: Iterable[str]) -> str:
+    """The text with every telling erased name in it blacked out, and nothing else."""
+    telling = sorted(filter(is_telling, erased), key=len, reverse=True)
+    if not telling:
+        return text
+    return re.sub("|".join(map(re.escape, telling)), ERASED, text, flags=re.IGNORECASE)
+
+
 def _mentions(text: str, erased: frozenset[str]) -> bool:
     folded = text.casefold()
     return any(is_telling(name) and name.casefold() in folded for name in erased)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Final, Literal, TypeAlias
 
+from msgspec import Struct
+
 from sdk_bridge.wire.app_events import AppEvent
 
 What: TypeAlias = Literal["completed", "updated", "refunded", "cancelled"]
@@ -38,8 +40,7 @@ class Unreadable(ValueError):
     """The value is no amount, count or name that we could use; the text is its beginning."""
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """A product in an order; `price` is of one."""
 
     product_id: str
@@ -48,8 +49,7 @@ class Line:
     price: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class OrderStatement:
+class OrderStatement(Struct, frozen=True):
     """What one event says of an order. `order_id` is empty where it names none that could be used.
 
     `whole`: a refund of everything. `unreadable` counts the values that are no amounts, counts or names.
@@ -73,8 +73,7 @@ class OrderStatement:
         return self.occurred_at, self.event_hash
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(Struct, frozen=True):
     """An order as it stands. `lines_of` is the hash of the event whose lines count."""
 
     order_id: str

@@ -18,8 +18,14 @@ from numpy.typing import NDArray
 
 Array: TypeAlias = NDArray[np.float64]
 Degrees: TypeAlias = Annotated[float, Meta(ge=-180, le=180)]
-Position: TypeAlias = Annotated[tuple[Degrees, Degrees], Meta(description="longitude, latitude")]
+Position: TypeAlias = Annotated[
+    tuple[float, ...],
+    Meta(
+        min_length=2, max_length=3, description="longitude, latitude, and an altitude that counts for nothing"
+    ),
+]
 Ring: TypeAlias = Annotated[tuple[Position, ...], Meta(min_length=4, max_length=2_000)]
+Rings: TypeAlias = Annotated[tuple[Ring, ...], Meta(min_length=1, max_length=50)]
 
 METRES_A_DEGREE: Final = 111_195.0  # of latitude, on a sphere of 6,371 km
 MOST_LATITUDE: Final = 85.0  # nearer to the poles a degree of longitude is too short to reckon with
@@ -40,19 +46,31 @@ class Circle(Struct, frozen=True, forbid_unknown_fields=True, tag="circle"):
     radius_m: Annotated[float, Meta(ge=20, le=LARGEST_M / 2)]
 
 
-class Polygon(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="Polygon"):
+class Polygon(Struct, frozen=True, tag_field="type", tag="Polygon"):
     """A GeoJSON polygon (RFC 7946, section 3.1.6): an outer ring, and holes in it."""
 
-    coordinates: Annotated[tuple[Ring, ...], Meta(min_length=1, max_length=50)]
+    coordinates: Rings
+
+
+class MultiPolygon(Struct, frozen=True, tag_field="type", tag="MultiPolygon"):
+    """Several GeoJSON polygons that are one place (RFC 7946, section 3.1.7)."""
+
+    coordinates: Annotated[tuple[Rings, ...], Meta(min_length=1, max_length=50)]
+
+
+class Feature(Struct, frozen=True, tag_field="type", tag="Feature"):
+    """What drawing programs put around a geometry (RFC 7946, section 3.2); its properties are not kept."""
+
+    geometry: Polygon | MultiPolygon
 
 
 class Area(Struct, frozen=True, forbid_unknown_fields=True, tag="polygon"):
-    """The inside of a polygon."""
+    """The inside of polygons."""
 
-    geometry: Polygon
+    geometry: Polygon | MultiPolygon | Feature
 
 
-Shape: TypeAlias = Circle | Area
+Shape: TypeAlias = Circle | Area | Polygon | MultiPolygon | Feature
 
 
 class Fence(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -95,7 +113,8 @@ class Geometry:
     reach_m: float
     """How large it is: a fix that is less accurate than this says nothing about it."""
     box: Box
-    polygon: shapely.Polygon | None = None
+    polygon: shapely.Polygon | shapely.MultiPolygon | None = None
+    edge: shapely.Geometry | None = None
 
     @property
     def east_metres(self) -> float:
@@ -106,12 +125,10 @@ class Geometry:
         """From a point to the edge; negative inside."""
         x = _turn(longitude - self.longitude) * self.east_metres
         y = (latitude - self.latitude) * METRES_A_DEGREE
-        if self.polygon is None:
+        if self.polygon is None or self.edge is None:
             return math.hypot(x, y) - self.radius_m
         point = shapely.Point(x, y)
-        away = float(self.polygon.exterior.distance(point))
-        for hole in self.polygon.interiors:
-            away = min(away, float(hole.distance(point)))
+        away = float(self.edge.distance(point))
         return -away if self.polygon.covers(point) else away
 
 
@@ -138,35 +155,67 @@ def geometry_of(fence: Fence) -> Geometry:
             circle.radius_m,
             point.widened(circle.radius_m),
         )
-    return _polygon_geometry(fence, fence.shape.geometry.coordinates)
+    return _polygon_geometry(fence, _in_one_world([_degrees(rings) for rings in _parts(fence.shape)]))
 
 
-def _polygon_geometry(fence: Fence, rings: Sequence[Ring]) -> Geometry:
-    outer = np.array(rings[0], np.float64)
-    west, south = outer.min(axis=0).tolist()
-    east, north = outer.max(axis=0).tolist()
-    if east - west > 180:
+def _parts(shape: Area | Polygon | MultiPolygon | Feature) -> Sequence[Rings]:
+    """The polygons that a shape is made of."""
+    if isinstance(shape, Polygon):
+        return (shape.coordinates,)
+    return shape.coordinates if isinstance(shape, MultiPolygon) else _parts(shape.geometry)
+
+
+def _degrees(rings: Rings) -> list[Array]:
+    """A polygon's rings, each a table of longitudes and latitudes. Raises FenceInvalid."""
+    tables = [np.array([position[:2] for position in ring], np.float64) for ring in rings]
+    for table in tables:
+        longitudes, latitudes = np.abs(table).max(axis=0)
+        if latitudes > MOST_LATITUDE or longitudes > 180:
+            raise FenceInvalid(
+                f"shape.geometry: latitudes may go to {MOST_LATITUDE:.0f}°, longitudes to 180°;"
+                " a position is [longitude, latitude]"
+            )
+        if not np.array_equal(table[0], table[-1]):
+            raise FenceInvalid("shape.geometry: a ring must end where it begins")
+    if np.ptp(tables[0][:, 0]) > 180:
         raise FenceInvalid("shape.geometry: a polygon across the 180th meridian must be cut in two there")
-    if max(abs(south), abs(north)) > MOST_LATITUDE:
-        raise FenceInvalid(
-            f"shape.geometry: latitudes may go to {MOST_LATITUDE:.0f}°; a position is [longitude, latitude]"
-        )
+    return tables
+
+
+def _in_one_world(parts: list[list[Array]]) -> list[list[Array]]:
+    """What was cut in two at the 180th meridian lies on one side of it again (RFC 7946, section 3.1.9)."""
+    if np.ptp(np.concatenate([rings[0] for rings in parts])[:, 0]) <= 180:
+        return parts
+    turn = np.array([360.0, 0.0])
+    return [[ring + turn if rings[0][:, 0].min() < 0 else ring for ring in rings] for rings in parts]
+
+
+def _polygon_geometry(fence: Fence, parts: list[list[Array]]) -> Geometry:
+    outline = np.concatenate([rings[0] for rings in parts])
+    west, south = outline.min(axis=0).tolist()
+    east, north = outline.max(axis=0).tolist()
     latitude, longitude = (south + north) / 2, (west + east) / 2
     scale = np.array([METRES_A_DEGREE * math.cos(math.radians(latitude)), METRES_A_DEGREE])
-    flat = [(np.array(ring, np.float64) - (longitude, latitude)) * scale for ring in rings]
-    for ring in flat:
-        if not np.array_equal(ring[0], ring[-1]):
-            raise FenceInvalid("shape.geometry: a ring must end where it begins")
-    polygon = shapely.Polygon(flat[0], flat[1:])
-    if not polygon.is_valid:
-        raise FenceInvalid(f"shape.geometry: {shapely.is_valid_reason(polygon)}")
-    across = float(np.hypot(*(flat[0].max(axis=0) - flat[0].min(axis=0))))
+    flat = [[(ring - (longitude, latitude)) * scale for ring in rings] for rings in parts]
+    polygon = _one(shapely.Polygon(rings[0], rings[1:]) for rings in flat)
+    corners = np.concatenate([rings[0] for rings in flat])
+    across = float(np.hypot(*np.ptp(corners, axis=0)))
     if across > LARGEST_M or polygon.area < 400:
         raise FenceInvalid(f"shape.geometry: a fence may be 20 m to {LARGEST_M / 1000:.0f} km across")
-    radius = float(np.hypot(flat[0][:, 0], flat[0][:, 1]).max())
+    radius = float(np.hypot(corners[:, 0], corners[:, 1]).max())
     reach = math.sqrt(polygon.area / math.pi)
     shapely.prepare(polygon)
-    return Geometry(fence, latitude, longitude, radius, reach, Box(west, south, east, north), polygon)
+    box = Box(west, south, east, north)
+    return Geometry(fence, latitude, longitude, radius, reach, box, polygon, polygon.boundary)
+
+
+def _one(polygons: Iterable[shapely.Polygon]) -> shapely.Polygon | shapely.MultiPolygon:
+    """The place that they are together; an edge between two of them is none. Raises FenceInvalid."""
+    valid = list(polygons)
+    for polygon in valid:
+        if not polygon.is_valid:
+            raise FenceInvalid(f"shape.geometry: {shapely.is_valid_reason(polygon)}")
+    return valid[0] if len(valid) == 1 else shapely.union_all(valid)
 
 
 def _turn(degrees: float) -> float:

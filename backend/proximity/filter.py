@@ -7,16 +7,17 @@ belief, alone or among a thousand others, and a belief is just what its bytes ho
 nothing.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from backend.proximity.floors import Corner, Floor
-from backend.proximity.radio import Array, FilterSettings, Hearing
+from backend.proximity.radio import Array, FilterSettings, Hearing, Wide
 
 AT_ONCE: Final = 64  # beacons in one array: more would not fit the processor's cache
 AT_LEAST: Final = 2  # numpy adds up a single column in another order than several, with another rounding
@@ -25,7 +26,7 @@ MOST_STEPS: Final = 15  # seconds walked on; after more of silence anybody may b
 FORGET_S: Final = 60  # unheard for so long, a beacon starts anew
 _CENTI: Final = 100  # gains are kept in hundredths of a dB
 _TO_THE_OCTAVE: Final = 16  # steps of a stored weight: errors of 2 %, over a range of 1 to 60,000
-PHONE: Final = "~"  # before a gateway's name: the ear of a phone that heard the beacon beside it
+PHONE: Final = "~"  # before a fixed beacon's key: the ear of a phone that heard it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,10 @@ class Gain:
     deviation_db: float
 
 
-class Reading(NamedTuple):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """A second of a beacon at a gateway: mean dBm of `adverts`.
 
-    With `phone` it is the other way round: a phone heard the fixed beacon beside that gateway.
+    With `phone` it is the other way round: a phone heard the fixed beacon that is named instead.
     """
 
     gateway: str
@@ -53,7 +54,7 @@ class Reading(NamedTuple):
         return PHONE + self.gateway if self.phone else self.gateway
 
 
-class Ear(msgspec.Struct, array_like=True, frozen=True):
+class Ear(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A source's learned gain and variance (hundredths of dB, of dB²), and the second it was last heard."""
 
     gain: int
@@ -61,7 +62,7 @@ class Ear(msgspec.Struct, array_like=True, frozen=True):
     second: int
 
 
-class Belief(msgspec.Struct, array_like=True, frozen=True):
+class Belief(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """All that is believed of one beacon at a second.
 
     `weights` has a byte for each direction and cell of the window at `corner`; `floor` marks the floor these
@@ -77,7 +78,7 @@ class Belief(msgspec.Struct, array_like=True, frozen=True):
     ears: dict[str, Ear] = {}
 
 
-class Second(NamedTuple):
+class Second(msgspec.Struct, frozen=True, gc=False):
     """What came of one beacon in a second: readings, one a source and at least one; and who heard nothing."""
 
     belief: Belief | None
@@ -86,7 +87,7 @@ class Second(NamedTuple):
     silent: Sequence[str] = ()
 
 
-class Advanced(NamedTuple):
+class Advanced(msgspec.Struct, frozen=True, gc=False):
     """A belief moved on, and how probable it is that each gateway is the nearest.
 
     Chances below one in a thousand are left out.
@@ -135,7 +136,8 @@ class Filter:
         """How probable it is that each gateway is the nearest."""
         view = self.floor.view(belief.corner)
         weights = decoded([belief.weights] * AT_LEAST, self.floor.directions)
-        return _named(view.nearest, view.by_nearest(weights.sum(axis=0))[:, 0].tolist())
+        shares = view.by_nearest(weights.sum(axis=0))[:, 0].astype(np.float64)
+        return _named(view.nearest, (shares / shares.sum()).tolist())
 
     def _known(self, second: Second) -> Belief:
         """What was believed until now, or what may be believed of one heard for the first time."""
@@ -160,26 +162,30 @@ class Filter:
         variance = round(_CENTI * self._settings.offset_db**2)
         return Belief(second, self.floor.mark, self.floor.corner_around(strongest), everywhere, 0, variance)
 
-    def noise(self, reading: Reading) -> float:
+    def noise(self, adverts: Wide, phone: NDArray[np.bool_]) -> Wide:
         """The variance of a second's mean level around what the model expects, dB²."""
-        slow = self._settings.phone_slow_db if reading.phone else self._settings.slow_db
-        return slow**2 + self._settings.fast_db**2 / max(reading.adverts, 1)
+        settings = self._settings
+        slow = np.where(phone, settings.phone_slow_db**2, settings.slow_db**2)
+        result: Wide = slow + settings.fast_db**2 / np.maximum(adverts, 1)
+        return result
 
     def offset_variance(self, belief: Belief, second: int) -> float:
         """How unsure a tag's power is by now, dB²."""
         drifted = (second - belief.second) * self._settings.offset_drift_db**2
         return min(belief.offset_variance / _CENTI + drifted, self._settings.offset_db**2)
 
-    def ear(self, belief: Belief, source: str, second: int) -> Ear:
-        """A source's gain as it is now: it may have drifted, but is never less known than at the start."""
+    def unknown(self, source: str) -> tuple[int, int]:
+        """Gain and variance of a source that nothing is known of yet, as `Ear` has them."""
         prior = self._priors.get(source)
         mean, deviation = (prior.mean_db, prior.deviation_db) if prior else (0.0, self._settings.gain_db)
-        most = round(_CENTI * deviation**2)
-        known = belief.ears.get(source)
-        if known is None:
-            return Ear(round(_CENTI * mean), most, second)
-        drifted = round(_CENTI * (second - known.second) * self._settings.gain_drift_db**2)
-        return Ear(known.gain, min(known.variance + drifted, most), second)
+        return round(_CENTI * mean), round(_CENTI * deviation**2)
+
+    def drifted(self, variance: Wide, seconds: Wide, most: Wide) -> Wide:
+        """The variance of gains by now: they may have drifted, but are never less known than at the start."""
+        result: Wide = np.minimum(
+            variance + np.rint(_CENTI * seconds * self._settings.gain_drift_db**2), most
+        )
+        return result
 
     @property
     def hearing(self) -> Hearing:
@@ -199,7 +205,6 @@ class _Together:
         self._corner = corner
         self._members = members
         self._view = model.floor.view(corner)
-        self._ears: list[list[Ear]] = []
         lanes = max(len(members), AT_LEAST)
         sources = {reading.source for _, second in members for reading in second.readings}
         sources.update(*(second.silent for _, second in members))
@@ -233,33 +238,36 @@ class _Together:
 
     def _enter_readings(self, lanes: int) -> None:
         """Cell by cell an array is slow to fill, so columns of numbers are made first."""
+        unknown = {source: self._model.unknown(source) for source in self._row}
         at: list[int] = []
-        table: list[tuple[float, float, float, float]] = []
+        table: list[float] = []
         for lane, (belief, second) in enumerate(self._members):
-            ears = []
+            now, ears = second.second, belief.ears
             for reading in second.readings:
                 source = reading.source
-                ear = self._model.ear(belief, source, second.second)
-                ears.append(ear)
+                gain, most = unknown[source]
+                ear = ears.get(source) or Ear(gain, most, now)
                 at.append(self._row[source] * lanes + lane)
-                table.append(
-                    (reading.dbm, self._model.noise(reading), ear.gain / _CENTI, ear.variance / _CENTI)
-                )
-            self._ears.append(ears)
-        columns = np.array(table, np.float32)
+                elapsed = now - ear.second
+                table += (reading.dbm, reading.adverts, reading.phone, ear.gain, ear.variance, elapsed, most)
+        columns = np.array(table, np.float64).reshape(len(at), -1).T
+        dbm, adverts, phone, gains, variances, silent_s, mosts = columns
+        self._heard_at = np.array(at, np.intp)
+        self._gains = gains
         self._told.reshape(-1)[at] = Hearing.HEARD
-        for column, array in enumerate((self._dbm, self._noise, self._gain, self._unsure)):
-            array.reshape(-1)[at] = columns[:, column]
+        self._dbm.reshape(-1)[at] = dbm
+        self._noise.reshape(-1)[at] = self._model.noise(adverts, phone > 0)
+        self._gain.reshape(-1)[at] = gains / _CENTI
+        self._unsure.reshape(-1)[at] = self._model.drifted(variances, silent_s, mosts) / _CENTI
 
     def moved_on(self, steps: int) -> list[Advanced]:
         """Everybody walks, what was heard is weighed, and what it teaches is kept."""
         weights = self._walked(steps)
         expected, slope, chance = self._expected()
-        heard = self._told == Hearing.HEARD
-        error, slope = (
-            np.where(heard, self._dbm - expected, np.float32(0)),
-            np.where(heard, slope, np.float32(0)),
-        )
+        heard = (self._told == Hearing.HEARD).astype(np.float32)
+        error = self._dbm - expected
+        error *= heard
+        slope *= heard
         followed = slope * self._unsure
         spread = slope * followed
         spread += self._noise
@@ -270,8 +278,10 @@ class _Together:
         surprise = (error * error / spread + np.log(spread)).sum(axis=0)
         likelihood = 0.5 * (shift * pull - surprise - np.log(precision)) + chance.sum(axis=0)
         weights *= np.exp(likelihood - likelihood.max(axis=0))
-        weights /= weights.sum(axis=0).sum(axis=0)
         cells = weights.sum(axis=0)
+        total = cells.sum(axis=0)
+        weights /= total
+        cells /= total
         mean = (cells * shift).sum(axis=0)
         variance = (cells * (1 / precision + shift * shift)).sum(axis=0) - mean * mean
         learns = followed / spread
@@ -310,8 +320,9 @@ class _Together:
         gains: tuple[Array, Array],
     ) -> list[Advanced]:
         shifts, variances = (array.tolist() for array in offsets)
-        changes, unsures = (array.T.tolist() for array in gains)
-        chances, packed = nearest.T.tolist(), encoded(weights)
+        shares = nearest.astype(np.float64)
+        shares /= shares.sum(axis=0)
+        chances, packed, learned = shares.T.tolist(), encoded(weights), self._learned(*gains)
         return [
             Advanced(
                 Belief(
@@ -321,27 +332,29 @@ class _Together:
                     packed[lane],
                     belief.offset + round(_CENTI * shifts[lane]),
                     max(round(_CENTI * variances[lane]), 1),
-                    self._learned(lane, changes[lane], unsures[lane]),
+                    learned[lane],
                 ),
                 _named(self._view.nearest, chances[lane]),
             )
             for lane, (belief, second) in enumerate(self._members)
         ]
 
-    def _learned(self, lane: int, changes: list[float], unsures: list[float]) -> dict[str, Ear]:
-        belief, second = self._members[lane]
-        ears = dict(belief.ears)
-        for reading, ear in zip(second.readings, self._ears[lane], strict=True):
-            source = reading.source
-            row = self._row[source]
-            gain = ear.gain + round(_CENTI * changes[row])
-            ears[source] = Ear(gain, max(round(_CENTI * unsures[row]), 1), second.second)
-        return _newest(ears)
+    def _learned(self, changes: Array, unsures: Array) -> list[dict[str, Ear]]:
+        """Each beacon's ears, with what was learned of those that heard it."""
+        at, new = self._heard_at, []
+        gains = (self._gains + np.rint(_CENTI * changes.reshape(-1)[at].astype(np.float64))).tolist()
+        variances = np.maximum(np.rint(_CENTI * unsures.reshape(-1)[at].astype(np.float64)), 1).tolist()
+        told = zip(gains, variances, strict=True)
+        for belief, second in self._members:
+            ears = dict(belief.ears)
+            for reading, (gain, variance) in zip(second.readings, told):  # noqa: B905 - `told` goes on after
+                ears[reading.source] = Ear(int(gain), int(variance), second.second)
+            new.append(_newest(ears))
+        return new
 
 
-def _named(gateways: Sequence[str], sums: list[float]) -> dict[str, float]:
-    total = sum(sums)
-    return {name: share for name, one in zip(gateways, sums, strict=True) if (share := one / total) >= 0.001}
+def _named(gateways: Sequence[str], shares: list[float]) -> dict[str, float]:
+    return {name: share for name, share in zip(gateways, shares, strict=True) if share >= 0.001}
 
 
 def _newest(ears: dict[str, Ear]) -> dict[str, Ear]:
@@ -360,11 +373,12 @@ _LEAST: Final = np.float32(1e-37)  # the logarithm of less would leave single pr
 def encoded(weights: Array) -> list[bytes]:
     """Each beacon's weights, a byte each: the logarithm, counted down from the greatest."""
     flat = weights.reshape(-1, weights.shape[2])
-    steps = np.log2(np.maximum(flat, _LEAST))
-    steps -= np.log2(flat.max(axis=0))
-    steps *= _TO_THE_OCTAVE
+    steps = np.log(np.maximum(flat, _LEAST))  # processors have it for many at once, unlike log2
+    steps -= np.log(flat.max(axis=0))
+    steps *= np.float32(_TO_THE_OCTAVE / math.log(2))
     steps += 255
-    rows: NDArray[np.uint8] = np.ascontiguousarray(np.maximum(np.rint(steps), 0).astype(np.uint8).T)
+    np.rint(steps, out=steps)
+    rows: NDArray[np.uint8] = np.ascontiguousarray(np.maximum(steps, 0, out=steps).astype(np.uint8).T)
     return [row.tobytes() for row in rows]
 
 

@@ -123,8 +123,10 @@ class GridFloor:
     def walk(self, weights: Array) -> Array:
         """One second on: people turn, then stand or go ahead. Whoever leaves the window is not followed."""
         turns, jumps = np.float32(self._settings.turns), np.float32(self._settings.jumps)
-        turned = np.roll(weights, 1, axis=0)
-        turned += np.roll(weights, -1, axis=0)
+        turned = np.empty_like(weights)
+        np.add(weights[:-2], weights[2:], out=turned[1:-1])
+        np.add(weights[-1], weights[1], out=turned[0])
+        np.add(weights[-2], weights[0], out=turned[-1])
         turned *= turns
         turned += weights * (1 - 2 * turns - jumps)
         turned += weights.sum(axis=0) * (jumps / DIRECTIONS)

@@ -14,7 +14,7 @@ import msgspec
 from backend.occurrences import Confidence
 from backend.proximity.filter import PHONE, Advanced, Belief, Gain, Reading, Second
 from backend.proximity.floors import Corner
-from backend.proximity.listeners import Listener, Listeners
+from backend.proximity.listeners import Listener, Listeners, of_beacons, of_gateways
 from backend.proximity.radio import FilterSettings
 
 _CONFIDENT: Final[tuple[tuple[float, Confidence], ...]] = ((0.85, "high"), (0.65, "medium"), (0.0, "low"))
@@ -39,6 +39,7 @@ class ZoneSettings:
     `doubt_ms`: so long after the last sign of life of a zone's gateway, nobody is moved out of the zone: the
     gateway may be dying, and heartbeats come every three seconds.
     `wait_ms`: how long after its end a second waits for gateways that are late to tell of it.
+    `siblings_ms`: a gateway that hears hundreds tells of a second in several messages, within so long.
     `late_s`: older readings than this say nothing about now; a gateway's live lane may lag up to 30 s.
     """
 
@@ -51,6 +52,7 @@ class ZoneSettings:
     gateway_silent_ms: int = 8_000
     doubt_ms: int = 4_000
     wait_ms: int = 500
+    siblings_ms: int = 50
     late_s: int = 5
     rival_silent_ms: int = 5_000
     filter: FilterSettings = field(default_factory=FilterSettings)
@@ -80,15 +82,24 @@ class Transition:
     probability: float = 1.0
 
 
-class Heard(msgspec.Struct, array_like=True, frozen=True):
-    """What a source heard of a beacon in the second that is not weighed yet; `total` is dBm × adverts."""
+class Heard(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What a source heard of a beacon in the second that is not weighed yet; `total` is dBm × adverts.
+
+    `settled`: a phone's system said so, which waits itself until it is sure.
+    """
 
     at: int
     adverts: int
     total: float
+    settled: bool = False
 
     def __add__(self, other: "Heard") -> "Heard":
-        return Heard(max(self.at, other.at), self.adverts + other.adverts, self.total + other.total)
+        return Heard(
+            max(self.at, other.at),
+            self.adverts + other.adverts,
+            self.total + other.total,
+            self.settled or other.settled,
+        )
 
 
 class Track(msgspec.Struct, array_like=True):
@@ -116,6 +127,18 @@ class Track(msgspec.Struct, array_like=True):
     def place(self) -> Place | None:
         return None if self.zone_id is None else Place(self.store_id, self.zone_id)
 
+    @property
+    def by_phone(self) -> bool:
+        """Whether a phone tells of itself, by the fixed beacons it hears: no gateway need live for that."""
+        return self.phone_at > 0
+
+    def hears(self) -> dict[str, int]:
+        """When each source heard it last, as far as is remembered; to the second, once that is weighed."""
+        ears = self.belief.ears.items() if self.belief else ()
+        return {source: ear.second * 1000 for source, ear in ears} | {
+            source: heard.at for source, heard in self.open.items()
+        }
+
     def put(self, source: str, second: int, heard: Heard) -> None:
         """Adds to the open second; what comes late counts as of now."""
         self.second = max(second, self.second)
@@ -141,7 +164,8 @@ class Track(msgspec.Struct, array_like=True):
 class _Odds:
     """How probable each zone is after a second, and when, in it, each was heard by a source of its own.
 
-    `dead_share` lies at gateways that are silent; `blind`: there is such a one around.
+    `dead_share` lies at gateways that are silent; `blind`: there is such a one around. `settled`: a phone's
+    system waited already until it was sure.
     """
 
     strongest_dbm: float
@@ -149,18 +173,22 @@ class _Odds:
     heard_at: dict[str, int] = field(default_factory=dict)
     dead_share: float = 0.0
     blind: bool = False
+    settled: bool = False
 
     def best(self, own: str | None) -> str | None:
         """The most probable of the zones that heard it and the one it is in: silence alone moves nobody."""
-        candidates = {own, *self.heard_at} - {None}
-        return max(candidates, key=lambda zone_id: (self.of(zone_id), zone_id or ""), default=None)
+        best, most = own, (self.of(own), own or "")
+        for zone_id in self.heard_at:
+            chance = (self.zones.get(zone_id, 0.0), zone_id)
+            if best is None or chance > most:
+                best, most = zone_id, chance
+        return best
 
     def of(self, zone_id: str | None) -> float:
         return 0.0 if zone_id is None else self.zones.get(zone_id, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Closing:
+class _Closing(msgspec.Struct, frozen=True, gc=False):
     """A beacon whose second is over, with what was heard of it."""
 
     beacon_key: str
@@ -169,6 +197,7 @@ class _Closing:
     second: Second
 
 
+_END_OF_TIME: Final = 1 << 62
 _pack = msgspec.msgpack.Encoder()
 _unpack = msgspec.msgpack.Decoder(Track)
 
@@ -179,7 +208,8 @@ class ZoneEngine:
 
     `awake_at`: since when we listen. Silence before it was our own. `positions` are the gateways' places in
     metres; a store of which any is missing is taken as one whose gateways stand alike. `gains` is what
-    calibration knows of gateways. Both are read when a beacon of the store is first heard.
+    calibration knows of gateways. `zone_beacons` are the beacons fixed to zones, which phones hear. They are
+    read when a beacon of the store is first heard.
     """
 
     zone_of: dict[str, Place]
@@ -190,15 +220,31 @@ class ZoneEngine:
     awake_at: int = 0
     positions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     gains: Mapping[str, Gain] = field(default_factory=dict)
+    zone_beacons: Mapping[str, Place] = field(default_factory=dict)
     _stores: dict[str, Listeners] = field(default_factory=dict, init=False)
+    _phones: dict[str, Listeners] = field(default_factory=dict, init=False)
+    _told_of: dict[str, int] = field(default_factory=dict, init=False)
+    """The end of the newest second that each gateway told anything of."""
+    _open: dict[tuple[str, bool], dict[str, Track]] = field(default_factory=dict, init=False)
+    """By store and whether they are phones', the tracks whose second is not weighed yet."""
+    _due: dict[tuple[str, bool], int] = field(default_factory=dict, init=False)
+    """By store, a time before which no open second ends."""
 
     def restore(self, beacon_key: str, state: bytes) -> None:
         """Puts a stored track back."""
-        self.tracks[beacon_key] = _unpack.decode(state)
+        track = self.tracks[beacon_key] = _unpack.decode(state)
+        if track.open:
+            self._open.setdefault((track.store_id, track.by_phone), {})[beacon_key] = track
 
     def state_of(self, beacon_key: str) -> bytes:
         """The track as `restore` takes it."""
         return _pack.encode(self.tracks[beacon_key])
+
+    def knows_gateways_of(self, before: "ZoneEngine") -> None:
+        """Takes over what an engine that this one replaces had heard of the gateways."""
+        self.gateway_heard_at.update(before.gateway_heard_at)
+        self._told_of.update(before._told_of)
+        self.awake_at = before.awake_at
 
     def gateway_alive(self, gateway: str, at: int) -> None:
         """A batch or a heartbeat arrived from a gateway."""
@@ -214,35 +260,50 @@ class ZoneEngine:
         place = self.zone_of.get(gateway)
         if place is None or not heard:
             return []
-        self.gateway_alive(gateway, max(row.at for row in heard.values()))
+        newest = max(row.at for row in heard.values())
+        self.gateway_alive(gateway, newest)
+        self._told_of[gateway] = max(_end(newest // 1000), self._told_of.get(gateway, 0))
         return self._take(place.store_id, gateway, heard)
 
     def hear_by_phone(
-        self, beacon_key: str, place: Place, at: int, dbm: float, adverts: int
+        self, phone: str, beacon_key: str, at: int, dbm: float, adverts: int, *, settled: bool = False
     ) -> list[Transition]:
         """A phone, known by the key of its track, heard the fixed beacon of a zone; what changed through it.
 
-        Evidence of its own kind: it needs no gateway to be alive, and a phone's ear is its own.
+        Evidence of its own kind: it needs no gateway, alive or at all, and a phone's ear is its own.
         """
-        beside = min((name for name, stands_for in self.zone_of.items() if stands_for == place), default=None)
-        if beside is None:
+        place = self.zone_beacons.get(beacon_key)
+        if place is None:
             return []
-        return self._take(place.store_id, PHONE + beside, {beacon_key: Heard(at, adverts, dbm * adverts)})
+        heard = Heard(at, adverts, dbm * adverts, settled)
+        return self._take(place.store_id, PHONE + beacon_key, {phone: heard})
+
+    def left_by_phone(self, phone: str, beacon_key: str, at: int) -> list[Transition]:
+        """A phone's system says that the phone is out of reach of a zone's fixed beacon; what changed.
+
+        Who has heard it since, or another beacon of the zone lately, is still there.
+        """
+        place, track = self.zone_beacons.get(beacon_key), self.tracks.get(phone)
+        if place is None or track is None:
+            return []
+        for source, heard_at in track.hears().items():
+            left = source == PHONE + beacon_key
+            same_zone = self.zone_beacons.get(source.removeprefix(PHONE)) == place
+            if same_zone and heard_at > (at if left else at - self.settings.absent_ms):
+                return []
+        track.open.pop(PHONE + beacon_key, None)
+        self.changed.add(phone)
+        return self._leave(phone, track, at, "left") if track.place == place else []
 
     def expire(self, now: int) -> list[Transition]:
         """Weighs seconds that are over; ends what fell silent or faint, and silent gateways' zones."""
-        alive, told = self._alive_places(now), self._told_until(now)
-        gone = self._close(
-            beacon_key
-            for beacon_key, track in self.tracks.items()
-            if track.open and (track.second + 1) * 1000 <= told.get(track.store_id, now)
-        )
+        gone, alive = self.weigh(now), self._alive_places(now)
         silent_since = now - self.settings.absent_ms
         if self.awake_at >= silent_since:
             return gone
         for beacon_key, track in list(self.tracks.items()):
             place = track.place
-            if place is not None and place not in alive and track.phone_at < silent_since:
+            if place is not None and place not in alive and not track.by_phone:
                 gone += self._leave(beacon_key, track, track.seen_at, "unknown", 0.0, "none")
             elif place is not None and track.seen_at < silent_since:
                 gone += self._leave(beacon_key, track, track.seen_at, "left")
@@ -250,6 +311,27 @@ class ZoneEngine:
                 del self.tracks[beacon_key]
                 self.changed.add(beacon_key)
         return gone
+
+    def weigh(self, now: int) -> list[Transition]:
+        """Weighs the seconds of which everybody has told who lives; what changed through it."""
+        over: list[str] = []
+        for where, opened in self._open.items():
+            listeners = self._listeners(where[0], by_phone=where[1])
+            until = self._told_until(listeners, now) if opened else 0
+            if until < self._due.get(where, 0):
+                continue
+            for beacon_key in [key for key, track in opened.items() if _end(track.second) <= until]:
+                track = opened.pop(beacon_key)
+                is_here = self.tracks.get(beacon_key) is track  # it may be gone, or in another store, by now
+                if track.open and is_here:
+                    over.append(beacon_key)
+            self._due[where] = min((_end(track.second) for track in opened.values()), default=0)
+        return self._close(over)
+
+    @property
+    def waits(self) -> bool:
+        """Whether any second is not weighed yet."""
+        return any(self._open.values())
 
     def forget(self, beacon_key: str, at: int) -> list[Transition]:
         """Its owner withdrew: the track goes, and with it the presence."""
@@ -261,11 +343,21 @@ class ZoneEngine:
 
     def _take(self, store_id: str, source: str, heard: Mapping[str, Heard]) -> list[Transition]:
         """Whose second is over by this is weighed first, all at once; then the new one is taken in."""
+        known = self.tracks
         transitions = self._close(
-            beacon_key for beacon_key, row in heard.items() if self._is_over(beacon_key, row)
+            [
+                beacon_key
+                for beacon_key, row in heard.items()
+                if (track := known.get(beacon_key)) is not None
+                and track.open
+                and row.at // 1000 > track.second
+            ]
         )
+        where = (store_id, source.startswith(PHONE))
+        opened = self._open.setdefault(where, {})
+        due = self._due.get(where, 0) if opened else _END_OF_TIME
         for beacon_key, row in heard.items():
-            track = self.tracks.get(beacon_key)
+            track = known.get(beacon_key)
             if track is None:
                 track = self.tracks[beacon_key] = Track(store_id)
             elif track.store_id != store_id:
@@ -275,31 +367,32 @@ class ZoneEngine:
             second = row.at // 1000
             if track.second - second <= self.settings.late_s:
                 track.put(source, second, row)
+                opened[beacon_key] = track
+                due = min(due, _end(second))
+        self._due[where] = due
         return transitions
-
-    def _is_over(self, beacon_key: str, row: Heard) -> bool:
-        track = self.tracks.get(beacon_key)
-        return track is not None and bool(track.open) and row.at // 1000 > track.second
 
     def _close(self, beacon_keys: Iterable[str]) -> list[Transition]:
         """Weighs open seconds: where the beacons probably are, and whether that is another zone."""
-        by_store: dict[str, list[_Closing]] = {}
+        by_floor: dict[Listeners, list[_Closing]] = {}
         told: dict[tuple[str, Corner, int], list[Listener]] = {}
         for beacon_key in beacon_keys:
             track = self.tracks[beacon_key]
             heard, track.open = track.open, {}
             self.changed.add(beacon_key)
-            listeners = self._listeners(track.store_id)
-            known = ((listeners.by_source.get(source), row) for source, row in sorted(heard.items()))
+            listeners = self._listeners(track.store_id, by_phone=track.by_phone)
+            by_source = listeners.by_source
             readings = [
-                Reading(by.short, row.total / row.adverts, row.adverts, by.phone) for by, row in known if by
+                Reading(by.short, row.total / row.adverts, row.adverts, by.phone)
+                for source, row in sorted(heard.items())
+                if (by := by_source.get(source)) is not None
             ]
             if readings:
                 second = Second(
                     track.belief, track.second, readings, self._silent(track, heard, listeners, told)
                 )
-                by_store.setdefault(track.store_id, []).append(_Closing(beacon_key, track, heard, second))
-        return [one for store_id, closing in by_store.items() for one in self._weigh(store_id, closing)]
+                by_floor.setdefault(listeners, []).append(_Closing(beacon_key, track, heard, second))
+        return [one for listeners, closing in by_floor.items() for one in self._weigh(listeners, closing)]
 
     def _silent(
         self,
@@ -312,19 +405,18 @@ class ZoneEngine:
 
         `told` remembers who did, for beacons of the same window and second.
         """
-        belief, end = track.belief, (track.second + 1) * 1000
+        belief, end = track.belief, _end(track.second)
         if belief is None or belief.floor != listeners.filter.floor.mark:
             return []
-        if all(source.startswith(PHONE) for source in heard):
+        if min(heard).startswith(PHONE):  # phones' names sort behind all others
             return []
         key = (track.store_id, belief.corner, end)
         if key not in told:
             around = listeners.around(belief.corner)
-            told[key] = [listener for listener in around if self._has_told(listener.gateway, end)]
-        return [listener.short for listener in told[key] if listener.gateway not in heard]
+            told[key] = [listener for listener in around if self._has_told(listener.source, end)]
+        return [listener.short for listener in told[key] if listener.source not in heard]
 
-    def _weigh(self, store_id: str, closing: Sequence["_Closing"]) -> Iterator[Transition]:
-        listeners = self._listeners(store_id)
+    def _weigh(self, listeners: Listeners, closing: Sequence["_Closing"]) -> Iterator[Transition]:
         advanced = listeners.filter.advance_all([one.second for one in closing])
         dead: dict[tuple[Corner, int], set[str]] = {}
         for one, moved in zip(closing, advanced, strict=True):
@@ -336,22 +428,23 @@ class ZoneEngine:
 
     def _dead(self, listeners: Listeners, corner: Corner, second: int) -> set[str]:
         """The gateways around that gave no sign of life for long."""
-        alive_since = (second + 1) * 1000 - self.settings.gateway_silent_ms
+        alive_since = _end(second) - self.settings.gateway_silent_ms
         return {
             listener.short
             for listener in listeners.around(corner)
-            if self.gateway_heard_at.get(listener.gateway, 0) < alive_since
+            if self.gateway_heard_at.get(listener.source, 0) < alive_since
         }
 
-    def _listeners(self, store_id: str) -> Listeners:
-        if store_id not in self._stores:
-            zones = {
-                name: place.zone_id for name, place in self.zone_of.items() if place.store_id == store_id
-            }
-            self._stores[store_id] = Listeners(
-                store_id, zones, self.positions, self.gains, self.settings.filter
+    def _listeners(self, store_id: str, *, by_phone: bool = False) -> Listeners:
+        known = self._phones if by_phone else self._stores
+        if store_id not in known:
+            settings, zones = self.settings.filter, _in_store(self.zone_of, store_id)
+            known[store_id] = (
+                of_beacons(_in_store(self.zone_beacons, store_id), zones, self.positions, settings)
+                if by_phone
+                else of_gateways(store_id, zones, self.positions, self.gains, settings)
             )
-        return self._stores[store_id]
+        return known[store_id]
 
     # Deciding -----------------------------------------------------------------------------------------
 
@@ -371,18 +464,23 @@ class ZoneEngine:
         if track.rival != best or heard_at - track.rival_at > self.settings.rival_silent_ms:
             track.rival, track.rival_since = best, heard_at
         track.rival_at = heard_at
-        if track.zone_id is None and heard_at - track.rival_since < self.settings.settle_ms:
+        settling = track.zone_id is None and not odds.settled
+        if settling and heard_at - track.rival_since < self.settings.settle_ms:
             return []
         return self._move(beacon_key, track, best, odds)
 
     def _wanted(self, track: Track, odds: _Odds) -> float:
-        """How probable another zone must be."""
+        """How probable another zone must be. Who is in none is where a phone's system is sure of."""
+        if odds.settled and track.zone_id is None:
+            return 0.0
         wanted = self.settings.enter if track.zone_id is None else track.probability + self.settings.lead
         return max(wanted, self.settings.sure) if odds.dead_share > _DEAD_SHARE else wanted
 
     def _may_move(self, track: Track, zone_id: str) -> bool:
         """Nobody moves into a zone that is unknown, nor out of one whose gateway may just be dying."""
-        end, settings = (track.second + 1) * 1000, self.settings
+        if track.by_phone:
+            return True
+        end, settings = _end(track.second), self.settings
         if not self._lives(Place(track.store_id, zone_id), end - settings.gateway_silent_ms):
             return False
         doubted_from = end - settings.doubt_ms
@@ -422,7 +520,7 @@ class ZoneEngine:
     def _has_told(self, gateway: str, until: int) -> bool:
         """Whether its own word reaches so far; that we just woke and take it for alive is none."""
         heard_at = self.gateway_heard_at.get(gateway, 0)
-        return heard_at >= until and heard_at > self.awake_at
+        return max(heard_at, self._told_of.get(gateway, 0)) >= until and heard_at > self.awake_at
 
     def _lives(self, place: Place, since: int) -> bool:
         return any(
@@ -440,21 +538,33 @@ class ZoneEngine:
             if self.gateway_heard_at.get(gateway, -math.inf) >= since
         }
 
-    def _told_until(self, now: int) -> dict[str, int]:
-        """By store, until when every living gateway has told; none is waited for longer than `wait_ms`."""
-        since = now - self.settings.gateway_silent_ms
-        told: dict[str, int] = {}
-        for gateway, place in self.zone_of.items():
+    def _told_until(self, listeners: Listeners, now: int) -> int:
+        """Until when every living gateway of a store has told; none is waited for longer than `wait_ms`."""
+        alive_since, told = now - self.settings.gateway_silent_ms, []
+        for gateway in listeners.gateways:
             heard_at = self.gateway_heard_at.get(gateway, 0)
-            if heard_at >= since:
-                told[place.store_id] = min(heard_at, told.get(place.store_id, now))
-        waited = now - self.settings.wait_ms
-        return {place.store_id: max(waited, told.get(place.store_id, 0)) for place in self.zone_of.values()}
+            if heard_at >= alive_since:
+                whole = now - heard_at >= self.settings.siblings_ms
+                told.append(max(heard_at, self._told_of.get(gateway, 0)) if whole else heard_at)
+        return max(min(told, default=0), now - self.settings.wait_ms)
+
+
+def _in_store(places: Mapping[str, Place], store_id: str) -> dict[str, str]:
+    """The zones of what stands in a store."""
+    return {name: place.zone_id for name, place in places.items() if place.store_id == store_id}
+
+
+def _end(second: int) -> int:
+    """The end of a unix second, in milliseconds."""
+    return (second + 1) * 1000
 
 
 def confidence_of(probability: float) -> Confidence:
     """A probability in words."""
-    return next(word for least, word in _CONFIDENT if probability >= least)
+    for least, word in _CONFIDENT:
+        if probability >= least:
+            return word
+    return "low"
 
 
 def _confidence(chance: float, odds: _Odds) -> Confidence:
@@ -465,15 +575,18 @@ def _confidence(chance: float, odds: _Odds) -> Confidence:
 
 
 def _odds(listeners: Listeners, moved: Advanced, heard: Mapping[str, Heard], dead: set[str]) -> _Odds:
-    odds = _Odds(max(row.total / row.adverts for row in heard.values()), blind=bool(dead))
-    zone_of, zones = listeners.zone_of, odds.zones
+    odds = _Odds(-math.inf, blind=bool(dead))
+    zone_of, zones, heard_at = listeners.zone_of, odds.zones, odds.heard_at
     for short, chance in moved.chances.items():
         zone_id = zone_of[short]
         zones[zone_id] = zones.get(zone_id, 0.0) + chance
         if short in dead:
             odds.dead_share += chance
+    by_source = listeners.by_source
     for source, row in heard.items():
-        listener = listeners.by_source.get(source)
+        odds.strongest_dbm = max(odds.strongest_dbm, row.total / row.adverts)
+        listener = by_source.get(source)
         if listener is not None:
-            odds.heard_at[listener.zone_id] = max(row.at, odds.heard_at.get(listener.zone_id, 0))
+            heard_at[listener.zone_id] = max(row.at, heard_at.get(listener.zone_id, 0))
+            odds.settled |= row.settled
     return odds

@@ -14,7 +14,16 @@ from typing import Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from backend.profiles.erasure import CONTACT_TRAITS, ERASED, ErasureKeys, Tombstones, Traces, scrubbed
+from backend.campaigns.model import CampaignInvalid, parse_campaign
+from backend.profiles.erasure import (
+    CONTACT_TRAITS,
+    ERASED,
+    ErasureKeys,
+    Tombstones,
+    Traces,
+    scrubbed,
+    without_names,
+)
 from backend.profiles.model import Device
 from backend.push.model import PushContent, encode_content
 from backend.segments.model import SegmentInvalid, parse_definition
@@ -420,6 +429,27 @@ def forget_in_definitions(session: Session, traces: Traces, person: Person) -> N
             parse_definition(definition.encode())
             key = {"segment_id": row["segment_id"], "version": row["version"]}
             session.run("rewrite_definition", **key, definition=definition)
+
+
+def forget_in_campaigns(session: Session, traces: Traces, person: Person) -> None:
+    """The same of campaigns, as they are and were: audiences, and texts that speak of somebody by name."""
+    for row in session.rows("campaigns_to_search"):
+        if not traces.in_rows(bytes(row["definition"])):
+            continue
+        definition = _without_names(msgspec.json.decode(row["definition"]), frozenset(person.names))
+        with suppress(CampaignInvalid):  # as above
+            parse_campaign(definition)
+            key = {"campaign_id": row["campaign_id"], "version": row["version"]}
+            session.run("rewrite_campaign_version", **key, definition=definition)
+            session.run("rewrite_campaign", **key, definition=definition)
+
+
+def _without_names(campaign: dict[str, Any], names: frozenset[str]) -> bytes:
+    """Of a template only the name goes: the rest of it is everybody's."""
+    for offer in (campaign["offer"], *(variant["offer"] for variant in campaign.get("variants", ()))):
+        for field, text in offer.items():
+            offer[field] = without_names(text, names) if isinstance(text, str) else text
+    return msgspec.json.encode(scrubbed(campaign, names))
 
 
 def _blacked_out(text: str, person: Person) -> str:

@@ -1,7 +1,7 @@
 """Geofences in the database: definitions, who is near which, who was in which."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
 
 import msgspec
 
@@ -90,11 +90,26 @@ def track_of(row: Row) -> FenceTrack:
     return FenceTrack(**{**told, **flags})
 
 
-def save_track(session: Session, track: FenceTrack, profile_id: str, partition: int) -> None:
-    """Keeps what is remembered of a phone and a fence, which events of that partition tell of."""
-    told = asdict(track)
-    told |= {name: int(told[name]) for name in ("inside", "approached")}
-    session.run("save_fence_presence", profile_id=profile_id, partition=partition, **told)
+def save_tracks(
+    session: Session,
+    changed: Iterable[tuple[tuple[str, str], FenceTrack | None, int]],
+    owners: Mapping[str, str],
+) -> None:
+    """Keeps what is remembered of phones and fences, given as ((phone, fence), track, partition).
+
+    The track is None where it ended; the partition is the one whose events tell of it. `owners`: whose each
+    phone is.
+    """
+    saved, ended = [], []
+    for (subject, fence_id), track, partition in changed:
+        if track is None:
+            ended.append({"subject": subject, "fence_id": fence_id})
+        else:
+            told = {name: getattr(track, name) for name in _REMEMBERED}
+            flags = {"inside": int(track.inside), "approached": int(track.approached)}
+            saved.append({**told, **flags, "profile_id": owners[subject], "partition": partition})
+    session.many("end_fence_presence", ended)
+    session.many("save_fence_presence", saved)
 
 
 def apply_transition(session: Session, transition: FenceTransition, profile_id: str) -> None:

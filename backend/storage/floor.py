@@ -173,13 +173,15 @@ def save_tracks(
     session: Session, engine: ZoneEngine, people: Iterable[tuple[str, str | None, int | None]]
 ) -> None:
     """Stores the tracks that changed, given as (beacon key, its owner's profile, partition)."""
+    saved, ended = [], []
     for beacon_key, profile_id, partition in people:
         track = engine.tracks.get(beacon_key)
         if track is None:
-            session.run("end_presence", beacon_key=beacon_key)
+            ended.append({"beacon_key": beacon_key})
         else:
-            told = _presence(engine, beacon_key, track, profile_id)
-            session.run("save_presence", **told, partition=partition)
+            saved.append({**_presence(engine, beacon_key, track, profile_id), "partition": partition})
+    session.many("end_presence", ended)
+    session.many("save_presence", saved)
 
 
 def restore_tracks(session: Session, engine: ZoneEngine, present: Present, holding: Holding) -> None:

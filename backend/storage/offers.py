@@ -8,9 +8,18 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from backend.campaigns.allocation import arm_of, variant_of
-from backend.campaigns.eligibility import Hold, PersonFacts, SendFacts, Stop, recheck
+from backend.campaigns.eligibility import (
+    SAME_MOMENT_MS,
+    Hold,
+    PersonFacts,
+    Rival,
+    SendFacts,
+    Stop,
+    recheck,
+)
 from backend.campaigns.hours import day_bounds, time_zone, week_bounds
 from backend.campaigns.model import Campaign, Offer
+from backend.campaigns.offers import OfferUnrenderable, Rendered, render
 from backend.campaigns.triggers import holds_of
 from backend.catalog.shelves import Shelves, ZoneRef
 from backend.profiles.behaviour import View
@@ -28,10 +37,12 @@ MISDATED_MS = 86_400_000  # by minutes, or by a time zone; last year's orders, i
 
 
 def zone_of_person(session: Session, profile_id: str, store_id: str | None) -> ZoneInfo:
-    """The person's time zone, else the store's."""
+    """The time zone that the person is said to be in, else the one their devices were in last, else the
+    store's."""
     traits = profiles.traits_of(session, profile_id)
+    device_clock = profiles.device_clock_of(session, profile_id)
     store = session.row("store", store_id=store_id) if store_id else None
-    return time_zone(traits.get("timezone"), store["timezone"] if store else None)
+    return time_zone(traits.get("timezone"), device_clock, store["timezone"] if store else None)
 
 
 def person_facts(
@@ -55,8 +66,17 @@ def person_facts(
         in_audience=in_audience(session, campaign, profile_id, now),
         goal_reached_at=goal_reached_at(session, campaign, profile_id, waiting.begun_at),
         has_code=None if pool is None else _has_code(session, pool),
+        rivals=rivals_of(session, campaign.campaign_id, profile_id, waiting.due_at),
         erased=profiles.resolve(session, "profile_id", profile_id) is None,
     )
+
+
+def rivals_of(session: Session, campaign_id: str, profile_id: str, due_at: int) -> list[Rival]:
+    """The other campaigns whose offers of this moment to the person are on their way, or went out."""
+    span = {"start": due_at - SAME_MOMENT_MS, "end": due_at + SAME_MOMENT_MS}
+    rows = session.rows("offers_of_moment", profile_id=profile_id, campaign_id=campaign_id, **span)
+    found = [campaign_rows.campaign(session, row["campaign_id"]) for row in rows]
+    return [Rival(one.campaign.campaign_id, one.campaign.guardrails.priority) for one in found if one]
 
 
 def offers_around(
@@ -131,11 +151,58 @@ def with_products(
     offer = offer_of(campaign, facts.profile_id)
     if offer.products == "none":
         return facts
+    return replace(facts, has_products=bool(products_wherever(session, offer, waiting, shelves, at)))
+
+
+def products_wherever(
+    session: Session, offer: Offer, waiting: Waiting, shelves: Shelves, at: int
+) -> list[View]:
+    """The products that an offer speaks of, for a moment that need not have been in any zone."""
     zone = ZoneRef(waiting.store_id, waiting.zone_id) if waiting.store_id and waiting.zone_id else None
     if zone is None and offer.products == "viewed_here":
         offer = msgspec.structs.replace(offer, products="viewed")  # of no zone in particular
-    found = offer_products(session, facts.profile_id, offer, zone, shelves, at)
-    return replace(facts, has_products=bool(found))
+    return offer_products(session, waiting.profile_id, offer, zone, shelves, at)
+
+
+# The text -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What an offer's text may speak of beside the person: where it happens, and products."""
+
+    zone_name: str
+    store: Mapping[str, Any]
+    products: Sequence[View]
+
+
+def rendered_for(
+    session: Session, campaign: Campaign, offer: Offer, waiting: Waiting, scene: Scene
+) -> Rendered:
+    """The offer's texts for a person, with the code that they would get. Raises OfferUnrenderable."""
+    code = None if offer.code_pool is None else campaign_rows.next_code(session, offer.code_pool)
+    if offer.code_pool is not None and code is None:
+        raise OfferUnrenderable(f"no code is left in the pool {offer.code_pool}")
+    told = [_told(view) for view in scene.products]
+    return render(
+        offer,
+        {
+            "profile": profiles.traits_of(session, waiting.profile_id),
+            "zone": {"id": waiting.zone_id or "", "name": scene.zone_name},
+            "store": scene.store,
+            "fence": {"id": waiting.fence_id},
+            "campaign": {"id": campaign.campaign_id, "name": campaign.name},
+            "products": told,
+            "product": told[0] if told else None,
+            "code": code,
+        },
+    )
+
+
+def _told(view: View) -> dict[str, Any]:
+    """A product as templates see it; its price in the currency's unit."""
+    price = None if view.price is None else f"{view.price / 100:.2f}"
+    return {**msgspec.to_builtins(view), "price": price}
 
 
 def is_there_now(session: Session, campaign: Campaign, profile_id: str) -> bool | None:
@@ -276,6 +343,7 @@ def _objection(
         sent_this_week=this_week,
         in_audience=in_audience(session, campaign, person, now),
         goal_reached_at=goal_reached_at(session, campaign, person, decision["entered_at"]),
+        rivals=rivals_of(session, campaign.campaign_id, person, decision["due_at"]),
     )
     return recheck(campaign, facts, now)
 

@@ -1,14 +1,16 @@
 """Purchases in the database: statements as they come, orders as they follow; and what a person bought."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import asdict
 
 from backend.profiles.orders import Order, OrderStatement, Purchases, order_of, purchases_of, read_order
 from backend.storage.session import Row, Session
 from sdk_bridge.wire.app_events import AppEvent
 
-_FIELDS = tuple(field.name for field in fields(OrderStatement))
+_FIELDS = OrderStatement.__struct_fields__
 MAX_BOUGHT = 2_000  # lines read at once; a wholesaler's history must not fill the memory
 
 

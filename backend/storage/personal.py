@@ -48,6 +48,7 @@ AT_ONCE: Final = (
     _row("devices", "profile", "release_devices", "profile_id", exported=True),
     _row("consents", "profile", "erase_consents", "profile_id", exported=True),
     _row("traits", "profile", "erase_traits", "profile_id value", exported=True),
+    _row("device_clocks", "profile", "erase_device_clocks", "profile_id timezone", exported=True),
     _row("merge_reviews", "identifier", "erase_reviews_on_identifier", "id"),
     _row(
         "merge_reviews", "profile", "erase_reviews_of_profile", "profile_id other_profile_id", exported=True
@@ -85,6 +86,8 @@ SEARCHED: Final[Mapping[str, tuple[str, ...]]] = {
     "devices": ("registers",),
     "traits": ("value",),
     "segment_versions": ("definition",),
+    "campaigns": ("definition",),
+    "campaign_versions": ("definition",),
     "audit": ("subject", "detail"),
     "alerts": ("subject", "detail"),
     "entries": ("payload",),

@@ -1,7 +1,7 @@
 """The database's side of the identity rules: reads what events name at once, writes what changed at once."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -45,6 +45,8 @@ class ProfileRows(MemoryProfiles):
             self._know_nothing(session)
         self._session = session
         self._mark = None
+        self._read.difference_update(self._passing - self.edges.keys())
+        self._passing.clear()
 
     def end(self) -> None:
         """Nothing more is written in this transaction, by anybody."""
@@ -54,6 +56,8 @@ class ProfileRows(MemoryProfiles):
         super().__init__()
         self._session = session
         self._read: set[Identifier] = set()
+        self._passing: set[Identifier] = set()
+        """Asked about once, as a user appeared; not worth being remembered where nothing is known."""
         self._read_profiles: set[str] = set()
         self._read_claimed: set[str] = set()
         self._read_consents: set[str] = set()
@@ -78,16 +82,33 @@ class ProfileRows(MemoryProfiles):
 
     def foresee(self, events: Iterable[AppEvent]) -> None:
         identifiers: dict[Identifier, None] = {}
+        users: dict[str, None] = {}
         devices: dict[str, None] = {}
         addresses: dict[PushAddress, None] = {}
         for event in events:
-            identifiers.update(dict.fromkeys(_named(event)))
+            if event.anonymous_id is not None:
+                identifiers["anonymous_id", event.anonymous_id] = None
+            if event.user_id is not None:
+                users[event.user_id] = None
+                identifiers["user_id", event.user_id] = None
             if event.device_id is not None:
                 devices[event.device_id] = None
+                identifiers["device_id", event.device_id] = None
             if event.push_address is not None:
                 addresses[event.push_address] = None
+            for identifier in _seldom_named(event):
+                identifiers[identifier] = None
         self._read_identifiers(identifiers)
+        said_of_strangers = list(self._said_of_strangers(users))
+        self._read_identifiers(said_of_strangers)
+        self._passing.update(said_of_strangers)
         self._know_devices(devices, addresses)
+
+    def _said_of_strangers(self, users: Iterable[str]) -> Iterator[Identifier]:
+        """What the rules ask about users who have just appeared."""
+        for user_id in users:
+            if ("user_id", user_id) not in self.edges:
+                yield from _said_before_known(user_id)
 
     def profile_of(self, identifier: Identifier) -> str | None:
         if identifier not in self._read:
@@ -149,28 +170,24 @@ class ProfileRows(MemoryProfiles):
         self._read.update(new)
         wanted = _json(new).decode()
         others: dict[str, None] = {}
-        for row in self._session.rows("identities_named", wanted=wanted):
-            edge = Edge(
-                row["id_type"], row["id"], row["profile_id"], row["valid_from"], row["cause"], row["event_id"]
-            )
-            self.edges[edge.identifier] = edge
-            others[edge.profile_id] = None
+        for *its_profile, since, cause, event_id in self._session.rows("identities_named", wanted=wanted):
+            profile_id, id_type, name, created_at = its_profile[:4]
+            self.edges[id_type, name] = Edge(id_type, name, profile_id, since, cause, event_id)
+            if created_at is None:  # a beacon, which has no profile of its own
+                others[profile_id] = None
+            elif profile_id not in self._read_profiles:
+                others[self._keep_profile(its_profile)] = None
         for row in self._session.rows("claims_named", wanted=wanted):
-            identifier: Identifier = (row["id_type"], row["id"])
-            self._keep_claim(identifier, row)
-            others[row["profile_id"]] = None
+            others[self._keep_claim(row)] = None
         others.pop(NOBODY, None)
         self._know_profiles(others)
 
-    def _keep_claim(self, identifier: Identifier, row: Row) -> None:
-        claim = Claim(
-            row["profile_id"],
-            row["via"],
-            row["first_at"],
-            Stamp(row["last_at"], row["last_hash"]),
-            row["undone_at"] is not None,
-        )
-        self.claims_on.setdefault(identifier, {})[claim.profile_id, claim.via] = claim
+    def _keep_claim(self, row: Iterable[Any]) -> str:
+        """Whose claim it is."""
+        id_type, name, profile_id, via, first_at, last_at, last_hash, undone_at = row
+        claim = Claim(profile_id, via, first_at, Stamp(last_at, last_hash), undone_at is not None)
+        self.claims_on.setdefault((id_type, name), {})[profile_id, via] = claim
+        return cast(str, profile_id)
 
     def _know_profiles(self, profile_ids: Iterable[str]) -> None:
         """These profiles, and all that they are merged into."""
@@ -178,12 +195,19 @@ class ProfileRows(MemoryProfiles):
         while new:
             self._read_profiles.update(new)
             rows = self._session.rows("profiles_by_id", wanted=_json(new).decode())
-            for row in rows:
-                self.profiles[row["profile_id"]] = profile_of_row(row)
-                if not row["has_consents"]:
-                    self._read_consents.add(row["profile_id"])
-            parents = {row["merged_into"] for row in rows if row["merged_into"]}
-            new = [profile_id for profile_id in parents if profile_id not in self._read_profiles]
+            parents = {self._keep_profile(row) for row in rows}
+            new = [profile_id for profile_id in parents - {NOBODY} if profile_id not in self._read_profiles]
+
+    def _keep_profile(self, row: Iterable[Any]) -> str:
+        """Keeps what `profiles_by_id` found; the profile that it is merged into, or nobody."""
+        profile_id, id_type, name, begun, parent, merged_at, start, end, shared, crowd, has_consents = row
+        self.profiles[profile_id] = Profile(
+            profile_id, id_type, name, begun, parent, merged_at, start, end, bool(shared), bool(crowd)
+        )
+        self._read_profiles.add(profile_id)
+        if not has_consents:
+            self._read_consents.add(profile_id)
+        return parent or NOBODY
 
     def _know_consents(self, profile_id: str) -> None:
         if profile_id in self._read_consents:
@@ -491,22 +515,6 @@ class ProfileRows(MemoryProfiles):
             }
 
 
-def profile_of_row(row: Row) -> Profile:
-    """A row of `profiles` with the identifier beside it."""
-    return Profile(
-        profile_id=row["profile_id"],
-        id_type=row["id_type"],
-        id=row["id"],
-        created_at=row["created_at"],
-        parent=row["merged_into"],
-        merged_at=row["merged_at"],
-        attach_from=row["attach_from"],
-        attach_until=row["attach_until"],
-        shared=bool(row["shared"]),
-        crowd=bool(row["crowd"]),
-    )
-
-
 def redemption_of(row: Row) -> Redemption:
     """A row of `link_redemptions`."""
     return Redemption(
@@ -514,16 +522,8 @@ def redemption_of(row: Row) -> Redemption:
     )
 
 
-def _named(event: AppEvent) -> Iterator[Identifier]:
-    """Every identifier that the rules may ask about because of this event."""
-    if event.user_id is not None:
-        yield "user_id", event.user_id
-        yield "anonymous_id", event.user_id  # an alias may have named it before anybody knew the user
-        yield "claimed_user_id", event.user_id
-    if event.anonymous_id is not None:
-        yield "anonymous_id", event.anonymous_id
-    if event.device_id is not None:
-        yield "device_id", event.device_id
+def _seldom_named(event: AppEvent) -> Iterator[Identifier]:
+    """What else the rules may ask about because of this event, beside its user, browser and device."""
     if event.previous_id is not None:
         yield "user_id", event.previous_id
         yield "anonymous_id", event.previous_id
@@ -535,6 +535,14 @@ def _named(event: AppEvent) -> Iterator[Identifier]:
         yield "anonymous_id", event.link.anonymous_id
         if event.link.user_id is not None:
             yield "user_id", event.link.user_id
+            yield from _said_before_known(event.link.user_id)
+    if event.consent and event.user_id is not None and not event.proven:
+        yield "claimed_user_id", event.user_id
+
+
+def _said_before_known(user_id: str) -> tuple[Identifier, Identifier]:
+    """What an alias, or a refusal without proof, said of a user before anybody knew that it is one."""
+    return ("anonymous_id", user_id), ("claimed_user_id", user_id)
 
 
 def _edge(edge: Edge, valid_to: int | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Profiles in the database: what the identity rules write, and what the rest of the backend asks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -8,6 +9,7 @@ import msgspec
 from backend.profiles.model import IDENTIFIED, Statement
 from backend.profiles.rules import standing
 from backend.storage.database import Row, Session
+from backend.storage.segment_facts import as_json
 from sdk_bridge.wire.topics import partition_of
 
 PROXIMITY = "proximity"
@@ -53,10 +55,12 @@ def bearer_of(session: Session, beacon_key: str) -> str | None:
     return person if person is not None and consent_of(session, person, PROXIMITY) else None
 
 
-def beacons_of(session: Session, profile_id: str) -> list[str]:
-    """The beacons that the person behind a profile carries, agreed or not."""
-    rows = session.rows("identifiers_of_person", profile_id=_person(session, profile_id))
-    return [row["id"] for row in rows if row["id_type"] == "beacon"]
+def beacons_of_people(session: Session, people: Iterable[str]) -> dict[str, list[str]]:
+    """The beacons that people carry, given by their roots; nothing of those who carry none."""
+    found: dict[str, list[str]] = {}
+    for person_id, beacon in session.rows("beacons_of_people", people=as_json(people)):
+        found.setdefault(person_id, []).append(beacon)
+    return found
 
 
 def consent_of(session: Session, profile_id: str, purpose: str) -> bool:
@@ -83,6 +87,11 @@ def traits_of(session: Session, profile_id: str) -> dict[str, Any]:
         if row["name"] not in best or rank > best[row["name"]][0]:
             best[row["name"]] = (rank, row["value"])
     return {name: msgspec.json.decode(value) for name, (_, value) in sorted(best.items()) if value != "null"}
+
+
+def device_clock_of(session: Session, profile_id: str) -> str | None:
+    """The time zone that the person's own devices were in last, by its IANA name."""
+    return _first(session.row("device_clock_of_person", profile_id=_person(session, profile_id)))
 
 
 def profiles_of_person(session: Session, profile_id: str) -> list[str]:
@@ -159,7 +168,7 @@ def _body(row: Row) -> dict[str, Any]:
     return body | {"properties": msgspec.json.decode(row["properties"])} if row["properties"] else body
 
 
-_NAMES_A_PARTITION = frozenset({"user_id", "anonymous_id", "device_id"})
+_NAMES_A_PARTITION = frozenset({"user_id", "anonymous_id", "device_id", "email", "loyalty_id", "phone"})
 
 
 def partitions_of_person(session: Session, profile_id: str) -> frozenset[int]:

@@ -1,7 +1,7 @@
 """The outbox of pushes: compare-and-set on owner and state, one transaction a batch."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -16,6 +16,8 @@ from backend.push.model import (
     Unknown,
     decode_content,
     encode_content,
+    give_up,
+    postpone,
     settle,
     step,
 )
@@ -23,12 +25,21 @@ from backend.push.sender import Recovered
 from backend.storage import profiles
 from backend.storage.database import Database, Row, Session
 
+Objection: TypeAlias = Callable[[Session, Claimed, int], str | int | None]
+"""As the sender's MaySend, inside a transaction."""
+LATELY_MS = 600_000  # between asking and marking lie milliseconds; two machines' clocks may be minutes apart
+
 
 class PushStore:
-    """Satisfies the sender's PushQueue."""
+    """Satisfies the sender's PushQueue.
 
-    def __init__(self, state: Database) -> None:
+    `objection`: asked again for whoever has other offers on their way, for another sender may have let one
+    go since the first time. Caps would be exceeded by one.
+    """
+
+    def __init__(self, state: Database, objection: Objection | None = None) -> None:
         self._state = state
+        self._objection = objection
 
     async def recover(self, owner: str, now: int) -> Recovered:
         """Of the dead: whoever else held a push, but for replicas that gave a sign within ten seconds."""
@@ -38,7 +49,7 @@ class PushStore:
         return await self._state.write(lambda session: _claim(session, owner, now, limit))
 
     async def mark_sending(self, pushes: Sequence[Claimed], now: int) -> list[Claimed]:
-        return await self._state.write(lambda session: _mark_sending(session, pushes, now))
+        return await self._state.write(lambda session: _mark_sending(session, pushes, now, self._objection))
 
     async def settle(self, settlements: Sequence[Settlement], now: int) -> int:
         return await self._state.write(
@@ -85,11 +96,16 @@ def _recover(session: Session, owner: str, now: int) -> Recovered:
     return Recovered(requeued, len(ends) - resends, resends)
 
 
-def _mark_sending(session: Session, pushes: Sequence[Claimed], now: int) -> list[Claimed]:
+def _mark_sending(
+    session: Session, pushes: Sequence[Claimed], now: int, objection: Objection | None
+) -> list[Claimed]:
     marked: list[Claimed] = []
     for push in pushes:
         step(push.state, PushState.SENDING)
-        if session.run(
+        stopped = None if objection is None else _stopped_meanwhile(session, push, now, objection)
+        if stopped is not None:
+            _settle(session, stopped, now)
+        elif session.run(
             "mark_push_sending",
             now=now,
             push_id=push.push_id,
@@ -102,6 +118,20 @@ def _mark_sending(session: Session, pushes: Sequence[Claimed], now: int) -> list
             session.run("end_unmarked_push", now=now, push_id=push.push_id, owner=push.owner)
             session.run("end_decision", decision_id=push.decision_id)
     return marked
+
+
+def _stopped_meanwhile(session: Session, push: Claimed, now: int, objection: Objection) -> Settlement | None:
+    """How the push ends, or goes back, because of another offer to the person; None where it may go."""
+    others = session.rows(
+        "touch_other_offers", push_id=push.push_id, decision_id=push.decision_id, since=now - LATELY_MS
+    )
+    match objection(session, push, now) if others else None:
+        case None:
+            return None
+        case int(until):
+            return postpone(push, until, "held back")
+        case reason:
+            return give_up(push, PushState.SUPPRESSED, reason)
 
 
 def _settle(session: Session, settlement: Settlement, now: int) -> int:

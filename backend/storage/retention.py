@@ -90,6 +90,7 @@ RULES: Final = (
     _forget("alerts", "alerts_days", "forget_alerts", "count_alerts"),
     _forget("surplus_alerts", "alerts_days", "forget_surplus_alerts", "count_surplus_alerts"),
     _forget("observations", "observations_days", "forget_observations", "count_observations"),
+    _forget("push_addresses", "addresses_days", "forget_push_addresses", "count_push_addresses"),
     _forget("push_content", "content_days", "empty_pushes", "count_pushes_to_empty"),
     _forget("decision_subjects", "content_days", "empty_decisions", "count_decisions_to_empty"),
     _forget("zone_visits", "visits_days", "forget_zone_visits", "count_zone_visits"),

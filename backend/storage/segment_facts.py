@@ -19,6 +19,9 @@ from backend.storage.session import Row, Session
 _Trees: TypeAlias = Mapping[str, Sequence[str]]
 
 
+_WHEN = attrgetter("at")
+
+
 class StoredEvent:
     """An event whose properties are decoded when they are first asked for."""
 
@@ -198,12 +201,13 @@ class PersonFacts:
         history = self.people.histories.get(self.person_id)
         if history is None:
             return
-        found: Iterable[StoredEvent]
-        streams = [
-            history.by_kind.get(kind, []) if name is None else history.by_name.get((kind, name), [])
-            for kind in kinds
-        ]
-        found = streams[0] if len(streams) == 1 else merge(*streams, key=attrgetter("at"), reverse=True)
+        if name is None:
+            streams = [events for kind in kinds if (events := history.by_kind.get(kind))]
+        else:
+            streams = [events for kind in kinds if (events := history.by_name.get((kind, name)))]
+        found: Iterable[StoredEvent] = (
+            streams[0] if len(streams) == 1 else merge(*streams, key=_WHEN, reverse=True)
+        )
         for event in found:
             if since is not None and event.at <= since:
                 return

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from backend.campaigns.allocation import arm_of, variant_of
-from backend.campaigns.eligibility import SendFacts, Stop, recheck
+from backend.campaigns.eligibility import Rival, SendFacts, Stop, recheck
 from backend.campaigns.hours import time_zone
 from backend.campaigns.model import parse_campaign
 from backend.campaigns.results import results_of
@@ -114,6 +114,8 @@ async def test_the_limits_are_the_persons_also_for_what_an_anonymous_browser_beg
         ({"max_total": 9, "cooldown_s": 0}, {"offered": [99_000]}, None),
         ({"max_total": 1, "again_after_s": 60, "cooldown_s": 0}, {"offered": [1]}, None),
         ({"max_total": 9}, {"held_out": True}, "holdout"),
+        ({"priority": 1}, {"rivals": [Rival("c2", 2), Rival("c3", 3)]}, "priority: c3"),
+        ({"priority": 1}, {"rivals": [Rival("c2", 1), Rival("c3", 0)]}, None),
     ],
 )
 def test_what_two_profiles_that_became_one_are_asked_at_the_moment_of_sending(guardrails, facts, reason):
@@ -365,6 +367,22 @@ def test_variants_and_control_group_belong_to_the_person():
     campaign = parse_campaign(msgspec.json.encode(definition))
     assert len({arm_of(campaign, f"p{n}") for n in range(50)}) == 2
     assert variant_of(campaign, "p1") == "offer"
+
+
+async def test_whoever_loses_the_moment_or_gets_no_text_is_told_of_under_their_variant(live_shop):
+    shop = live_shop
+    only = {"variant_id": "only", "offer": {"title": "Hello", "body": "There"}}
+    empty = {"variant_id": "only", "offer": {"title": "{{ profile.nothing }}", "body": "There"}}
+    for name, priority, variant in (("c1", 9, only), ("c2", 9, only), ("c3", 99, empty)):
+        await save(shop, name, guardrails={**FREE, "priority": priority}, variants=[variant])
+    await shop.person("anna")
+    await track(shop, "Cart", user_id="anna")
+    rows = await shop.rows("select reason, variant from decisions order by campaign_id")
+    assert [tuple(row.values()) for row in rows] == [
+        ("eligible", "only"),
+        ("priority: c1", "only"),
+        ("offer cannot be rendered: the title or the body comes out empty", "only"),
+    ]
 
 
 @pytest.mark.parametrize("percent", [0, 100])

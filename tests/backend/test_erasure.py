@@ -13,10 +13,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from backend.campaigns.model import parse_campaign
 from backend.eraser import Eraser, FoldBehind, GuardedJournal, Places
 from backend.profiles.erasure import ErasureKeys, Tombstones, Traces
 from backend.push.model import NewPush, PushContent
 from backend.segments.model import parse_definition
+from backend.storage import campaigns as campaign_rows
 from backend.storage import erasure, erasure_letters, personal, pushes, segments
 from backend.storage.database import SqliteFile
 from backend.storage.queries import named_queries
@@ -345,6 +347,51 @@ async def test_what_others_are_said_to_be_and_audiences_forget_the_name(office):
     }
     [kept] = await shop.column("select definition from segment_versions where segment_id = 'testers'")
     assert parse_definition(kept.encode()).condition.one_of == ("[erased]", "berta-0002-keeps")
+    assert await shop.column("select count(*) from alerts") == [0]
+
+
+def a_campaign(campaign_id: str, **more):
+    definition = {
+        "campaign_id": campaign_id,
+        "name": f"For {USER} and friends",
+        "trigger": {"type": "event", "name": "Cart"},
+        "audience": {"type": "identifier", "kind": "user_id", "one_of": [USER, "berta-0002-keeps"]},
+        "offer": {"title": "Hello", "body": "There"},
+        **more,
+    }
+    return parse_campaign(msgspec.json.encode(definition))
+
+
+async def test_campaigns_as_they_are_and_were_forget_the_name(office):
+    """Audiences and texts; the rest of a text stays, for it is everybody's."""
+    shop = office.shop
+    await lived(office)
+    chosen = "{% if profile.email == '" + MAIL.upper() + "' %}Dear tester{% else %}Dear all{% endif %}"
+    offer = {"title": "Hello", "body": chosen}
+    variants = [{"variant_id": "v", "offer": {"title": f"For {USER} only", "body": "There"}}]
+    await shop.state.write(
+        lambda s: [
+            campaign_rows.save_campaign(s, campaign, shop.clock())
+            for campaign in (a_campaign("tests"), a_campaign("tests", offer=offer, variants=variants))
+        ]
+    )
+    shop.fold.refresh()
+    await shop.folded()
+    shop.clock.forward(1000)
+    await office.erase()
+    assert await office.decoded(*NAMES) == []
+    assert office.raw(*NAMES) == {}
+    found = await shop.state.read(campaign_rows.campaigns)
+    assert found["tests"].version == 2
+    campaign = found["tests"].campaign
+    assert campaign.audience.one_of == ("[erased]", "berta-0002-keeps")
+    assert campaign.offer.body == chosen.replace(MAIL.upper(), "[erased]")
+    assert campaign.variants[0].offer.title == "For [erased] only"
+    [first, second] = await shop.column(
+        "select definition from campaign_versions where campaign_id = 'tests' order by version"
+    )
+    assert parse_campaign(first).audience.one_of == ("[erased]", "berta-0002-keeps")
+    assert parse_campaign(second) == campaign
     assert await shop.column("select count(*) from alerts") == [0]
 
 

@@ -116,6 +116,88 @@ def test_rings_that_enclose_nothing_sensible_are_refused(rings, named):
         polygon(rings)
 
 
+def shaped(shape) -> Fence:
+    return parse_fence(msgspec.json.encode({"fence_id": "p", "name": "p", "shape": shape}))
+
+
+def lifted(rings):
+    return [[[*position, 171.5] for position in ring] for ring in rings]
+
+
+PLAIN = {"type": "Polygon", "coordinates": square(200, hole_m=40)}
+FEATURE = {"type": "Feature", "id": 7, "properties": {"name": "Car park"}, "geometry": PLAIN}
+MULTI = {"type": "MultiPolygon", "coordinates": [square(200, hole_m=40)]}
+SAME = {
+    "with altitudes": {**PLAIN, "coordinates": lifted(PLAIN["coordinates"])},
+    "with a bounding box": {**PLAIN, "bbox": [16.3, 48.1, 16.4, 48.3]},
+    "a feature": FEATURE,
+    "several polygons": MULTI,
+    "a feature of several": {"type": "Feature", "properties": None, "geometry": MULTI},
+}
+
+
+@pytest.mark.parametrize("geometry", SAME.values(), ids=SAME)
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_whatever_geojson_puts_around_it_it_is_the_same_place(geometry, wrapped):
+    fence = shaped({"type": "polygon", "geometry": geometry} if wrapped else geometry)
+    found, plain = geometry_of(fence), geometry_of(polygon(square(200, hole_m=40)))
+    assert (found.latitude, found.longitude, found.reach_m) == (
+        plain.latitude,
+        plain.longitude,
+        plain.reach_m,
+    )
+    for metres in (0, 10, 30, 60, 100, 150):
+        assert found.distance(*north(metres)) == pytest.approx(plain.distance(*north(metres)))
+    assert parse_fence(msgspec.json.encode(fence)) == fence, "as it is stored and read again"
+
+
+def test_two_polygons_are_one_fence():
+    far = north(500)
+    fence = shaped({"type": "MultiPolygon", "coordinates": [square(200), square(100, at=far)]})
+    fences = Fences.of([fence])
+    expected = {0: -100, 100: 0, 250: 150, 400: 50, 500: -50}
+    for metres, distance in expected.items():
+        [near] = fences.around(*north(metres))
+        assert near.distance == pytest.approx(distance, abs=0.5)
+        _, _, away = fences.around_all(*(np.array([value]) for value in north(metres)))
+        assert away == pytest.approx([distance], abs=0.5)
+
+
+def test_what_is_cut_at_the_180th_meridian_is_one_place_on_both_sides():
+    def half(west, east):
+        return [[[west, 0], [east, 0], [east, 0.02], [west, 0.02], [west, 0]]]
+
+    fence = shaped({"type": "MultiPolygon", "coordinates": [half(179.99, 180), half(-180, -179.99)]})
+    fences = Fences.of([fence])
+    for longitude in (179.995, 180.0, -180.0, -179.995):
+        [near] = fences.around(0.01, longitude)
+        assert near.distance < -500, "the cut itself is no edge"
+        _, _, away = fences.around_all(np.array([0.01]), np.array([longitude]))
+        assert away == pytest.approx([near.distance])
+    assert fences.around(0.01, 0.0) == []
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"type": "MultiPolygon", "coordinates": []},
+        {"type": "MultiPolygon", "coordinates": [square(200), BOWTIE]},
+        {"type": "MultiPolygon", "coordinates": [square(200), square(200, at=(10, 10))]},
+        {"type": "Feature", "geometry": {"type": "Point", "coordinates": [16, 48]}},
+        {"type": "Feature", "geometry": None},
+        {"type": "Polygon", "coordinates": [[[16], [16], [16], [16]]]},
+        {"type": "Polygon", "coordinates": [[[181, 0], [181.01, 0], [181.01, 0.01], [181, 0]]]},
+        {
+            "type": "Polygon",
+            "coordinates": [[[16, 48, 1, 2], [16.01, 48, 1, 2], [16.01, 48.01, 1, 2], [16, 48, 1, 2]]],
+        },
+    ],
+)
+def test_geojson_that_is_no_fence_is_refused(shape):
+    with pytest.raises(FenceInvalid):
+        shaped(shape)
+
+
 # Looking up -----------------------------------------------------------------------------------------------
 
 places = st.tuples(

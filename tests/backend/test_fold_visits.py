@@ -58,11 +58,11 @@ async def shelf(live_shop):
 
 
 async def near_the_shelf(
-    shop, *, seconds: int, what: str = "range", rssi: int | None = -55, late_ms: int = 0
+    shop, *, seconds: int, what: str = "range", rssi: int | None = -55, late_ms: int = 0, key: str = SHELF
 ):
     for _ in range(seconds):
         shop.clock.forward(1000)
-        seen = BeaconSighting(SHELF, what, rssi)
+        seen = BeaconSighting(key, what, rssi)
         event = shop.event(
             "beacon_sighting",
             user_id="anna",
@@ -112,3 +112,49 @@ async def test_whoever_has_not_agreed_is_nowhere_and_whoever_withdraws_leaves_at
     await shelf.folded()
     assert None not in await shelf.column("select left_at from visits")
     assert await shelf.column("select count(*) from presences") == [0]
+
+
+ATTIC = "ibeacon:00000000-0000-0000-0000-0000000000ff:1:3"
+
+
+@pytest.fixture
+async def attic(shop):
+    """A zone with a fixed beacon and no gateway, in a shop whose other zones have one."""
+
+    def write(session) -> None:
+        session.run("save_zone", store_id="s1", zone_id="attic", name="Attic", categories="[]")
+        session.run("save_beacon", beacon_key=ATTIC, role="zone", store_id="s1", zone_id="attic")
+
+    await shop.state.write(write)
+    shop.fold.refresh()
+    return shop
+
+
+async def test_a_phone_in_a_zone_of_beacons_alone_outlives_the_process(attic, running):
+    shop = attic
+    async with running(shop.fold.run()):
+        await shop.person("anna")
+        await near_the_shelf(shop, seconds=5, key=ATTIC)
+    for seconds in (5, 0):  # as after a SIGKILL: nothing but the database is left
+        shop.fold = shop.new_fold()
+        await shop.fold.load()
+        async with running(shop.fold.run()):
+            await near_the_shelf(shop, seconds=seconds, key=ATTIC)
+            [visit] = await shop.rows("select * from zone_visits")
+            assert (visit["zone_id"], visit["left_at"]) == ("attic", None)
+            if not seconds:
+                await quiet(shop, 20)
+    [visit] = await shop.rows("select * from zone_visits")
+    assert visit["left_at"] == visit["entered_at"] + 9_000, "when it was last heard"
+
+
+async def test_a_region_entered_and_left_is_a_visit(attic, running):
+    async with running(attic.fold.run()):
+        await attic.person("anna")
+        await near_the_shelf(attic, seconds=1, what="enter", rssi=None, key=ATTIC)
+        entered_at = attic.clock()
+        attic.clock.forward(4000)
+        await attic.heartbeat("g-a")
+        await near_the_shelf(attic, seconds=1, what="leave", rssi=None, key=ATTIC)
+    [visit] = await attic.rows("select * from zone_visits")
+    assert (visit["zone_id"], visit["entered_at"], visit["left_at"]) == ("attic", entered_at, attic.clock())

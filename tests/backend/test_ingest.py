@@ -135,7 +135,8 @@ async def test_a_burst_is_taken_before_its_first_commit(ingest, sender, journal)
     for seq in range(1, 65):
         sender.send(beat(seq), seq)
     await settled(ingest)
-    assert [ack.upto for ack in sender.acks] == list(range(1, 65))
+    assert sender.acks[-1].upto == 64
+    assert len(sender.acks) < 64, "one word tells of all that a commit took"
     assert [message.at_ms for message in await kept(journal)] == list(range(1, 65))
 
 
@@ -315,7 +316,7 @@ async def test_a_flood_that_the_disk_cannot_take_is_neither_kept_nor_acknowledge
     for seq in range(1, 21):
         sender.send(beat(seq), seq)
     await settled(ingest)
-    assert [ack.upto for ack in sender.acks if not ack.gap] == list(range(1, 11))
+    assert max(ack.upto for ack in sender.acks) == 10
     assert ingest.counts["overloaded"] == 1  # the eleventh; those behind it are gaps
     assert len(await kept(journal)) == 10
 
@@ -327,7 +328,7 @@ async def test_a_skip_moves_the_lane(ingest, sender, journal):
     sender.send(codec.encode(Skip(to=40, reason="full", counts=SkipCounts(40, 400))), 1)
     sender.send(beat(), 41)
     await settled(ingest)
-    assert [ack.upto for ack in sender.acks] == [40, 41]
+    assert sender.acks[-1].upto == 41
     assert [type(message).__name__ for message in await kept(journal)] == ["Skip", "Heartbeat"]
 
 

@@ -38,6 +38,7 @@ PASSED_BY_ANNA = [
     "quiet hours",
     "products",
     "code",
+    "priority",
 ]
 
 

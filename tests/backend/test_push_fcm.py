@@ -136,14 +136,15 @@ async def test_every_row_of_the_error_table(
     assert accepted(fcm, fault) == fault.endswith("_delivered"), "never sent a second time behind our back"
 
 
-async def test_a_silent_service_is_in_doubt_after_the_time_limit(fcm: FcmProcess) -> None:
+@pytest.mark.parametrize("fault", ["silent", "silent_delivered"])
+async def test_a_silent_service_is_in_doubt_after_the_time_limit(fcm: FcmProcess, fault: str) -> None:
     async with open_fcm(settings(fcm, timeout_s=0.5)) as client:
         await client.send(push(push_id="warm-up"))
-        order(fcm, "silent_delivered")
-        result = await client.send(push(push_id="silent"))
+        order(fcm, fault)
+        result = await client.send(push(push_id=fault))
     assert isinstance(result, Unknown)
     assert result.reason.startswith("DeadlineExceeded")
-    assert accepted(fcm, "silent") == 1
+    assert accepted(fcm, fault) == fault.endswith("_delivered")
 
 
 async def test_where_nobody_listens_nothing_was_sent(fcm: FcmProcess) -> None:

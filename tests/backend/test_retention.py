@@ -165,6 +165,7 @@ def tables(session) -> dict[str, list]:
         "observations": "select received_at from events",
         "push_content": "select created_at from pushes where address_value <> push_id",
         "push_rows": "select created_at from pushes",
+        "push_addresses": "select last_seen_at from push_addresses",
         "decision_subjects": "select decided_at from decisions where subject <> ''",
         "zone_visits": "select left_at from zone_visits",
         "visits": "select left_at from visits",
@@ -200,6 +201,11 @@ def at_age(session, number: int, at: int) -> None:
         " content, state, next_try_at, expires_at, created_at, due_at, completed_at)"
         " values (?, ?, 'c', 'p', 'token', ?, x'00', 'accepted', 0, 0, ?, 0, 0)",
         (f"push-{number}", number, f"token-{number}", at),
+    )
+    run(
+        "insert into push_addresses (kind, value, profile_id, bound_at, bound_hash, last_seen_at)"
+        " values ('token', ?, 'p', 0, 0, ?)",
+        (f"token-{number}", at),
     )
     for left_at in (at, None):
         run(
@@ -261,6 +267,7 @@ async def test_each_kind_goes_after_its_own_days_and_nothing_younger(state):
     assert left["alerts"] == kept("alerts_days")
     assert left["observations"] == sorted([*kept("observations_days"), *ages])
     assert left["push_content"] == left["decision_subjects"] == kept("content_days")
+    assert left["push_addresses"] == kept("addresses_days")
     assert left["push_rows"] == sorted(ages), "figures stay"
     for visits in ("zone_visits", "visits", "fence_visits"):
         assert left[visits] == open_ones + kept("visits_days")

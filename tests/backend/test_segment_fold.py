@@ -178,6 +178,40 @@ def test_timers_survive_a_restart(base):
     assert base.members("recent") == set()
 
 
+def test_what_another_segment_said_is_weighed_with_all_that_the_second_asks_for(base):
+    """The first looks back a day; the second, asked because of it, for ever and at a trait."""
+    bought_once = {**BOUGHT, "at_least": 1}
+    named = {"type": "trait", "name": "name", "test": {"type": "exists"}}
+    base.save("a", {**VIEWED, "within_s": 86_400})
+    base.save("b", {"type": "all", "of": [{"type": "segment", "segment_id": "a"}, bought_once, named]})
+    base.save("c", {"type": "all", "of": [{"type": "segment", "segment_id": "b"}, NOT_BOUGHT]})
+    base.settle()
+    for user in ("anna", "berta"):
+        base.fold(base.event("identify", user_id=user, traits={"name": user}))
+    base.fold(base.event(name="Order Completed", user_id="anna"))
+    base.now += 30 * DAY
+    views = [base.event(name="Product Viewed", user_id=user) for user in ("anna", "berta")]
+    base.fold(*views)
+    assert base.members("a") == {base.person("user_id", user) for user in ("anna", "berta")}
+    assert base.members("b") == {base.person("user_id", "anna")} == base.by_sql("b")
+    assert base.members("c") == set()
+
+
+def test_people_whose_segments_look_back_differently_are_asked_in_one_transaction(base):
+    base.save("long", BOUGHT)
+    base.save("short", {**VIEWED, "at_least": 2, "within_s": 86_400})
+    base.settle()
+    old = base.event(name="Product Viewed", user_id="berta")
+    base.fold(base.event(name="Product Viewed", user_id="anna"), old)
+    base.now += 2 * DAY
+    told = [("Order Completed", "anna"), ("Product Viewed", "anna"), ("Product Viewed", "berta")]
+    base.fold(*(base.event(name=name, user_id=user) for name, user in told))
+    assert base.members("long") == {base.person("user_id", "anna")} == base.by_sql("long")
+    assert base.members("short") == set() == base.by_sql("short")
+    base.fold(base.event(name="Product Viewed", user_id="berta"))
+    assert base.members("short") == {base.person("user_id", "berta")} == base.by_sql("short")
+
+
 def test_many_timers_are_taken_in_portions(base, monkeypatch):
     monkeypatch.setattr(audience_part, "TIMERS_AT_ONCE", 4)
     base.save("recent", {**VIEWED, "within_s": 3600})

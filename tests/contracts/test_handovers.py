@@ -166,3 +166,8 @@ async def eventually(ask: Callable, wanted: object) -> None:
     async with asyncio.timeout(15):
         while await ask() != wanted:  # noqa: ASYNC110 - another fold has no event for us
             await asyncio.sleep(0.05)
+
+
+async def test_hundreds_of_questions_at_once_are_not_taken_for_a_fold_that_is_behind(two: Two) -> None:
+    [[anna]] = await two.rows("select profile_id from profiles where id_type = 'user_id'")
+    assert all(await asyncio.gather(*(two.folds[0].caught_up(anna) for _ in range(600))))

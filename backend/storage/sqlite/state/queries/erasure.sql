@@ -106,6 +106,10 @@ delete from consents where profile_id = :profile_id;
 -- What a profile is called, and so on.
 delete from traits where profile_id = :profile_id;
 
+-- name: erase_device_clocks!
+-- Where their devices were.
+delete from device_clocks where profile_id = :profile_id;
+
 -- name: erase_profile!
 -- The profile itself.
 delete from profiles where profile_id = :profile_id;
@@ -358,3 +362,15 @@ select segment_id, version, definition from segment_versions;
 -- name: rewrite_definition!
 -- An audience that had asked for them by name.
 update segment_versions set definition = :definition where segment_id = :segment_id and version = :version;
+
+-- name: campaigns_to_search
+-- Every campaign as it is and was.
+select campaign_id, version, definition from campaign_versions;
+
+-- name: rewrite_campaign_version!
+-- A campaign that had asked for them, or spoken of them.
+update campaign_versions set definition = :definition where campaign_id = :campaign_id and version = :version;
+
+-- name: rewrite_campaign!
+-- The same, as it is.
+update campaigns set definition = :definition where campaign_id = :campaign_id and version = :version;

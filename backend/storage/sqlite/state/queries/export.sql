@@ -28,6 +28,10 @@ select * from consents where profile_id = :profile_id order by purpose limit :li
 -- What `traits` holds.
 select * from traits where profile_id = :profile_id order by name limit :limit offset :offset;
 
+-- name: export_device_clocks
+-- What `device_clocks` holds.
+select * from device_clocks where profile_id = :profile_id order by hour limit :limit offset :offset;
+
 -- name: export_merge_reviews
 -- What `merge_reviews` holds.
 select * from merge_reviews where profile_id = :profile_id or other_profile_id = :profile_id order by review_id limit :limit offset :offset;

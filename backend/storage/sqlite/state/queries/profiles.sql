@@ -3,10 +3,14 @@
 select profile_id from identity_edges where id_type = :id_type and id = :id and valid_to is null;
 
 -- name: identities_named
--- Where identifiers belong, given as JSON: [[type, id], ...].
-select e.id_type, e.id, e.profile_id, e.valid_from, e.cause, e.event_id
+-- Where identifiers belong, given as JSON: [[type, id], ...]; with their own profiles as in profiles_by_id.
+select e.profile_id, e.id_type, e.id, p.created_at, p.merged_into, p.merged_at, p.attach_from,
+  p.attach_until, p.shared, p.crowd,
+  exists (select 1 from consents c where c.profile_id = p.profile_id) as has_consents,
+  e.valid_from, e.cause, e.event_id
 from json_each(cast(:wanted as text)) w
-join identity_edges e on e.id_type = w.value ->> 0 and e.id = w.value ->> 1 and e.valid_to is null;
+join identity_edges e on e.id_type = w.value ->> 0 and e.id = w.value ->> 1 and e.valid_to is null
+left join profiles p on p.profile_id = e.profile_id and p.id_type = e.id_type;
 
 -- name: claims_named
 -- What is said of identifiers, given as JSON: [[type, id], ...].
@@ -97,6 +101,24 @@ values (:profile_id, :name, :value, :occurred_at, :event_hash)
 on conflict (profile_id, name) do update set
   value = excluded.value, occurred_at = excluded.occurred_at, event_hash = excluded.event_hash
 where (excluded.occurred_at, excluded.event_hash) > (traits.occurred_at, traits.event_hash);
+
+-- name: put_device_clock!
+-- What a device says of its time zone: the later hour wins, whichever came first. A server's event is no device's.
+insert into device_clocks (profile_id, timezone, hour)
+select :profile_id, :timezone, cast(:hour as bigint)
+where exists (select 1 from sources where source_id = :source and kind in ('web', 'app'))
+on conflict (profile_id) do update set timezone = excluded.timezone, hour = excluded.hour
+where (excluded.hour, excluded.timezone) > (device_clocks.hour, device_clocks.timezone);
+
+-- name: device_clock_of_person
+-- The time zone that a person's devices were in last, browsers' as far as their doings are the person's.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select c.timezone from tree join profiles p using (profile_id) join device_clocks c using (profile_id)
+where c.hour > p.attach_from - 3600000 and c.hour <= p.attach_until
+order by c.hour desc, c.timezone desc limit 1;
 
 -- name: consents_of_profile
 -- What a profile last said, by purpose.
@@ -208,6 +230,16 @@ with recursive tree (profile_id) as (
 select e.id_type, e.id, e.valid_from, e.cause
 from tree join identity_edges e using (profile_id)
 where e.valid_to is null and e.id_type not in ('profile', 'claimed_user_id') order by e.id_type, e.id;
+
+-- name: beacons_of_people
+-- The beacons that people carry; a JSON list of the roots' profile ids.
+with recursive tree (person_id, profile_id) as (
+  select p.profile_id, p.profile_id
+  from json_each(cast(:people as text)) asked cross join profiles p where p.profile_id = asked.value
+  union all
+  select tree.person_id, p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select tree.person_id, e.id from tree cross join identity_edges e
+where e.profile_id = tree.profile_id and e.id_type = 'beacon' and e.valid_to is null;
 
 -- name: devices_of_person
 -- The devices that a person holds.

@@ -35,6 +35,26 @@ where push_id = :push_id and state = 'claimed' and owner = :owner and received_a
       select merged_into from theirs join profiles using (profile_id) where merged_into is not null)
   select 1 from mine join theirs using (profile_id));
 
+-- name: touch_other_offers
+-- Pushes of other offers to the same person, across merges of profiles, that may still leave or left lately.
+-- They are written though nothing changes: of two senders who at one moment mark two offers to one person, the
+-- one that commits later must start again, and see the other's.
+with recursive
+  up (profile_id) as (
+    select profile_id from pushes where push_id = :push_id
+    union
+    select merged_into from up join profiles using (profile_id) where merged_into is not null),
+  tree (profile_id) as (
+    select profile_id from up
+    union
+    select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+update pushes set next_try_at = next_try_at
+where push_id in (
+  select q.push_id from tree cross join pushes q
+  where q.profile_id = tree.profile_id and q.decision_id <> :decision_id
+    and (q.state in ('queued', 'claimed', 'sending') or q.sending_at >= :since))
+returning push_id;
+
 -- name: end_unmarked_push!
 -- What mark_push_sending refused.
 update pushes set finished_at = :now,

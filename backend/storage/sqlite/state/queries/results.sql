@@ -11,10 +11,12 @@ where d.campaign_id = :campaign_id and d.decision_id > :after and d.decided_at >
 order by d.decision_id limit :limit;
 
 -- name: goal_events_of
--- When people did what a campaign is for.
+-- When people did what a campaign is for; of browsers' doings those that are their people's.
 select e.profile_id, e.occurred_at as at
-from json_each(cast(:profiles as text)) asked join events e on e.profile_id = asked.value
-where e.kind = 'track' and e.name = :name and e.occurred_at >= :since;
+from json_each(cast(:profiles as text)) asked
+join profiles p on p.profile_id = asked.value join events e on e.profile_id = asked.value
+where e.kind = 'track' and e.name = :name and e.occurred_at >= :since
+  and e.occurred_at between p.attach_from and p.attach_until;
 
 -- name: visits_of
 -- When people came to stores.
@@ -23,10 +25,12 @@ from json_each(cast(:profiles as text)) asked join visits v on v.profile_id = as
 where v.entered_at >= :since;
 
 -- name: orders_since
--- What people bought.
+-- What people bought; of browsers' doings those that are their people's.
 select o.profile_id, o.order_id, o.completed_at as at, o.total, o.refunded, o.currency
-from json_each(cast(:profiles as text)) asked join orders o on o.profile_id = asked.value
-where o.status = 'completed' and o.completed_at >= :since;
+from json_each(cast(:profiles as text)) asked
+join profiles p on p.profile_id = asked.value join orders o on o.profile_id = asked.value
+where o.status = 'completed' and o.completed_at >= :since
+  and o.completed_at between p.attach_from and p.attach_until;
 
 -- name: past_zone_visits
 -- Stays in zones that began within a span of time, those of people only.

@@ -38,6 +38,11 @@ delete from sighting_hours where (key_number, hour, gateway_number) in (
 delete from alerts where alert_id in (
   select alert_id from alerts where at < :before order by at limit :limit);
 
+-- name: forget_push_addresses!
+-- Where no app was for long: removed, or the phone is no more.
+delete from push_addresses where (kind, value) in (
+  select kind, value from push_addresses where last_seen_at < :before order by last_seen_at limit :limit);
+
 -- name: forget_surplus_alerts!
 -- The oldest alerts, where there are too many.
 delete from alerts where alert_id in (
@@ -95,6 +100,10 @@ select count(*) from sighting_hours where hour > 0 and hour < :before_s;
 -- name: count_alerts$
 -- Alerts that are too old.
 select count(*) from alerts where at < :before;
+
+-- name: count_push_addresses$
+-- Addresses that are too old.
+select count(*) from push_addresses where last_seen_at < :before;
 
 -- name: count_surplus_alerts$
 -- Alerts that are too many.
