@@ -63,6 +63,10 @@ test-races: $(STAMP) ## 100,000 purchases and refusals against as many pushes; R
 	@RACES=$(or $(RACES),100000) SEED=$(or $(SEED),$$RANDOM) $(BIN)/pytest -q -s --show-capture=no \
 	  tests/backend/test_campaign_races.py $(ARGS)
 
+test-chaos: $(STAMP) ## replicas, broker and PostgreSQL killed under load while FCM fails; SECONDS=60 SEED=7
+	@$(BIN)/python -m simulators.endurance chaos $(if $(SECONDS),--seconds $(SECONDS)) \
+	  $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 test-api: $(STAMP) ## requests generated from the OpenAPI document for ten minutes; SECONDS=60 SEED=7
 	@API_SECONDS=$(or $(SECONDS),600) API_SEED=$(or $(SEED),$$RANDOM) $(BIN)/pytest -q -s --show-capture=no \
 	  tests/backend/test_api_generated.py tests/backend/test_hostile_bodies.py $(ARGS)
@@ -79,4 +83,4 @@ format: $(STAMP) ## let ruff put the formatting right
 lock: $(STAMP) ## resolve the dependencies afresh into requirements/ (hashes, no addresses)
 	@bash .ci/lock
 
-.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-races test-api bench-decode bench-pipeline bench-ingest bench-rfm bench-storage docs check format lock
+.PHONY: help setup demo test test-faults test-density test-outage test-fuzz test-races test-chaos test-api bench-decode bench-pipeline bench-ingest bench-rfm bench-storage docs check format lock

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backend.app import running
 from backend.clock import unix_ms
-from backend.config import STATE_FILE, Config, Http, Mqtt
+from backend.config import STATE_FILE, Config, Http, Mqtt, Push
 from backend.storage import registry, sources
 from backend.storage.database import Session, open_for_writing, transaction
 
@@ -29,14 +29,15 @@ class BackendAlone:
 
 
 @asynccontextmanager
-async def running_backend(folder: Path) -> AsyncIterator[BackendAlone]:
+async def running_backend(folder: Path, push: Push | None = None) -> AsyncIterator[BackendAlone]:
     """A backend on a free port of 127.0.0.1, alive inside the context, with one shop set up."""
     connection = open_for_writing(folder / STATE_FILE, "state")
     try:
         token, write_key = transaction(connection, "state", _set_up)
     finally:
         connection.close()
-    async with running(Config(str(folder), http=Http(port=0), mqtt=NO_BROKER)) as (backend, _parts):
+    config = Config(str(folder), http=Http(port=0), mqtt=NO_BROKER, push=push)
+    async with running(config) as (backend, _parts):
         yield BackendAlone(f"http://{backend.host}:{backend.port}", token, write_key)
 
 

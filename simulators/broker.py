@@ -193,7 +193,7 @@ async def start_broker(
     chosen = choose_kind(kind, access)
     attempts = PORT_ATTEMPTS if port == 0 else 1
     while True:
-        broker = RunningBroker(chosen, folder, port or _free_port(), access)
+        broker = RunningBroker(chosen, folder, port or free_port(), access)
         attempts -= 1
         try:
             await broker.start()
@@ -222,7 +222,8 @@ def find_mosquitto() -> str | None:
     return shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

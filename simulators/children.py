@@ -48,6 +48,11 @@ class Child:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The number of the running process; 0 where there is none."""
+        return 0 if self._process is None else self._process.pid
+
     def start(self) -> None:
         """Starts the program; its output goes to the log file."""
         self._log.parent.mkdir(parents=True, exist_ok=True)

@@ -182,7 +182,7 @@ class FcmServer:
         self._answers[kind] += 1
         if kind in ("dropped", "dropped_delivered") and request.transport is not None:
             request.transport.abort()
-        if kind == "silent_delivered":
+        if kind in ("silent", "silent_delivered"):
             await asyncio.sleep(HANG_S)
         if kind == "not_json_delivered":
             return web.Response(text="OK")
@@ -263,7 +263,7 @@ class FcmServer:
         self._book.close()
 
 
-_NOT_DELIVERED = frozenset({"bad_gateway", "dropped"})
+_NOT_DELIVERED = frozenset({"bad_gateway", "dropped", "silent"})
 _TOKEN_FAULTS: Mapping[str, Callable[[], web.Response]] = {
     "oauth_refused": lambda: _json(
         {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}, 400

@@ -73,6 +73,7 @@ FaultKind: TypeAlias = Literal[
     "bad_gateway_delivered",
     "dropped",
     "dropped_delivered",
+    "silent",
     "silent_delivered",
     "not_json_delivered",
     "oauth_refused",

@@ -65,7 +65,11 @@ class Shopkeeper:
     async def start_campaigns(self, store: str, zones: Mapping[str, str]) -> None:
         """One offer a zone, once a person."""
         for zone, name in zones.items():
-            await self._put(f"campaigns/dwell-{zone}", _campaign(store, zone, name))
+            await self.start_campaign(_campaign(store, zone, name))
+
+    async def start_campaign(self, campaign: Mapping[str, Any]) -> None:
+        """One campaign, as the API has it."""
+        await self._put(f"campaigns/{campaign['campaign_id']}", campaign)
 
     async def floor(self) -> dict[str, Any]:
         """Who is where, for the screen."""

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -122,6 +123,24 @@ def fuzz(
     print(f"payloads {findings.fed.total()} crashes {len(findings.crashes)}")
     if findings.crashes:
         raise typer.Exit(1)
+
+
+@main.command()
+def chaos(
+    seconds: Annotated[
+        float, typer.Option(help="How long the blows fall; then all of it settles.", min=5)
+    ] = 600,
+    seed: Seed = None,
+) -> None:
+    """Replicas, broker and PostgreSQL killed under load while FCM fails: every event and every push once."""
+    from simulators.chaos.play import play  # noqa: PLC0415 - a server's dependencies, of no use to the others
+
+    chosen, folder = _seed(seed), Path(tempfile.mkdtemp(prefix="footfall-chaos-"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # PostgreSQL would outlive us
+    outcome = asyncio.run(play(folder, seconds, chosen, _Speaker()))
+    print(*outcome.table(), sep="\n")
+    print(outcome.verdict)
+    _end(outcome.verdict.is_clean, folder)
 
 
 def _seed(seed: int | None) -> int:
