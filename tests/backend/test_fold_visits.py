@@ -134,6 +134,7 @@ async def test_a_phone_in_a_zone_of_beacons_alone_outlives_the_process(attic, ru
     shop = attic
     async with running(shop.fold.run()):
         await shop.person("anna")
+        await shop.folded()
         await near_the_shelf(shop, seconds=5, key=ATTIC)
     for seconds in (5, 0):  # as after a SIGKILL: nothing but the database is left
         shop.fold = shop.new_fold()
@@ -151,6 +152,7 @@ async def test_a_phone_in_a_zone_of_beacons_alone_outlives_the_process(attic, ru
 async def test_a_region_entered_and_left_is_a_visit(attic, running):
     async with running(attic.fold.run()):
         await attic.person("anna")
+        await attic.folded()
         await near_the_shelf(attic, seconds=1, what="enter", rssi=None, key=ATTIC)
         entered_at = attic.clock()
         attic.clock.forward(4000)
