@@ -327,7 +327,15 @@ async def test_every_portion_finds_its_rows_by_an_index(state):
     assert [scan for scan in scans if "SUBQUERY" not in scan] == []
 
 
-async def test_the_api_tells_and_begins_a_run(state, make_token, eventually, running, clock):
+async def _first_run_over(told) -> None:
+    """Else the run that began by itself finds what was meant for the one asked for."""
+    deadline = time.monotonic() + 20
+    while any(one["finished_at"] is None for one in (await told()).values() if one["days"]):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_the_api_tells_and_begins_a_run(state, make_token, running, clock):
     retention = Retention(state, DAYS, clock)
     host = Host(state=state, journal=state, now_ms=clock, changed=lambda: None, health=dict)
     app = build(host, lambda _: None)
@@ -342,7 +350,7 @@ async def test_the_api_tells_and_begins_a_run(state, make_token, eventually, run
             assert answer.status == 200
             return {one["kind"]: one for one in (await answer.json())["kinds"]}
 
-        await eventually(lambda: retention.at_work is None)
+        await _first_run_over(told)
         assert (await client.get("/api/retention")).status == 401
         assert (await client.post("/api/retention/run", headers=viewer)).status == 403
         assert set(await told()) == set(RULES)

@@ -185,6 +185,7 @@ async def test_what_is_called_last_on_a_page_arrives(backend, door, shop, storag
     page = await shop.open(tag(source, door, page="manual"), visitor)
     await page.evaluate("footfall.track('Order Completed'); location.href = 'about:blank'")
     assert names(await backend.stored(source, 1)) == ["Order Completed"]
+    await page.wait_for_url("about:blank")
 
 
 async def test_without_storage_it_sends_all_the_same(backend, door, shop):
