@@ -105,7 +105,7 @@ class _Load:
         """In the order of the answers, which is nearly that of the fold: one question at a time, for hundreds
         would take the core from whom they ask about."""
         while True:
-            while not self._answered:
+            while not self._answered:  # noqa: ASYNC110 - the wait is what the questions are spaced by
                 await asyncio.sleep(POLL_S)
             name, answered = self._answered.popleft()
             if not name:
