@@ -23,8 +23,6 @@ class Capacity:
     """A second: taken in, folded into zones, decided on."""
     locations: float
     """A second, of phones, stored; where the core does nothing else."""
-    pushes: float
-    """A second, checked, sent, settled; where the core does nothing else."""
 
     @property
     def devices(self) -> float:
@@ -42,24 +40,19 @@ class Capacity:
         return cls(
             SPARE / (1 / taken + 1 / folded),
             SPARE * figures["located and stored, a CPU second"],
-            SPARE * figures["pushed, a CPU second"],
         )
 
 
-def table(capacity: Capacity, cores: tuple[int, ...] = (1, 2, 4)) -> str:
-    """Markdown: a column for each number of replicas, each with a core of its own."""
+def table(capacity: Capacity) -> str:
+    """Markdown."""
     rows = (
         ("readings a second", capacity.readings),
         (f"devices present, each heard by {HEARD_BY} gateways", capacity.devices),
         (f"gateways, with {DEVICES_A_GATEWAY} devices each", capacity.gateways),
         ("or phones' locations a second", capacity.locations),
-        ("or pushes a second", capacity.pushes),
     )
-    lines = ["| capacity | " + " | ".join(f"{count} × 1 core" for count in cores) + " |"]
-    lines.append("|---" * (len(cores) + 1) + "|")
-    for name, figure in rows:
-        lines.append(f"| {name} | " + " | ".join(f"{_rounded(figure * count):,}" for count in cores) + " |")
-    return "\n".join(lines)
+    lines = ["| capacity | a core, with files |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {_rounded(figure):,} |" for name, figure in rows)])
 
 
 def _rounded(figure: float) -> int:
