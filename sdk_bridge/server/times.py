@@ -1,5 +1,6 @@
 """When an event happened, by Segment's rule: its own time, corrected by how wrong the device's clock is."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TypeAlias
@@ -16,6 +17,8 @@ _SECONDS_BELOW = 1e11  # 1973 in milliseconds, 5138 in seconds
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)  # whole numbers: a float of seconds can lose one
 _LATEST_MS = 253_402_300_799_999  # the last of the year 9999
+_UNIX_DIGITS = (10, 13)  # of seconds and of milliseconds, from 2001 to 2286
+_LEAP_SECOND = re.compile(r"(T[0-9]{2}:[0-9]{2}):60")
 
 
 def unix_ms(stamp: Timestamp) -> int | None:
@@ -79,9 +82,23 @@ def not_after(received_at: int, occurred: list[tuple[int, int, int]]) -> list[in
 
 
 def _from_iso(text: str) -> int:
+    if text.isdecimal() and len(text) in _UNIX_DIGITS:  # Python would read a date of the year 1700 in it
+        return unix_ms(int(text)) or 0
     try:
         moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = _from_rfc_3339(text)
+    try:
         at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
-    except (ValueError, OverflowError) as error:
+    except OverflowError as error:
         raise Rejected("the timestamp is not ISO 8601") from error
     return max(0, at)
+
+
+def _from_rfc_3339(text: str) -> datetime:
+    """What RFC 3339 (section 5.6) allows and Python does not read: small letters, and a leap second, which
+    counts as the one before it. Raises Rejected."""
+    try:
+        return datetime.fromisoformat(_LEAP_SECOND.sub(r"\1:59", text.strip().upper()))
+    except ValueError as error:
+        raise Rejected("the timestamp is not ISO 8601") from error
