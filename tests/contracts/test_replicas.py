@@ -35,7 +35,7 @@ from simulators.pretend_gateway import PretendGateway
 
 log = structlog.get_logger()
 pytestmark = pytest.mark.timeout(240)
-STOPPED_S = float(os.environ.get("FOOTFALL_STOPPED_S", "8"))  # 30 by hand
+STOPPED_S = 30.0
 STORES = [f"s{number}" for number in range(8)]
 
 
