@@ -165,17 +165,18 @@ async def post_explain(request: web.Request) -> Explained:
 
     Nothing is sent and nothing is recorded.
     """
-    who, now = PROFILE.of(request), request.app[HOST].now_ms()
+    now = request.app[HOST].now_ms()
+    return await request.app[STATE].read(lambda s: _explained(s, *campaign_and_person(s, request), now))
+
+
+def campaign_and_person(session: Session, request: web.Request) -> tuple[Campaign, str]:
+    """Whom the call asks about, and which campaign. Raises Problem 404."""
+    campaign, who = the_campaign(session, CAMPAIGN.of(request)), PROFILE.of(request)
     id_type, _, identifier = who.partition(":")
-
-    def read(session: Session) -> Explained:
-        campaign = the_campaign(session, CAMPAIGN.of(request))
-        person = profiles.resolve(session, id_type, identifier)
-        if person is None:
-            raise Problem(404, "profile", f"nobody is known as {who}")
-        return _explained(session, campaign, person, now)
-
-    return await request.app[STATE].read(read)
+    person = profiles.resolve(session, id_type, identifier)
+    if person is None:
+        raise Problem(404, "profile", f"nobody is known as {who}")
+    return campaign, person
 
 
 def _explained(session: Session, campaign: Campaign, person: str, now: int) -> Explained:

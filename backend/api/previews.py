@@ -8,16 +8,13 @@ from msgspec import Struct
 
 from backend.api.auth import STATE
 from backend.api.campaigns import CAMPAIGN
-from backend.api.errors import Problem
 from backend.api.host import HOST
-from backend.api.measurement import PROFILE, the_campaign
+from backend.api.measurement import PROFILE, campaign_and_person
 from backend.api.operations import operation
 from backend.ids import uuid7
 from backend.push.model import Accepted, Claimed, Outcome, Rejected
-from backend.storage import profiles
 from backend.storage.previews import Preview, preview
 from backend.storage.profiles import ReachableAddress
-from backend.storage.session import Session
 
 MOST_ADDRESSES = 20  # asked about at once; nobody has more phones, and a marketer waits for the answer
 
@@ -65,17 +62,8 @@ async def post_campaign_preview(request: web.Request) -> PreviewView:
     Nothing is delivered, recorded or given away; limits and consent are not asked, `explain` does that.
     Without `[push]` in the settings the verdicts are null.
     """
-    who, now = PROFILE.of(request), request.app[HOST].now_ms()
-    id_type, _, identifier = who.partition(":")
-
-    def read(session: Session) -> Preview:
-        campaign = the_campaign(session, CAMPAIGN.of(request))
-        person = profiles.resolve(session, id_type, identifier)
-        if person is None:
-            raise Problem(404, "profile", f"nobody is known as {who}")
-        return preview(session, campaign, person, now)
-
-    shown = await request.app[STATE].read(read)
+    now = request.app[HOST].now_ms()
+    shown = await request.app[STATE].read(lambda s: preview(s, *campaign_and_person(s, request), now))
     asked = (_asked(request, shown, address, now) for address in shown.addresses[:MOST_ADDRESSES])
     return PreviewView(
         profile_id=shown.profile_id,

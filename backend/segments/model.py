@@ -233,7 +233,6 @@ class InSegment(_Node, frozen=True, tag="segment"):
 Condition: TypeAlias = (
     AllOf | AnyOf | Not | HasTrait | HasIdentifier | Agreed | Did | IsIn | IsNear | Dwelt | HasRfm | InSegment
 )
-Branch = (AllOf, AnyOf, Not)
 
 
 class Definition(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -439,10 +438,18 @@ def _decoded(body: bytes, kind: Any) -> Any:
         raise SegmentInvalid(f"a definition may have {MAX_BYTES} bytes")
     try:
         return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise SegmentInvalid(_in_our_words(str(error), body)) from error
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
-        raise SegmentInvalid(str(error)) from error
+        raise SegmentInvalid(_told(error, body)) from error
+
+
+def _told(error: Exception, body: bytes) -> str:
+    """A wrong type is told by its node, unless what stands behind it is no JSON at all: then that is told."""
+    if not isinstance(error, msgspec.ValidationError):
+        return str(error)
+    try:
+        return _in_our_words(str(error), body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as worse:
+        return str(worse)
 
 
 def _in_our_words(complaint: str, body: bytes) -> str:

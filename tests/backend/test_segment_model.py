@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backend.segments import model
@@ -141,6 +141,8 @@ def test_what_is_no_definition_is_refused(body):
         ),
     ).map(lambda value: json.dumps(value).encode())
 )
+@example(b'{"type":0')
+@example(b'{"type":0,"of":"\xff"}')
 def test_whatever_comes_is_a_definition_or_one_error(body):
     try:
         parse_condition(body)
