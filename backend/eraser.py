@@ -23,6 +23,7 @@ from backend.storage import erasure, erasure_letters, floor, profiles, registry
 from backend.storage.entries import Cursor
 from backend.storage.erasure import ErasureReceipt, Hits, Person
 from backend.storage.session import Database, Session, StorageError
+from sdk_bridge.server.links import expired_link
 from sdk_bridge.server.ports import DeadLetter, JournalBusy
 from sdk_bridge.wire.app_events import AppEvent
 
@@ -349,8 +350,13 @@ class GuardedJournal:
         self._tombstones = tombstones
 
     async def append_events(self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None) -> int:
-        """Commits what is admitted; how many were new. Raises JournalBusy."""
+        """Commits what is admitted; how many were new.
+
+        Raises JournalBusy, and Refusal for a link token of somebody who was erased since.
+        """
         admitted = [one for event in events if (one := self._tombstones.admitted(event)) is not None]
+        if _links_in(events) != _links_in(admitted):
+            raise expired_link()
         if not admitted:
             return 0
         untouched = len(admitted) == len(events) and all(map(is_, admitted, events))
@@ -359,3 +365,7 @@ class GuardedJournal:
     async def bury(self, letter: DeadLetter) -> None:
         """Keeps what could not be understood."""
         await self._journal.bury(letter)
+
+
+def _links_in(events: Sequence[AppEvent]) -> int:
+    return sum(event.link is not None for event in events)

@@ -329,6 +329,7 @@ async def _register(chain: shop.Chain, simulator: FcmProcess) -> None:
 async def _measured(bench: Bench, state: SqliteFile, work: Callable[[], Awaitable[None]]) -> float:
     """Seconds; with --profile where the writer's thread spent them."""
     profiler = cProfile.Profile()
+    garbage.settle()  # as the backend does once it stands
     if bench.profile:
         await state.write(lambda _: profiler.enable())
     began = time.perf_counter()

@@ -45,7 +45,7 @@ class Pushed(Struct):
 
 
 class CampaignVersion(Campaign, frozen=True, kw_only=True):
-    """A campaign and the version it has."""
+    """A campaign as it stands now, and the version it has."""
 
     version: int
 
@@ -113,10 +113,10 @@ async def put_campaign(request: web.Request, body: Campaign) -> Saved:
     campaign_id = CAMPAIGN.of(request)
     if body.campaign_id != campaign_id:
         raise Problem(400, "campaign_id", f"the path says {campaign_id}, the body {body.campaign_id}")
-    version = await change(
+    saved: Saved = await change(
         request, "campaign saved", campaign_id, _saving(request, body), {"state": body.state}
     )
-    return Saved(campaign_id, version, body.state)
+    return saved
 
 
 @operation("marketer", takes=(CAMPAIGN,), body=StateChange, answer=Saved, errors=(404, 409))
@@ -124,7 +124,7 @@ async def post_campaign_state(request: web.Request, body: StateChange) -> Saved:
     """Starts, pauses or ends a campaign; its definition stays as it is."""
     campaign_id = CAMPAIGN.of(request)
 
-    def move(session: Session) -> int:
+    def move(session: Session) -> Saved:
         chosen = campaign_rows.campaign(session, campaign_id)
         if chosen is None:
             raise Problem(404, "campaign", f"there is no campaign {campaign_id}")
@@ -133,28 +133,34 @@ async def post_campaign_state(request: web.Request, body: StateChange) -> Saved:
             raise Problem(409, "state", "a scheduled campaign needs starts_at")
         return _saving(request, moved)(session)
 
-    version = await change(request, f"campaign {body.state}", campaign_id, move)
-    return Saved(campaign_id, version, body.state)
+    saved: Saved = await change(request, f"campaign {body.state}", campaign_id, move)
+    return saved
 
 
-def _saving(request: web.Request, campaign: Campaign) -> Callable[[Session], int]:
+def _saving(request: web.Request, campaign: Campaign) -> Callable[[Session], Saved]:
     """Stores a definition if its state may follow the present one and all that it names is there."""
     now, by = request.app[HOST].now_ms(), request[CALLER].name
 
-    def save(session: Session) -> int:
+    def save(session: Session) -> Saved:
         known = campaign_rows.campaign(session, campaign.campaign_id)
-        before = known.campaign.state if known else "draft"
-        if campaign.state not in NEXT[before]:
-            may = ", ".join(NEXT[before])
-            raise Problem(
-                409, "state", f"the campaign is {before}; what may follow is {may}, not {campaign.state}"
-            )
+        state = _followed(known.campaign.standing(now) if known else "draft", campaign, now)
         missing = campaign_rows.missing_references(session, campaign)
         if missing:
             raise Problem(400, "reference", missing)
-        return campaign_rows.save_campaign(session, campaign, now, by)
+        return Saved(campaign.campaign_id, campaign_rows.save_campaign(session, campaign, now, by), state)
 
     return save
+
+
+def _followed(before: State, campaign: Campaign, now: int) -> State:
+    """The state that a campaign comes to, as it stands by the clock. Raises Problem where it may not."""
+    state = campaign.standing(now)
+    if state not in NEXT[before]:
+        may = ", ".join(NEXT[before])
+        raise Problem(409, "state", f"the campaign is {before}; what may follow is {may}, not {state}")
+    if state == "ended" != campaign.state and before not in ("live", "ended"):
+        raise Problem(409, "state", "ends_at has passed: name a later one, or none")
+    return state
 
 
 @operation("viewer", takes=(CAMPAIGN, LIMIT), answer=VersionList)
@@ -168,14 +174,14 @@ async def get_campaign_versions(request: web.Request) -> VersionList:
 @operation("viewer", answer=CampaignList)
 async def get_campaigns(request: web.Request) -> CampaignList:
     """Lists the campaigns."""
-    found = await request.app[STATE].read(campaign_rows.campaigns)
-    return CampaignList([CampaignVersion(**_fields(chosen)) for chosen in found.values()])
+    found, now = await request.app[STATE].read(campaign_rows.campaigns), request.app[HOST].now_ms()
+    return CampaignList([CampaignVersion(**_fields(chosen, now)) for chosen in found.values()])
 
 
 @operation("viewer", takes=(CAMPAIGN,), answer=CampaignView, errors=(404,))
 async def get_campaign(request: web.Request) -> CampaignView:
     """The definition, its decisions by reason, and its pushes by state."""
-    campaign_id = CAMPAIGN.of(request)
+    campaign_id, now = CAMPAIGN.of(request), request.app[HOST].now_ms()
 
     def read(session: Session) -> CampaignView | None:
         chosen = campaign_rows.campaign(session, campaign_id)
@@ -184,7 +190,7 @@ async def get_campaign(request: web.Request) -> CampaignView:
         decisions = session.rows("decisions_of_campaign", campaign_id=campaign_id)
         pushed = session.rows("pushes_of_campaign", campaign_id=campaign_id)
         return CampaignView(
-            **_fields(chosen),
+            **_fields(chosen, now),
             decisions=[Decided(**dict(row)) for row in decisions],
             pushes=[Pushed(**dict(row)) for row in pushed],
         )
@@ -201,8 +207,10 @@ async def get_campaign_examples(_request: web.Request) -> ExampleList:
     return ExampleList(examples())
 
 
-def _fields(chosen: campaign_rows.VersionedCampaign) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(chosen.campaign), "version": chosen.version}
+def _fields(chosen: campaign_rows.VersionedCampaign, now: int) -> dict[str, Any]:
+    """The state as it stands: `starts_at` and `ends_at` move it without anybody's doing."""
+    state = chosen.campaign.standing(now)
+    return {**msgspec.structs.asdict(chosen.campaign), "state": state, "version": chosen.version}
 
 
 ROUTES = [

@@ -166,7 +166,7 @@ async def post_explain(request: web.Request) -> Explained:
     Nothing is sent and nothing is recorded.
     """
     now = request.app[HOST].now_ms()
-    return await request.app[STATE].read(lambda s: _explained(s, *campaign_and_person(s, request), now))
+    return await request.app[STATE].read(lambda s: explained(s, *campaign_and_person(s, request), now))
 
 
 def campaign_and_person(session: Session, request: web.Request) -> tuple[Campaign, str]:
@@ -179,11 +179,12 @@ def campaign_and_person(session: Session, request: web.Request) -> tuple[Campaig
     return campaign, person
 
 
-def _explained(session: Session, campaign: Campaign, person: str, now: int) -> Explained:
-    waiting = campaign_rows.moment_now(campaign, person, now)
+def explained(session: Session, campaign: Campaign, person: str, now: int) -> Explained:
+    """What would become of the campaign's trigger if it happened to a person now."""
+    waiting = offers.moment_now(session, campaign, person, now)
     zone = offers.zone_of_person(session, person, waiting.store_id)
     facts = offers.person_facts(session, campaign, waiting, send_time(campaign, now, zone), zone, now)
-    facts = offers.with_products(session, campaign, facts, waiting, load_shelves(session), now)
+    facts = offers.with_text(session, campaign, facts, waiting, load_shelves(session), now)
     decision = decide(campaign, facts, now, Moment(now))
     verdicts = judge(campaign, facts, now, Moment(now))
     return Explained(
@@ -308,7 +309,7 @@ class PoolBody(Struct, forbid_unknown_fields=True):
 
     name: Name
     codes: Annotated[
-        list[Annotated[str, Meta(min_length=1, max_length=100)]], Meta(max_length=MAX_CODES)
+        list[Annotated[str, Meta(min_length=1, max_length=100, pattern=r"\S")]], Meta(max_length=MAX_CODES)
     ] = []
 
 
@@ -336,12 +337,15 @@ class PoolSaved(Struct):
 
 @operation("marketer", takes=(POOL,), body=PoolBody, answer=PoolSaved)
 async def put_code_pool(request: web.Request, body: PoolBody) -> PoolSaved:
-    """Makes a pool of codes, or adds codes to it; a code that is there already is not added again."""
+    """Makes a pool of codes, or adds codes to it; a code that is there already is not added again.
+
+    Blanks around a code, as spreadsheets leave them, are no part of it.
+    """
     pool_id, now = POOL.of(request), request.app[HOST].now_ms()
 
     def save(session: Session) -> int:
         session.run("add_code_pool", pool_id=pool_id, name=body.name, created_at=now)
-        return campaign_rows.add_codes(session, pool_id, body.codes, now)
+        return campaign_rows.add_codes(session, pool_id, map(str.strip, body.codes), now)
 
     added = await change(request, "code pool saved", pool_id, save, {"codes": len(body.codes)})
     return PoolSaved(pool_id, added)

@@ -36,6 +36,7 @@ class PersonFacts:
     offers of all campaigns in the calendar day and week of `send_at`. `in_audience`: whether the campaign's
     audience holds. `goal_reached_at`: the goal's event since the candidate's moment. `has_products`,
     `has_code`: None where the offer wants none. `rivals`: whose offers of the same moment are decided.
+    `text_fault`: why the offer cannot be rendered, where that was tried already.
     """
 
     profile_id: str
@@ -52,6 +53,7 @@ class PersonFacts:
     has_products: bool | None = None
     has_code: bool | None = None
     rivals: Sequence[Rival] = ()
+    text_fault: str | None = None
     erased: bool = False
 
 
@@ -132,6 +134,12 @@ def judge(campaign: Campaign, person: PersonFacts, now: int, moment: Moment) -> 
     yield _rule("code", person.has_code is not False, "no code left")
     winner = _winner(rules, person.rivals)
     yield _rule("priority", winner is None, f"priority: {winner}")
+    yield _rule("text", person.text_fault is None, unrenderable(person.text_fault))
+
+
+def unrenderable(fault: object) -> str:
+    """The reason of a decision whose offer has no text."""
+    return f"offer cannot be rendered: {fault}"[:300]
 
 
 def _winner(rules: Guardrails, rivals: Sequence[Rival]) -> str | None:
@@ -173,9 +181,9 @@ class SendFacts:
     """What has to hold still at the moment of sending, however long the push had to wait.
 
     `sent_today`, `sent_this_week`: what really went out to the person by now, this push not among it.
-    `offered`: when the campaign's other offers to the person went out; `held_out`: whether the person belongs
-    to the control group. Both may be new where two profiles turned out to be one person. `rivals`: whose
-    offers of the same moment were decided, also after this one.
+    `offered`: when the campaign's other offers to the person went out, `offered_here` those at this place;
+    `held_out`: whether the person belongs to the control group. All may be new where two profiles turned out
+    to be one person. `rivals`: whose offers of the same moment were decided, also after this one.
     """
 
     consents: Mapping[str, bool]
@@ -185,6 +193,7 @@ class SendFacts:
     sent_today: int = 0
     sent_this_week: int = 0
     offered: Sequence[int] = ()
+    offered_here: Sequence[int] = ()
     held_out: bool = False
     in_audience: bool = True
     goal_reached_at: int | None = None
@@ -222,6 +231,7 @@ def recheck(campaign: Campaign | None, facts: SendFacts, now: int) -> Stop | Hol
         (facts.held_out, "holdout"),
         (len(_counted(rules, facts.offered, now)) >= rules.max_total, "cap: total"),
         (not _is_over(facts.offered, rules.cooldown_s, now), "cooldown"),
+        (not _is_over(facts.offered_here, rules.place_cooldown_s, now), "cooldown here"),
         (facts.sent_today >= rules.max_per_day, "cap: day"),
         (facts.sent_this_week >= rules.max_per_week, "cap: week"),
         (winner is not None, f"priority: {winner}"),

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from backend.campaigns.model import Campaign, CampaignInvalid
-from backend.campaigns.offers import OfferUnrenderable, content_of, render
+from liquid.exceptions import UnknownFilterError
+
+from backend.campaigns.model import Campaign, CampaignInvalid, Offer
+from backend.campaigns.offers import OfferUnrenderable, content_of, filled_in, may_open, may_show, render
 from backend.push.message import MessageError, PayloadTooLarge, check_content
 from backend.push.model import PushContent
 
@@ -38,6 +40,7 @@ def check_fits(campaign: Campaign) -> None:
     What only some people's facts make unusable is told when it is rendered for them.
     """
     for where, offer in campaign.offers_by_field.items():
+        _check_texts(where, offer)
         try:
             content = content_of(campaign, offer, render(offer, SAMPLE), due_at=0)
             check_content(content)
@@ -47,6 +50,23 @@ def check_fits(campaign: Campaign) -> None:
             raise CampaignInvalid(f"{where}.{_heaviest(content)}: {error}") from error
         except MessageError as error:
             raise CampaignInvalid(f"{where}: {error}") from error
+
+
+def _check_texts(where: str, offer: Offer) -> None:
+    """What would be wrong for everybody. Raises CampaignInvalid."""
+    for field in ("title", "body"):
+        if not offer.templates[field].strip():
+            raise CampaignInvalid(f"{where}.{field}: has nothing but blanks")
+    try:
+        texts = filled_in(offer, SAMPLE)
+    except OfferUnrenderable as error:
+        if isinstance(error.__cause__, UnknownFilterError):
+            raise CampaignInvalid(f"{where}: {error}") from error
+        return
+    if (image := texts.get("image")) and not may_show(image):
+        raise CampaignInvalid(f"{where}.image: phones load images by https:// only, not {image[:80]}")
+    if (link := texts.get("deeplink")) and not may_open(link):
+        raise CampaignInvalid(f"{where}.deeplink: no app may be sent to {link[:80]}")
 
 
 def _heaviest(content: PushContent) -> str:

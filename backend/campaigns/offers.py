@@ -1,5 +1,6 @@
 """An offer's Liquid templates filled in for one person."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 from backend.campaigns.model import MAX_BODY, MAX_LINK, MAX_TITLE, Campaign, Offer
 from backend.campaigns.templates import compiled
 from backend.push.model import PushContent
+
+_UNSEEN = re.compile(r"[\x00-\x20]+")  # what browsers skip within a scheme
+_ACTING = re.compile(r"(javascript|vbscript|data|file|blob|content|about):", re.IGNORECASE)
 
 
 class OfferUnrenderable(ValueError):
@@ -24,21 +28,43 @@ class Rendered:
 
 
 def render(offer: Offer, facts: Mapping[str, Any]) -> Rendered:
-    """The texts for one person; cut to what a phone shows. Raises OfferUnrenderable."""
+    """The texts for one person; cut to what a phone shows, without links that no phone may follow.
+
+    Raises OfferUnrenderable.
+    """
+    texts = filled_in(offer, facts)
+    if not texts["title"] or not texts["body"]:
+        raise OfferUnrenderable("the title or the body comes out empty")
+    image, link = (texts.get(name, "")[:MAX_LINK] for name in ("image", "deeplink"))
+    return Rendered(
+        texts["title"][:MAX_TITLE],
+        texts["body"][:MAX_BODY],
+        image if may_show(image) else None,
+        link if may_open(link) else None,
+    )
+
+
+def filled_in(offer: Offer, facts: Mapping[str, Any]) -> dict[str, str]:
+    """Each template's text. Raises OfferUnrenderable."""
     try:
-        texts = {name: compiled(text).render(**facts).strip() for name, text in offer.templates.items()}
+        return {name: compiled(text).render(**facts).strip() for name, text in offer.templates.items()}
     except Exception as error:
         # Whatever a marketer's program runs into (`1e999999 | round` overflows), the observations of the
         # batch that made the candidate must not be lost with it; the reason is stored with the decision.
         raise OfferUnrenderable(f"{error}" or type(error).__name__) from error
-    if not texts["title"] or not texts["body"]:
-        raise OfferUnrenderable("the title or the body comes out empty")
-    return Rendered(
-        texts["title"][:MAX_TITLE],
-        texts["body"][:MAX_BODY],
-        texts.get("image", "")[:MAX_LINK] or None,
-        texts.get("deeplink", "")[:MAX_LINK] or None,
-    )
+
+
+def may_show(image: str) -> bool:
+    """Whether phones load an image from there; they refuse all but HTTPS."""
+    return image.lower().startswith("https://")
+
+
+def may_open(link: str) -> bool:
+    """Whether an app may be sent there: not where text is run, nor to the phone's own files.
+
+    A product's link is what some browser said it was.
+    """
+    return bool(link) and _ACTING.match(_UNSEEN.sub("", link)) is None
 
 
 def content_of(campaign: Campaign, offer: Offer, rendered: Rendered, due_at: int) -> PushContent:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from backend.campaigns.eligibility import Decision, Moment, PersonFacts, decide
+from backend.campaigns.eligibility import Decision, Moment, PersonFacts, decide, send_time
 from backend.campaigns.hours import day_bounds, week_bounds
 from backend.campaigns.model import Campaign
 from backend.occurrences import Confidence
@@ -35,11 +35,12 @@ class Played:
 
 
 @dataclass(slots=True)
-class _Sent:
-    """What the rehearsal has sent to a person so far."""
+class _Offered:
+    """What the rehearsal has offered a person so far; `at`: also what was held out, `sent`: the rest."""
 
     at: list[int] = field(default_factory=list)
     here: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
+    sent: list[int] = field(default_factory=list)
 
 
 def rehearse(
@@ -47,17 +48,18 @@ def rehearse(
 ) -> list[Played]:
     """Each moment's decision, in the order of time; as if the campaign had been live."""
     running = as_if_live(campaign)
-    sent: dict[str, _Sent] = {}
+    offered: dict[str, _Offered] = {}
     played: list[Played] = []
     for moment in sorted(moments, key=lambda one: (one.due_at, one.profile_id)):
         known = facts_of(moment)
-        mine = sent.setdefault(known.profile_id, _Sent())
-        decision = decide(
-            running, _with(known, mine, moment), moment.due_at, Moment(moment.due_at, moment.confidence)
-        )
+        mine = offered.setdefault(known.profile_id, _Offered())
+        facts = _with(known, mine, moment, send_time(running, moment.due_at, known.zone))
+        decision = decide(running, facts, moment.due_at, Moment(moment.due_at, moment.confidence))
         if decision.verdict != "suppressed":
             mine.at.append(decision.send_at)
             mine.here.setdefault(moment.place, []).append(decision.send_at)
+        if decision.sends:
+            mine.sent.append(decision.send_at)
         played.append(Played(moment, decision))
     return played
 
@@ -67,15 +69,17 @@ def as_if_live(campaign: Campaign) -> Campaign:
     return msgspec.structs.replace(campaign, state="live", starts_at=None, ends_at=None)
 
 
-def _with(known: PersonFacts, mine: _Sent, moment: PastMoment) -> PersonFacts:
-    day, week = day_bounds(moment.due_at, known.zone), week_bounds(moment.due_at, known.zone)
+def _with(known: PersonFacts, mine: _Offered, moment: PastMoment, send_at: int) -> PersonFacts:
+    """What is known of the person, and what the rehearsal has offered them before this moment."""
+    day, week = day_bounds(send_at, known.zone), week_bounds(send_at, known.zone)
     return replace(
         known,
-        offered=[at for at in (*known.offered, *mine.at) if at <= moment.due_at],
+        offered=[*(at for at in known.offered if at <= moment.due_at), *mine.at],
         offered_here=[
-            at for at in (*known.offered_here, *mine.here.get(moment.place, ())) if at <= moment.due_at
+            *(at for at in known.offered_here if at <= moment.due_at),
+            *mine.here.get(moment.place, ()),
         ],
-        active=False,
-        sent_today=known.sent_today + sum(day[0] <= at < day[1] for at in mine.at),
-        sent_this_week=known.sent_this_week + sum(week[0] <= at < week[1] for at in mine.at),
+        active=any(at > moment.due_at for at in mine.sent),
+        sent_today=known.sent_today + sum(day[0] <= at < day[1] for at in mine.sent),
+        sent_this_week=known.sent_this_week + sum(week[0] <= at < week[1] for at in mine.sent),
     )

@@ -39,7 +39,7 @@ class FencePart:
             return
         live, subject = self._live, PHONE_TRACK + event.device_id
         at = min(event.occurred_at, event.received_at)
-        accuracy = UNKNOWN_ACCURACY_M
+        accuracy = UNKNOWN_ACCURACY_M if event.fence is None else 0.0  # systems watch with fixes of their own
         if event.location is not None and event.location.accuracy_m is not None:
             accuracy = event.location.accuracy_m
         known = live.fences.fences
@@ -53,7 +53,8 @@ class FencePart:
                 subject, event.fence.fence_id, event.fence.what, Fix(at, accuracy), geometry.reach_m
             )
         elif event.location is not None:
-            around = known.around(event.location.latitude, event.location.longitude)
+            tracked = live.fence_tracks.tracks.get(subject, ())
+            around = known.around(event.location.latitude, event.location.longitude, tracked)
             seen = live.fence_tracks.locate(subject, Fix(at, accuracy), around)
         else:
             return

@@ -14,6 +14,7 @@ from backend.campaigns.eligibility import (
     PersonFacts,
     decide,
     send_time,
+    unrenderable,
 )
 from backend.campaigns.model import Offer
 from backend.campaigns.offers import OfferUnrenderable, Rendered, content_of
@@ -161,8 +162,7 @@ class OfferPart:
             try:
                 content = self._content(chosen, waiting, offer, products)
             except OfferUnrenderable as error:
-                reason = f"offer cannot be rendered: {error}"[:300]
-                decision = replace(decision, verdict="suppressed", reason=reason)
+                decision = replace(decision, verdict="suppressed", reason=unrenderable(error))
         decision_id = campaign_rows.record_decision(self._session, candidate, chosen, decision, self._now)
         if decision_id is None or content is None or not decision.sends:
             return False

@@ -68,11 +68,8 @@ class PeoplePart:
             for number, sent in enumerate(decode_events(entry.payload), event_id(entry, 0))
             if (event := self._live.tombstones.admitted(sent)) is not None
         ]
-        applied = self._service.apply_all(self._rows, batch, self._new_profile)
-        told = [(one, did) for one, did in zip(batch, applied, strict=True) if not did.refused]
-        kept = [(one, did) for one, did in told if self._may_keep(one.event, did)]
+        kept = [one for stretch in _stretches(batch) for one in self._kept(stretch)]
         self._session.many("add_event", [_event_row(one, did.profile_id) for one, did in kept])
-        self._rows.flush()
         self._session.many("put_device_clock", _clock_rows(kept))
         for one, did in kept:
             keep_order(self._session, did.profile_id, one.event, one.event_id, one.event_hash)
@@ -80,14 +77,23 @@ class PeoplePart:
         for one, did in kept:
             yield from self._consequences(one, did, carried)
 
-    def _may_keep(self, event: AppEvent, did: Applied) -> bool:
-        """Where somebody is belongs to them: without their agreement it is forgotten here."""
-        if event.kind not in _OBSERVED:
-            return True
-        if did.profile_id is None:
-            return False
-        person_id = whose(self._rows, did.profile_id, event.occurred_at)
-        return profiles.consent_of(self._session, person_id, profiles.PROXIMITY)
+    def _kept(self, stretch: Sequence[Numbered]) -> list[tuple[Numbered, Applied]]:
+        """What is kept of a stretch, each with what it did.
+
+        Where somebody is belongs to them: without their agreement it is forgotten here.
+        """
+        applied = self._service.apply_all(self._rows, stretch, self._new_profile)
+        self._rows.flush()
+        told = [(one, did) for one, did in zip(stretch, applied, strict=True) if not did.refused]
+        seen = {one.event_id: self._seen(did) for one, did in told if one.event.kind in _OBSERVED}
+        if not seen:
+            return told
+        agreed = profiles.agreeing(self._session, set(seen.values()) - {None}, profiles.PROXIMITY)
+        return [(one, did) for one, did in told if one.event_id not in seen or seen[one.event_id] in agreed]
+
+    def _seen(self, did: Applied) -> str | None:
+        """Whose word counts; None where nobody knows who it is."""
+        return None if did.profile_id is None else person_of(self._rows, did.profile_id)
 
     def _new_profile(self) -> str:
         profile_id = uuid7(self._now)
@@ -176,6 +182,21 @@ def _identities(session: Session, live: LiveState) -> ProfileRows:
     else:
         live.identities.begin(session)
     return live.identities
+
+
+def _stretches(batch: Sequence[Numbered]) -> Iterator[Sequence[Numbered]]:
+    """Parts of a batch, each of which says all that it says of consent before anything observed.
+
+    So everybody of a part can be asked at once, and what they say counts for what comes after it alone.
+    """
+    begun, observed = 0, False
+    for index, (event, *_) in enumerate(batch):
+        if observed and event.consent:
+            yield batch[begun:index]
+            begun, observed = index, False
+        observed = observed or event.kind in _OBSERVED
+    if batch:
+        yield batch[begun:]
 
 
 def _clock_rows(kept: Iterable[tuple[Numbered, Applied]]) -> list[dict[str, Any]]:

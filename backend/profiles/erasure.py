@@ -88,6 +88,8 @@ class Tombstones:
     def admitted(self, event: AppEvent) -> AppEvent | None:
         """The event, without what it says of erased people; None where it is about one of them."""
         at = min(event.occurred_at, event.received_at)
+        if event.link is not None:  # redeemed later, a token still says what was so when it was made
+            at = min(at, event.link.issued_at)
         if at > self.newest:
             return event
         erased = frozenset(name for name in names_in(event) if self.refuses(name, at))

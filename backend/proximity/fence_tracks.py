@@ -65,7 +65,10 @@ class FenceTracks:
     changed: set[Key] = field(default_factory=set)
 
     def locate(self, subject: str, fix: Fix, around: Iterable[Near]) -> Iterator[FenceTransition]:
-        """A fix with all the fences near it. One that is older than the last says nothing about now."""
+        """A fix with all the fences near it, and with those that the phone has a track of, however far.
+
+        One that is older than the last says nothing about now.
+        """
         if fix.at <= self.last_fix_at.get(subject, -1):
             return
         self.last_fix_at[subject] = fix.at
@@ -115,23 +118,21 @@ class FenceTracks:
     # One phone and one fence ----------------------------------------------------------------------------
 
     def _weigh(self, track: FenceTrack, fix: Fix, near: Near | None) -> Iterator[FenceTransition]:
-        if near is not None and fix.accuracy_m > near.geometry.reach_m:
-            return
         if near is None:
-            yield from self._far_away(track, fix)
+            yield from self._taken_away(track, fix)
             return
-        distance = near.distance
+        if fix.accuracy_m > near.geometry.reach_m:
+            return
         if track.inside:
-            yield from self._weigh_inside(track, fix, distance)
+            yield from self._weigh_inside(track, fix, near.distance)
         else:
-            yield from self._weigh_outside(track, fix, distance)
+            yield from self._weigh_outside(track, fix, near.distance)
+        if not track.inside and near.distance > near.geometry.fence.approach_m:
+            self._drop(track)
 
-    def _far_away(self, track: FenceTrack, fix: Fix) -> Iterator[FenceTransition]:
-        """Beyond the fence's approach: whoever was in it has left, if the fix is any good."""
-        if track.inside and fix.accuracy_m > LEAVE_MARGIN_M * 10 and not self._is_confirmed(track, fix.at):
-            return
-        if track.inside:
-            yield from self._leave(track, fix.at, "high")
+    def _taken_away(self, track: FenceTrack, fix: Fix) -> Iterator[FenceTransition]:
+        """The fence is no more: nobody is in it."""
+        yield from self._leave(track, fix.at, "high")
         self._drop(track)
 
     def _weigh_inside(self, track: FenceTrack, fix: Fix, distance: float) -> Iterator[FenceTransition]:

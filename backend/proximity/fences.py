@@ -254,15 +254,18 @@ class Fences:
                 made._grid.setdefault(cell, []).append(geometry)
         return made
 
-    def around(self, latitude: float, longitude: float) -> list[Near]:
-        """Every fence that holds a point, or that it is within `approach_m` of."""
+    def around(self, latitude: float, longitude: float, also: Iterable[str] = ()) -> list[Near]:
+        """Every fence that holds a point, or that it is within `approach_m` of; and those of `also`, however
+        far."""
         found = []
-        cell = _cell(latitude, longitude)
+        cell, asked = _cell(latitude, longitude), set(also)
         for geometry in (*self._grid.get(cell, ()), *self._everywhere):
             distance = geometry.distance(latitude, longitude)
             if distance <= geometry.fence.approach_m:
                 found.append(Near(geometry, distance))
-        return found
+                asked.discard(geometry.fence.fence_id)
+        known = (self.by_id[fence_id] for fence_id in sorted(asked) if fence_id in self.by_id)
+        return [*found, *(Near(geometry, geometry.distance(latitude, longitude)) for geometry in known)]
 
     def around_all(
         self, latitudes: Array, longitudes: Array

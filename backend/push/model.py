@@ -9,6 +9,7 @@ The rules, from which the tables below follow:
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Literal, TypeAlias
@@ -292,7 +293,10 @@ def retry_after_s(header: str | None, now_ms: int) -> float:
     if text.isdecimal():
         return min(float(text), _LONGEST_WISH_S)
     try:
-        at_s = parsedate_to_datetime(header).timestamp()
+        at = parsedate_to_datetime(header)
+        at_s = (
+            at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        ).timestamp()  # asctime's form says none
     except (ValueError, OverflowError):
         return 0.0
     return min(max(0.0, at_s - now_ms / 1000), _LONGEST_WISH_S)

@@ -50,23 +50,6 @@ class Waiting:
         return self.store_id, self.zone_id, self.fence_id
 
 
-def moment_now(campaign: Campaign, profile_id: str, now: int) -> Waiting:
-    """As if the campaign's trigger happened to a person now, where it looks; to try it, not to be kept."""
-    trigger = campaign.trigger
-    return Waiting(
-        campaign_id=campaign.campaign_id,
-        subject="",
-        begun_at=now,
-        profile_id=profile_id,
-        due_at=now,
-        stays=False,
-        holds="nothing",
-        store_id=getattr(trigger, "store_id", None),
-        zone_id=getattr(trigger, "zone_id", None),
-        fence_id=getattr(trigger, "fence_id", None),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A completed moment; `completed_at` is the arrival of what completed it."""

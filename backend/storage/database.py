@@ -40,6 +40,7 @@ __all__ = [
 T = TypeVar("T")
 WAL_RETRY_S = 0.01
 CACHE_KIB = 32 * 1024  # of pages; with SQLite's own 2 MB most look-ups of the fold ask the system
+LOG_PAGES = 8_000  # 32 MB before the log goes into the file: at SQLite's 1,000 nearly every commit waits for that
 BUSY_MS = 5_000  # a command such as `token create` may hold the file for a moment
 
 
@@ -226,6 +227,7 @@ def _open(path: Path, area: Area) -> sqlite3.Connection:
         connection.execute(f"pragma busy_timeout = {BUSY_MS}")
         _use_wal(connection)
         connection.execute("pragma synchronous = full")
+        connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
         connection.execute("pragma foreign_keys = on")
         connection.execute(f"pragma cache_size = -{CACHE_KIB}")
         connection.execute("pragma secure_delete = on")  # erased means erased, also in free pages

@@ -44,6 +44,7 @@ class Person(Struct):
     """Everything by which somebody is to be found; what an erasure that is under way keeps, sealed.
 
     `profiles` and `tags` map to what takes their place. `identifiers` and `addresses` are theirs alone.
+    `anothers` are names that go with them and are the user ids of other people.
     """
 
     erased_at: int
@@ -54,6 +55,7 @@ class Person(Struct):
     tags: dict[str, str]
     reached: int = 0
     reached_text: str = ""
+    anothers: list[str] = []
 
     @property
     def names(self) -> set[str]:
@@ -63,7 +65,7 @@ class Person(Struct):
             *(name for _, name in self.identifiers),
             *(value for _, value in self.addresses),
             *self.contacts,
-        }
+        }.difference(self.anothers)
 
     @property
     def devices(self) -> list[str]:
@@ -111,10 +113,15 @@ _NO_CONTENT: Final = encode_content(PushContent(title="", body="", campaign_id="
 
 def gather(session: Session, profile_ids: Iterable[str], now: int, new_id: Callable[[], str]) -> Person:
     """Everything by which a person is to be found, given all of their profiles."""
-    profiles = {profile_id: new_id() for profile_id in profile_ids}
+    theirs = list(profile_ids)
+    theirs += [row["profile_id"] for one in theirs for row in session.rows("erasure_called", profile_id=one)]
+    profiles = {profile_id: new_id() for profile_id in theirs}
     person = Person(now, profiles, [], [], [], {})
     candidates = {one for profile in profiles for one in _candidates(session, profile)}
     person.identifiers = sorted(one for one in candidates if _is_theirs_alone(session, *one, profiles))
+    person.anothers = sorted(
+        {name for _, name in person.identifiers if _is_anothers(session, name, profiles)}
+    )
     person.tags = {name: f"erased:{new_id()}" for id_type, name in person.identifiers if id_type == "beacon"}
     person.addresses = sorted(_addresses(session, person))
     person.contacts = sorted({one for profile in profiles for one in _contacts(session, profile, profiles)})
@@ -138,6 +145,12 @@ def _is_theirs_alone(session: Session, id_type: str, name: str, profiles: Mappin
         return True
     claimants = session.rows("erasure_claimants", id_type=id_type, id=name)
     return all(one["profile_id"] in profiles for one in claimants)
+
+
+def _is_anothers(session: Session, name: str, profiles: Mapping[str, str]) -> bool:
+    """Whether the name is somebody else's user id: `alias` takes one for an anonymous id of its sender."""
+    owner = session.row("profile_of_identifier", id_type="user_id", id=name)
+    return owner is not None and owner["profile_id"] not in profiles
 
 
 def _addresses(session: Session, person: Person) -> set[tuple[str, str]]:

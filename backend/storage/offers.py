@@ -17,16 +17,17 @@ from backend.campaigns.eligibility import (
     Stop,
     recheck,
 )
-from backend.campaigns.hours import day_bounds, time_zone, week_bounds
-from backend.campaigns.model import Campaign, Offer
+from backend.campaigns.hours import day_bounds, is_time_zone, time_zone, week_bounds
+from backend.campaigns.model import Campaign, CategoryDwelt, Offer, StoreDwelt, StoreEntered, StoreLeft
 from backend.campaigns.offers import OfferUnrenderable, Rendered, render
-from backend.campaigns.triggers import holds_of
+from backend.campaigns.triggers import begins_with, holds_of, wait_for
 from backend.catalog.shelves import Shelves, ZoneRef
+from backend.occurrences import Occurrence
 from backend.profiles.behaviour import View
 from backend.push.model import Claimed
 from backend.storage import campaigns as campaign_rows
-from backend.storage import catalog, orders, profiles, segments
-from backend.storage.behaviour import viewed_products
+from backend.storage import catalog, fences, orders, profiles, segments
+from backend.storage.behaviour import viewed_products, zone_categories
 from backend.storage.campaigns import Waiting
 from backend.storage.session import Database, Row, Session
 
@@ -38,11 +39,59 @@ MISDATED_MS = 86_400_000  # by minutes, or by a time zone; last year's orders, i
 
 def zone_of_person(session: Session, profile_id: str, store_id: str | None) -> ZoneInfo:
     """The time zone that the person is said to be in, else the one their devices were in last, else the
-    store's."""
+    store's; of a moment in no store that of the one they visited last, else the one that all stores share."""
     traits = profiles.traits_of(session, profile_id)
-    device_clock = profiles.device_clock_of(session, profile_id)
-    store = session.row("store", store_id=store_id) if store_id else None
-    return time_zone(traits.get("timezone"), device_clock, store["timezone"] if store else None)
+    names = [traits.get("timezone"), profiles.device_clock_of(session, profile_id)]
+    if not any(is_time_zone(name) for name in names):
+        names.append(_stores_clock(session, profile_id, store_id))
+    return time_zone(*names)
+
+
+def _stores_clock(session: Session, profile_id: str, store_id: str | None) -> str | None:
+    if store_id is not None and (store := session.row("store", store_id=store_id)) is not None:
+        return str(store["timezone"])
+    visited = session.row("clock_of_last_store", profile_id=profile_id)
+    if visited is not None:
+        return str(visited[0])
+    clocks = session.rows("clocks_of_stores")
+    return str(clocks[0][0]) if len(clocks) == 1 else None
+
+
+def moment_now(session: Session, campaign: Campaign, profile_id: str, now: int) -> Waiting:
+    """As if the campaign's trigger happened to a person now: where it looks, which is where they are if it
+    looks at many places. To try it, not to be kept."""
+    trigger = campaign.trigger
+    store_id, zone_id = getattr(trigger, "store_id", None), getattr(trigger, "zone_id", None)
+    fence_id: str | None = getattr(trigger, "fence_id", None)
+    if fence_id is not None and (fence := fences.fence(session, fence_id)) is not None:
+        store_id = fence.store_id
+    elif isinstance(trigger, CategoryDwelt | StoreEntered | StoreDwelt | StoreLeft):
+        store_id, zone_id = _where_it_would_be(session, campaign, profile_id, now) or (store_id, zone_id)
+    return Waiting(
+        campaign_id=campaign.campaign_id,
+        subject="",
+        begun_at=now,
+        profile_id=profile_id,
+        due_at=now,
+        stays=False,
+        holds="nothing",
+        store_id=store_id,
+        zone_id=zone_id,
+        fence_id=fence_id,
+    )
+
+
+def _where_it_would_be(
+    session: Session, campaign: Campaign, profile_id: str, now: int
+) -> tuple[str, str | None] | None:
+    """The first of the places where the person is now that the trigger looks at: store and zone."""
+    trigger, categories = campaign.trigger, zone_categories(session)
+    for row in session.rows("whereabouts", profile_id=profile_id):
+        store_id, zone_id = row["store_id"], row["zone_id"]
+        seen = Occurrence(begins_with(trigger), profile_id, "", now, now, store_id=store_id, zone_id=zone_id)
+        if wait_for(campaign, seen, categories.get((store_id, zone_id or ""), ())) is not None:
+            return store_id, zone_id if isinstance(trigger, CategoryDwelt) else None
+    return None
 
 
 def person_facts(
@@ -199,6 +248,29 @@ def rendered_for(
     )
 
 
+def scene_of(session: Session, waiting: Waiting, products: Sequence[View]) -> Scene:
+    """The scene of a moment, with names as they are now."""
+    zone = session.row("zone", store_id=waiting.store_id, zone_id=waiting.zone_id)
+    store = session.row("store", store_id=waiting.store_id)
+    return Scene(zone["name"] if zone else waiting.zone_id or "", dict(store) if store else {}, products)
+
+
+def with_text(
+    session: Session, campaign: Campaign, facts: PersonFacts, waiting: Waiting, shelves: Shelves, at: int
+) -> PersonFacts:
+    """The facts, with whether there is a product to speak of at a moment, and why there would be no text."""
+    facts = with_products(session, campaign, facts, waiting, shelves, at)
+    if facts.has_products is False or facts.has_code is False:
+        return facts
+    offer = offer_of(campaign, facts.profile_id)
+    scene = scene_of(session, waiting, products_wherever(session, offer, waiting, shelves, at))
+    try:
+        rendered_for(session, campaign, offer, waiting, scene)
+    except OfferUnrenderable as error:
+        return replace(facts, text_fault=str(error))
+    return facts
+
+
 def _told(view: View) -> dict[str, Any]:
     """A product as templates see it; its price in the currency's unit."""
     price = None if view.price is None else f"{view.price / 100:.2f}"
@@ -318,8 +390,8 @@ def _objection(
     older = session.row("older_active_offer", **names, decision_id=claimed.decision_id)
     if older is not None and older[0]:
         return Stop("another offer of the campaign is on its way")
-    offered = [
-        row["at"]
+    others = [
+        row
         for row in session.rows("offers_to_person", **names)
         if row["decision_id"] != claimed.decision_id and not row["active"]
     ]
@@ -337,7 +409,8 @@ def _objection(
         ),
         still_there=_is_there(session, person, decision),
         zone=zone,
-        offered=offered,
+        offered=[row["at"] for row in others],
+        offered_here=[row["at"] for row in others if _place(row) == _place(decision)],
         held_out=arm_of(campaign, person) == "held_out",
         sent_today=today,
         sent_this_week=this_week,

@@ -45,7 +45,7 @@ class ProfileRows(MemoryProfiles):
             self._know_nothing(session)
         self._session = session
         self._mark = None
-        self._read.difference_update(self._passing - self.edges.keys())
+        self._read.difference_update([one for one in self._passing if one not in self.edges])
         self._passing.clear()
 
     def end(self) -> None:

@@ -38,10 +38,7 @@ def resolve(session: Session, id_type: str, identifier: str) -> str | None:
 
 def consented_beacons(session: Session) -> dict[str, str]:
     """Beacon key to person, for everybody who agreed to proximity; nobody else's beacon is ever looked at."""
-    statements: dict[str, list[Statement]] = {}
-    for row in session.rows("consent_statements_of_people_with_beacons", purpose=PROXIMITY):
-        statements.setdefault(row["person_id"], []).append(_statement(row))
-    agreed = {person for person, said in statements.items() if standing(said)}
+    agreed = _agreeing(session.rows("consent_statements_of_people_with_beacons", purpose=PROXIMITY))
     return {
         row["beacon"]: row["profile_id"]
         for row in session.rows("people_with_beacons")
@@ -66,6 +63,11 @@ def beacons_of_people(session: Session, people: Iterable[str]) -> dict[str, list
 def consent_of(session: Session, profile_id: str, purpose: str) -> bool:
     """Whether the person behind a profile agrees to a purpose; False if nothing was ever said."""
     return _consents(session, _person(session, profile_id)).get(purpose, False)
+
+
+def agreeing(session: Session, people: Iterable[str], purpose: str) -> set[str]:
+    """Those of some people, given by their roots, who agree to a purpose."""
+    return _agreeing(session.rows("consent_statements_of_people", people=as_json(people), purpose=purpose))
 
 
 def standing_consents(session: Session, profile_id: str) -> dict[str, bool]:
@@ -134,6 +136,14 @@ def _consents(session: Session, person: str | None) -> dict[str, bool]:
     for row in session.rows("consent_statements_of", profile_id=person):
         statements.setdefault(row["purpose"], []).append(_statement(row))
     return {purpose: standing(said) for purpose, said in sorted(statements.items())}
+
+
+def _agreeing(rows: Iterable[Row]) -> set[str]:
+    """Who agrees, by what each of their profiles last said of one purpose."""
+    statements: dict[str, list[Statement]] = {}
+    for row in rows:
+        statements.setdefault(row["person_id"], []).append(_statement(row))
+    return {person for person, said in statements.items() if standing(said)}
 
 
 def _statement(row: Row) -> Statement:

@@ -8,8 +8,7 @@ from typing import Any
 
 import msgspec
 
-from backend.campaigns.eligibility import PersonFacts
-from backend.campaigns.hours import day_bounds
+from backend.campaigns.eligibility import PersonFacts, send_time
 from backend.campaigns.model import (
     Campaign,
     CategoryDwelt,
@@ -30,11 +29,11 @@ from backend.campaigns.results import Outcome
 from backend.campaigns.triggers import wait_for
 from backend.catalog.shelves import Shelves
 from backend.occurrences import Occurrence, OccurrenceKind
-from backend.storage import profiles
+from backend.storage import fences, profiles
 from backend.storage.behaviour import zone_categories
 from backend.storage.campaigns import Waiting
 from backend.storage.catalog import load_shelves
-from backend.storage.offers import offers_around, person_facts, with_products, zone_of_person
+from backend.storage.offers import offers_around, person_facts, with_text, zone_of_person
 from backend.storage.segment_facts import as_json
 from backend.storage.segments import trees
 from backend.storage.session import Row, Session
@@ -142,6 +141,7 @@ def _fence_moments(session: Session, campaign: Campaign, since: int, until: int)
     rows = session.rows(
         "past_fence_visits", fence_id=trigger.fence_id, since=since - DAY_MS, until=until, limit=MOST_MOMENTS
     )
+    around = fences.fence(session, trigger.fence_id)
     for row in rows:
         at = row["left_at"] if kind == "fence_left" else row["entered_at"]
         if at is not None:
@@ -151,6 +151,7 @@ def _fence_moments(session: Session, campaign: Campaign, since: int, until: int)
                 row["subject"],
                 at,
                 at,
+                store_id=around.store_id if around else None,
                 fence_id=row["fence_id"],
                 confidence=row["confidence"],
             )
@@ -285,10 +286,11 @@ def _facts_then(
         zone_id=zone_id or None,
         fence_id=fence or None,
     )
-    facts = person_facts(session, campaign, waiting, day_bounds(moment.due_at, zone)[0], zone, now)
+    send_at = send_time(campaign, moment.due_at, zone)
+    facts = person_facts(session, campaign, waiting, send_at, zone, now)
     reached_at = facts.goal_reached_at
     today, this_week = offers_around(
-        session, person, moment.due_at, zone, known_at=moment.due_at, but=campaign.campaign_id, since=since
+        session, person, send_at, zone, known_at=moment.due_at, but=campaign.campaign_id, since=since
     )
     facts = replace(
         facts,
@@ -299,4 +301,4 @@ def _facts_then(
         sent_today=today,
         sent_this_week=this_week,
     )
-    return with_products(session, campaign, facts, waiting, shelves, moment.due_at)
+    return with_text(session, campaign, facts, waiting, shelves, moment.due_at)

@@ -111,7 +111,7 @@ class Links:
         if link is None or link.issued_at > arrival.received_at + AHEAD_MS:
             raise Refusal(400, "invalid_link", "this is no link token of ours")
         if arrival.received_at > link.expires_at:
-            raise Refusal(400, "expired_link", "the link's time is over; show a new code")
+            raise expired_link()
         event = event_of(
             call,
             "link",
@@ -140,6 +140,11 @@ class Links:
             await asyncio.sleep(ASK_AGAIN_S)
         if spent != Redeemer(event.device_id or "", event.anonymous_id):
             raise Refusal(409, "used_link", "this link was redeemed already; show a new code")
+
+
+def expired_link() -> Refusal:
+    """The answer to a token that says nothing any more."""
+    return Refusal(400, "expired_link", "the link's time is over; show a new code")
 
 
 def _code(token: str, url: str) -> str:

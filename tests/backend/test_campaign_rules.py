@@ -472,3 +472,36 @@ def test_templates_that_come_to_nothing_or_never_end_are_told(body):
 def test_templates_see_values_not_python(name):
     with pytest.raises(OfferUnrenderable):
         render(Offer("title", f"{{{{ profile.{name} }}}}"), FACTS)
+
+
+@pytest.mark.parametrize(
+    ("link", "opens"),
+    [
+        ("https://shop.example/4711", True),
+        ("http://shop.example", True),
+        ("shop://product/4711", True),
+        ("/product/4711", True),
+        ("product/data:4711", True),
+        ("", False),
+        ("javascript:alert(1)", False),
+        ("JavaScript:alert(1)", False),
+        ("java\tscript:alert(1)", False),
+        ("\x01data:text/html,x", False),
+        ("file:///etc/passwd", False),
+        ("vbscript:x", False),
+        ("blob:https://x", False),
+    ],
+)
+def test_an_app_is_sent_nowhere_where_text_is_run(link, opens):
+    offer = Offer("a", "b", deeplink="{{ product.url }}")
+    assert render(offer, {"product": {"url": link}}).deeplink == (link.strip() if opens else None)
+
+
+@pytest.mark.parametrize(
+    ("image", "shown"),
+    [("https://x.example/a.png", True), ("HTTPS://x.example/a.png", True), ("http://x.example/a.png", False)],
+)
+def test_phones_load_images_by_https_alone(image, shown):
+    assert render(Offer("a", "b", image="{{ product.image_url }}"), {"product": {"image_url": image}}).image == (
+        image if shown else None
+    )

@@ -446,6 +446,38 @@ async def test_an_address_that_a_family_shares_stays_the_others(office):
     assert await office.send(past) == 1
 
 
+CHLOE, DORA = "chloe-0003-old", "dora-0004-new"
+
+
+async def aliased(office) -> None:
+    """An alias that says that two users are one: a question to an operator, no merge."""
+    shop = office.shop
+    await office.send(
+        shop.event("track", name="Bought", user_id=CHLOE),
+        shop.event("identify", user_id=DORA, traits={"firstName": "Dora"}),
+        shop.event("alias", user_id=DORA, previous_id=CHLOE),
+    )
+    await shop.folded()
+    shop.clock.forward(1000)
+
+
+async def test_whom_an_alias_called_theirs_is_not_erased_with_them(office):
+    shop = office.shop
+    await aliased(office)
+    await office.erase(f"user_id:{DORA}")
+    assert (await office.decoded(DORA), office.raw(DORA)) == ([], {})
+    assert [body["user_id"] for body in map(_plain, await shop.column("select body from events"))] == [CHLOE]
+    late = shop.event("track", name="Late", user_id=CHLOE, occurred_at=shop.clock() - 5_000)
+    assert await office.send(late) == 1
+
+
+async def test_whom_an_alias_called_theirs_leaves_no_trace_with_them(office):
+    await aliased(office)
+    await office.erase(f"user_id:{CHLOE}")
+    assert (await office.decoded(CHLOE), office.raw(CHLOE)) == ([], {})
+    assert await office.shop.column("select id from identity_edges where id_type = 'user_id'") == [DORA]
+
+
 async def test_short_identifiers_hit_nobody_else(office):
     """A user called 42, and somebody who wears size 42."""
     shop = office.shop

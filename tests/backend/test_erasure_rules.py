@@ -21,6 +21,7 @@ from backend.profiles.erasure import (
 )
 from backend.secret_file import SecretUnusable, make_secret, read_secret
 from backend.storage import erasure
+from sdk_bridge.server.refusals import Refusal
 from sdk_bridge.wire.app_events import AppEvent, ExternalId, Link, PushAddress, encode_each
 
 KEYS = ErasureKeys(b"k" * 32)
@@ -57,6 +58,22 @@ def test_only_what_happened_before_is_refused(at, refused):
 
 def test_what_arrived_before_is_refused_whatever_its_own_clock_says():
     assert tombstones(ANNA).admitted(event(9_000, received_at=1_000, user_id=ANNA)) is None
+
+
+async def test_a_link_token_says_what_was_so_when_it_was_made():
+    """Redeemed within its ten minutes, but after the erasure, it would bring visitor and account back."""
+    later = 2 * ERASED_AT
+    token, fresh = (Link("n" * 16, "web", "visitor", at, 10_000, ANNA) for at in (ERASED_AT, ERASED_AT + 1))
+    door = GuardedJournal(_Counting(), tombstones(ANNA))
+    assert await door.append_events([event(later, kind="link", device_id=DEVICE, link=fresh)]) == 1
+    for more in ({"device_id": DEVICE}, {"device_id": DEVICE, "user_id": "berta", "proven": True}):
+        with pytest.raises(Refusal, match="show a new code"):
+            await door.append_events([event(later, kind="link", link=token, **more)])
+
+
+class _Counting:
+    async def append_events(self, events, encoded=None):
+        return len(events)
 
 
 def test_a_later_erasure_of_the_same_person_refuses_what_came_between():

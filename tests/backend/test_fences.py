@@ -270,7 +270,8 @@ class Walk:
     def at(self, metres: float, accuracy: float = 10.0, seconds: int = 10, late_s: int = 0) -> list[str]:
         self.now += seconds * 1000
         fix = Fix(self.now - late_s * 1000, accuracy)
-        found = list(self.tracks.locate("phone", fix, self.fences.around(*north(metres))))
+        tracked = self.tracks.tracks.get("phone", ())
+        found = list(self.tracks.locate("phone", fix, self.fences.around(*north(metres), tracked)))
         self.seen += found
         return [one.kind for one in found]
 
@@ -296,6 +297,30 @@ def test_a_wild_fix_says_nothing():
     assert walk.at(17_000, accuracy=17_000) == []
     assert walk.at(400, accuracy=150) == []
     assert walk.at(0) == ["stayed"]
+
+
+@pytest.mark.parametrize("fixes", [[(17_000, 17_000)] * 5, [(900, 250)] * 2, [(9_000, 17_000), (9_000, 250)]])
+def test_however_many_wild_fixes_there_are_they_say_nothing(fixes):
+    walk = Walk(circle(radius_m=100))
+    walk.at(0)
+    assert [walk.at(metres, accuracy) for metres, accuracy in fixes] == [[]] * len(fixes)
+    assert walk.at(0) == ["stayed"]
+
+
+@pytest.mark.parametrize("approach_m", [0, 20, 500])
+def test_fixes_jump_as_far_where_nobody_waits_for_who_approaches(approach_m):
+    walk = Walk(circle(radius_m=100, approach_m=approach_m))
+    walk.at(0)
+    assert [walk.at(metres) for metres in (105, 125, 95)] == [[], [], ["stayed"]]
+    assert walk.at(150) == ["left"]
+
+
+def test_a_fence_that_was_taken_away_holds_nobody():
+    walk = Walk(circle(radius_m=100))
+    walk.at(0)
+    walk.fences = Fences.of([])
+    assert walk.at(0) == ["left"]
+    assert walk.tracks.tracks == {}
 
 
 def test_a_doubtful_fix_needs_a_second():

@@ -14,12 +14,12 @@ from sdk_bridge.wire.places import BeaconRegion, FenceRegion
 LATITUDE, LONGITUDE = 48.2, 16.37
 
 
-def fence(fence_id: str = "door", *, north_m: float = 0, **more):
+def fence(fence_id: str = "door", *, north_m: float = 0, radius_m: float = 150, **more):
     shape = {
         "type": "circle",
         "latitude": LATITUDE + north_m / METRES_A_DEGREE,
         "longitude": LONGITUDE,
-        "radius_m": 150,
+        "radius_m": radius_m,
     }
     return parse_fence(msgspec.json.encode({"fence_id": fence_id, "name": "Door", "shape": shape, **more}))
 
@@ -103,6 +103,23 @@ async def test_what_the_phones_system_reports_counts(street):
     assert (stay["fence_id"], stay["left_at"]) == ("door", None)
 
 
+@pytest.mark.parametrize("accuracy", [None, 20.0])
+async def test_a_system_that_tells_no_place_is_believed_of_a_small_fence(street, accuracy):
+    """Its fix is its own business; only one that it tells, and that is worse than the fence, says nothing."""
+    small = fence("booth", radius_m=40)
+    await street.state.write(lambda s: fence_rows.put_fences(s, [small], street.clock()))
+    street.fold.refresh()
+    await offer(street, {"type": "fence_entered", "fence_id": "booth"})
+    where = None if accuracy is None else Location(LATITUDE, LONGITUDE, accuracy)
+    said = FenceTransition("booth", "enter")
+    event = street.event(
+        "fence_transition", user_id="anna", device_id="phone-anna", fence=said, location=where
+    )
+    await street.journal.append_events([event])
+    await street.folded()
+    assert await decided(street) == [("sent", "eligible", "booth")]
+
+
 async def test_without_consent_nothing_is_kept_of_where_somebody_was(street):
     await street.person("berta", consent={"proximity": False, "push": True})
     await be_at(street, 10, user="berta")
@@ -119,6 +136,52 @@ async def test_whoever_withdraws_is_out_of_every_fence_at_once(street):
     await street.folded()
     assert await street.column("select count(*) from fence_presences") == [0]
     assert None not in await street.column("select left_at from fence_visits")
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("here", []),
+        ("yes here", [1]),
+        ("here yes here", [2]),
+        ("yes here no here", [1]),
+        ("no here yes here here", [3, 4]),
+        ("yes no here", []),
+        ("yes here here no yes here no here", [1, 2, 5]),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_somebody_says_counts_for_what_comes_after_it(street, said, kept, at_once):
+    """Also where all of it comes in one call, and so in one transaction."""
+    events = []
+    for number, word in enumerate(said.split()):
+        street.clock.forward(1_000)
+        who = {"user_id": "berta", "device_id": "phone-berta", "message_id": f"{number}"}
+        if word == "here":
+            events.append(street.event("location", location=Location(LATITUDE, LONGITUDE, 10.0), **who))
+        else:
+            events.append(street.event("consent", consent={"proximity": word == "yes"}, **who))
+    for call in [events] if at_once else [[event] for event in events]:
+        await street.journal.append_events(call)
+        await street.folded()
+    stored = await street.column("select message_id from events where kind = 'location' order by event_id")
+    assert stored == [str(number) for number in kept]
+    is_here = said.split()[-1] == "here" and len(events) - 1 in kept
+    assert await street.column("select inside from fence_presences") == [1] * is_here
+
+
+async def test_a_stranger_who_was_merged_takes_their_refusal_along(street):
+    """A phone that refused before anybody knew whose it is refuses for its owner, in the same call too."""
+    phone = {"device_id": "tablet"}
+    here = Location(LATITUDE, LONGITUDE, 10.0)
+    said = [
+        street.event("consent", consent={"proximity": False}, **phone),
+        street.event("location", user_id="anna", location=here, **phone),
+    ]
+    await street.journal.append_events(said)
+    await street.folded()
+    assert await street.column("select count(*) from events where kind = 'location'") == [0]
+    assert await street.column("select count(*) from fence_presences") == [0]
 
 
 async def test_an_old_location_is_history(street):

@@ -39,6 +39,7 @@ PASSED_BY_ANNA = [
     "products",
     "code",
     "priority",
+    "text",
 ]
 
 

@@ -1,5 +1,6 @@
 """The rules of a push: its states, what each answer means, and when it is tried again."""
 
+import time
 from typing import Any
 
 import pytest
@@ -210,13 +211,24 @@ def test_waiting_grows_and_is_spread() -> None:
         ("30", 30),
         ("Fri, 15 Jan 2027 08:00:10 GMT", 10),
         ("Fri, 15 Jan 2027 07:00:00 GMT", 0),
+        ("Friday, 15-Jan-27 08:00:10 GMT", 10),
+        ("Fri Jan 15 08:00:10 2027", 10),
+        ("Fri, 15 Jan 2027 08:00:10 -0000", 10),
         ("soon", 0),
         ("-5", 0),
         ("9" * 400, 86_400),
     ],
 )
-def test_retry_after(header: str | None, seconds: float) -> None:
-    assert retry_after_s(header, NOW) == seconds
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
+def test_retry_after(header: str | None, seconds: float, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All three forms of RFC 9110, 5.6.7, on a machine whose own clock is set to wherever it stands."""
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert retry_after_s(header, NOW) == seconds
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @given(st.text())

@@ -224,3 +224,27 @@ with recursive tree (profile_id) as (
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
 select exists (select 1 from tree join presences using (profile_id)
   where store_id = :store_id and zone_id = :zone_id);
+
+-- name: whereabouts
+-- The stores that a person is in now, and the zones there; the newest visit first.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select v.store_id, here.zone_id
+from tree join visits v on v.profile_id = tree.profile_id
+left join presences here on here.beacon_key = v.subject and here.store_id = v.store_id
+where v.left_at is null order by v.entered_at desc, v.visit_id desc;
+
+-- name: clock_of_last_store
+-- The time zone of the store that a person came to last.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select s.timezone from tree join visits v on v.profile_id = tree.profile_id join stores s on s.store_id = v.store_id
+order by v.entered_at desc limit 1;
+
+-- name: clocks_of_stores
+-- The time zones of all stores; two are enough to know that they differ.
+select distinct timezone from stores limit 2;

@@ -4,6 +4,14 @@
 -- What a profile is or was known by.
 select id_type, id from identity_edges where profile_id = :profile_id and id_type <> 'profile';
 
+-- name: erasure_called
+-- Profiles of what an alias took for an anonymous id, and is a user id of this profile.
+select distinct a.profile_id
+from identity_edges u
+join identity_claims c on c.id_type = 'anonymous_id' and c.id = u.id and c.via = 'alias'
+join identity_edges a on a.id_type = 'anonymous_id' and a.id = u.id and a.valid_to is null
+where u.profile_id = :profile_id and u.id_type = 'user_id';
+
 -- name: erasure_claims
 -- What was proven to go with a profile.
 select distinct id_type, id from identity_claims where profile_id = :profile_id;
@@ -28,7 +36,8 @@ select name, value from traits where profile_id = :profile_id and name in ('emai
 -- name: erasure_trait_bearers
 -- Whose trait has the same value.
 select profile_id from traits
-where name in ('email', 'name', 'firstName', 'lastName', 'first_name', 'last_name', 'phone')
+where (name = 'email' or name = 'name' or name = 'firstName' or name = 'lastName' or name = 'first_name'
+    or name = 'last_name' or name = 'phone')
   and name = :name and lower(value) = lower(cast(:value as text));
 
 -- name: erasure_known_again

@@ -271,6 +271,17 @@ with recursive up (beacon, profile_id, parent) as (
   select up.beacon, p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent)
 select beacon, profile_id from up where parent is null;
 
+-- name: consent_statements_of_people
+-- What each profile of people, given by their roots as a JSON list, last said of one purpose.
+with recursive tree (person_id, profile_id) as (
+  select p.profile_id, p.profile_id
+  from json_each(cast(:people as text)) asked cross join profiles p where p.profile_id = asked.value
+  union all
+  select tree.person_id, p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select tree.person_id, c.granted, c.occurred_at, p.id_type, p.merged_at
+from tree join profiles p on p.profile_id = tree.profile_id
+join consents c on c.profile_id = tree.profile_id and c.purpose = :purpose;
+
 -- name: consent_statements_of_people_with_beacons
 -- What each profile of everybody who carries a beacon last said of one purpose.
 with recursive

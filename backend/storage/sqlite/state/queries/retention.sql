@@ -53,7 +53,7 @@ delete from alerts where alert_id in (
 -- Where phones were, and which beacons they heard.
 delete from events where event_id in (
   select event_id from events
-  where kind in ('location', 'beacon_sighting', 'fence_transition') and received_at < :before
+  where (kind = 'location' or kind = 'beacon_sighting' or kind = 'fence_transition') and received_at < :before
   order by received_at limit :limit);
 
 -- name: empty_pushes!
@@ -112,7 +112,7 @@ select count(*) from alerts where alert_id <= (select max(alert_id) from alerts)
 -- name: count_observations$
 -- What phones observed too long ago.
 select count(*) from events
-where kind in ('location', 'beacon_sighting', 'fence_transition') and received_at < :before;
+where (kind = 'location' or kind = 'beacon_sighting' or kind = 'fence_transition') and received_at < :before;
 
 -- name: count_pushes_to_empty$
 -- Pushes whose text is too old.

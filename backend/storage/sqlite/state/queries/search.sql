@@ -7,7 +7,8 @@ order by id limit :limit;
 -- name: traits_with_prefix
 -- Profiles whose trait begins so, whatever the case of its Latin letters, from behind one.
 select name, value, lower(value) as folded, profile_id from traits
-where name in ('email', 'name', 'firstName', 'lastName', 'first_name', 'last_name', 'phone')
+where (name = 'email' or name = 'name' or name = 'firstName' or name = 'lastName' or name = 'first_name'
+    or name = 'last_name' or name = 'phone')
   and name = :name and lower(value) >= :low and lower(value) < :high
   and (lower(value), profile_id) > (cast(:after_value as text), cast(:after_profile as text))
 order by lower(value), profile_id limit :limit;
