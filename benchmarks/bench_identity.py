@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import gc
 import itertools
 import json
 import statistics
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from backend import garbage
 from backend.fold import Fold
 from backend.ids import uuid7
 from backend.profiles.service import Numbered, ProfileService
@@ -91,8 +91,7 @@ def identities(folder: Path, events: Sequence[AppEvent], batch: int, before: Seq
 
     for part in parts(before, batch):
         apply(part)
-    gc.collect()
-    gc.freeze()  # the benchmark's own lists of events are nobody's burden but its own
+    garbage.settle()  # as the backend does; the benchmark's own lists of events are nobody's burden but its own
     started = clock()
     for part in parts(events, batch):
         apply(part)
@@ -143,8 +142,7 @@ async def whole_fold(
         times = itertools.count(NOW + len(events))  # a clock that stands would make ids that no clock orders
         fold = Fold(journal, state, lambda: next(times), on_listening=lambda _: None)
         await fold.load()
-        gc.collect()
-        gc.freeze()
+        garbage.settle()  # as the backend does
         started = clock()
         folding = asyncio.create_task(fold.run())
         await fold.caught_up("", within_s=600.0)

@@ -29,6 +29,7 @@ MAX_BATCH_EVENTS = 100
 MAX_PARTS = 50  # sightings or crossings in one call: half of what the bridge takes, for they must fit 32 KB
 PACKED_BYTES = 1024  # below it gzip saves nothing worth a phone's battery
 MAX_ANSWER_BYTES = 64 * 1024
+BUSY_S = 0.1  # the app's loop stands still for it when somebody else writes to the queue's file
 MAX_RETRY_AFTER_S = 300.0  # a bridge that asks for a day must not silence a phone for a day
 _AGAIN = frozenset({408, 410, 429, 460})
 _NEVER_AGAIN = frozenset({501, 505})
@@ -127,11 +128,15 @@ class ClientSettings:
 
 @dataclass(slots=True)
 class ClientTally:
-    """What became of calls that got no 200: pushed out of a full queue, or refused for good."""
+    """What became of calls that got no 200: pushed out of a full queue, refused for good, or never written
+    because the disk would not take them. `queues_broken` are files that could not be read any more.
+    """
 
     dropped_full: int = 0
+    dropped_unwritten: int = 0
     refused: int = 0
     retries: int = 0
+    queues_broken: int = 0
     refusals: deque[str] = field(default_factory=lambda: deque(maxlen=20))
 
 
@@ -139,7 +144,8 @@ class BridgeClient:
     """Sends calls to the bridge; use as `async with`. Calls return at once with their message id.
 
     With a `queue_path` what was not answered 200 survives the death of the process and is sent by the next
-    client with that path, under the same message ids. A `session` given is shared and not closed.
+    client with that path, under the same message ids. A file there that is damaged is set aside, as
+    `….broken`, and a new one begun. A `session` given is shared and not closed.
     """
 
     def __init__(
@@ -158,7 +164,7 @@ class BridgeClient:
         """What to watch, as the bridge answered the last location."""
         self._base = base_url.rstrip("/")
         self._auth = "Basic " + base64.b64encode(f"{write_key}:".encode()).decode()
-        self._queue = _Queue(queue_path, self.settings.queue_limit, self.settings.queue_bytes)
+        self._queue = _Queue(queue_path, self.settings.queue_limit, self.settings.queue_bytes, self.tally)
         self._session = session
         self._own_session = session is None
         self._waiting = asyncio.Event()
@@ -318,7 +324,7 @@ class BridgeClient:
         encoded = msgspec.json.encode(stamped)
         if len(encoded) > MAX_EVENT_BYTES:
             raise ValueError(f"the call has {len(encoded)} bytes, the bridge takes {MAX_EVENT_BYTES}")
-        self.tally.dropped_full += self._queue.put(_Queued(0, message_id, path, encoded))
+        self._queue.put(_Queued(0, message_id, path, encoded))
         self._note_level()
         return message_id
 
@@ -340,7 +346,12 @@ class BridgeClient:
         failures = 0
         while True:
             await self._waiting.wait()
-            wait = await self._send(session, self._queue.head())
+            try:
+                wait = await self._send(session, self._queue.head())
+            except sqlite3.Error as error:  # a full disk, or whoever holds the file: both may pass
+                self._queue.mend(error)
+                self._note_level()
+                wait = 0.0
             if wait is None:
                 failures = 0
                 continue
@@ -368,18 +379,18 @@ class BridgeClient:
         return self._settle(calls, status, text)
 
     def _settle(self, calls: Sequence["_Queued"], status: int, text: bytes) -> float | None:
-        if status == 200:
-            answer = _understood(text)
-            if answer is None:
-                return 0.0  # a hotspot's own page, which answers everything
-            if calls[0].path == LOCATION_PATH:
-                self.regions = tuple(answer.regions)
-            self.acknowledged.extend(call.message_id for call in calls)
-        else:
+        answer = _understood(text) if status == 200 else None
+        if status == 200 and answer is None:
+            return 0.0  # a hotspot's own page, which answers everything
+        self._queue.delete(calls)  # first: where the disk refuses, the same calls are answered once more
+        self._note_level()
+        if answer is None:
             self.tally.refused += len(calls)
             self.tally.refusals.append(f"{calls[0].path}: {status} {text[:300].decode(errors='replace')}")
-        self._queue.delete(calls)
-        self._note_level()
+            return None
+        if calls[0].path == LOCATION_PATH:
+            self.regions = tuple(answer.regions)
+        self.acknowledged.extend(call.message_id for call in calls)
         return None
 
     def _body(self, calls: Sequence["_Queued"]) -> bytes:
@@ -445,10 +456,21 @@ def _may_pass(status: int) -> bool:
 class _Queue:
     """Calls in order, in a SQLite file or in memory; bounded: the oldest make room."""
 
-    def __init__(self, path: Path | None, limit: int, most_bytes: int) -> None:
+    def __init__(self, path: Path | None, limit: int, most_bytes: int, tally: ClientTally) -> None:
+        self._path = path
         self._limit = limit
         self._most_bytes = most_bytes
-        self._database = sqlite3.connect(path or ":memory:", isolation_level=None)
+        self._tally = tally
+        self.count = self._bytes = 0
+        try:
+            self._open()
+        except sqlite3.DatabaseError as error:
+            if path is None or not _is_damage(error):
+                raise
+            self.mend(error)
+
+    def _open(self) -> None:
+        self._database = sqlite3.connect(self._path or ":memory:", BUSY_S, isolation_level=None)
         # WAL without a sync each: the process may die at any time, a power cut may cost the last calls.
         self._database.executescript(
             """
@@ -463,22 +485,37 @@ class _Queue:
             """
         )
         held = self._database.execute("select count(*), coalesce(sum(length(body)), 0) from calls").fetchone()
-        self.count: int = held[0]
-        self._bytes: int = held[1]
+        self.count, self._bytes = held
 
-    def put(self, call: _Queued) -> int:
-        """Adds a call; how many had to make room."""
+    def mend(self, error: sqlite3.Error) -> None:
+        """Sets a damaged file aside and begins a new one; any other error leaves all as it is."""
+        if self._path is None or not _is_damage(error):
+            return
+        self._tally.queues_broken += 1
+        self._database.close()
+        for end in ("-wal", "-shm"):
+            Path(f"{self._path}{end}").unlink(missing_ok=True)
+        self._path.replace(f"{self._path}.broken")
+        self._open()
+
+    def put(self, call: _Queued) -> None:
+        """Adds a call, and counts what had to make room, or the call itself where the disk is full."""
+        try:
+            self._add(call)
+        except sqlite3.Error as error:
+            self._tally.dropped_unwritten += 1
+            self.mend(error)
+
+    def _add(self, call: _Queued) -> None:
         self._database.execute(
             "insert into calls (message_id, path, body) values (?, ?, ?)",
             (call.message_id, call.path, call.body),
         )
         self.count += 1
         self._bytes += len(call.body)
-        dropped = 0
         while self.count > 1 and (self.count > self._limit or self._bytes > self._most_bytes):
             self._drop_oldest()
-            dropped += 1
-        return dropped
+            self._tally.dropped_full += 1
 
     def _drop_oldest(self) -> None:
         oldest = "delete from calls where number = (select min(number) from calls) returning length(body)"
@@ -501,15 +538,23 @@ class _Queue:
 
     def delete(self, calls: Sequence[_Queued]) -> None:
         """Removes calls that were dealt with, unless they had to make room meanwhile."""
-        self._database.execute("begin")
-        for call in calls:
-            done = self._database.execute("delete from calls where number = ?", (call.number,))
-            self.count -= done.rowcount
-            self._bytes -= done.rowcount * len(call.body)
-        self._database.execute("commit")
+        gone = size = 0
+        with self._database:  # commits, or takes all of it back
+            self._database.execute("begin")
+            for call in calls:
+                done = self._database.execute("delete from calls where number = ?", (call.number,))
+                gone += done.rowcount
+                size += done.rowcount * len(call.body)
+        self.count -= gone
+        self._bytes -= size
 
     def close(self) -> None:
         self._database.close()
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Not a database, or a malformed one; what may pass (full, locked) is an OperationalError."""
+    return type(error) is sqlite3.DatabaseError
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -21,12 +21,14 @@ from gateway.aggregate import Aggregator
 
 FIRST_DECISION_S: Final = 5.0  # every rule may fill its windows first
 CLEAR_M: Final = 2.0
+NOT_TOLD: Final = 127  # what a controller says that does not know the level (Bluetooth Core 5.4, 7.7.65.2)
 LONGEST_S: Final = 86_400.0  # a column in milliseconds would be decided upon for hours
 OURS: Final = "Footfall"
 OURS_WITHOUT_PLACES: Final = "Footfall, places unknown"
 Point: TypeAlias = tuple[float, float]
 Which: TypeAlias = Literal["gateways", "all"]
 Row = TypeVar("Row")
+_WORDS: Final = {"true": "1", "false": "0", "yes": "1", "no": "0"}
 
 
 class DatasetError(ValueError):
@@ -434,10 +436,10 @@ def _percent(share: float | None) -> str:
 
 def read_dataset(folder: Path, which: Which = "gateways") -> tuple[Hall, list[Recording]]:
     """`receivers.csv` and every `track_*.csv`. Raises DatasetError."""
-    rows = _rows(folder / "receivers.csv", _receiver)
+    rows = _rows(folder / "receivers.csv", _receiver if which == "gateways" else _any_receiver)
     if len({name for name, _, _ in rows}) < len(rows):
         raise DatasetError(f"{folder / 'receivers.csv'} names a receiver twice")
-    hall = Hall({name: at for name, at, is_gateway in rows if is_gateway or which == "all"})
+    hall = Hall({name: at for name, at, is_used in rows if is_used})
     if not hall.places:
         raise DatasetError(f"{folder / 'receivers.csv'} names no gateway")
     recordings = [_recording(path, hall) for path in sorted(folder.glob("track_*.csv"))]
@@ -449,7 +451,11 @@ def read_dataset(folder: Path, which: Which = "gateways") -> tuple[Hall, list[Re
 def _recording(path: Path, hall: Hall) -> Recording:
     """Its clock begins with its first row, whoever heard it: some count from the epoch."""
     rows = sorted(_rows(path, _heard), key=lambda row: row.time_s)
-    heard = [replace(row, time_s=row.time_s - rows[0].time_s) for row in rows if row.receiver in hall.places]
+    heard = [
+        replace(row, time_s=row.time_s - rows[0].time_s)
+        for row in rows
+        if row.receiver in hall.places and row.rssi != NOT_TOLD
+    ]
     if not heard:
         raise DatasetError(f"in {path} no receiver in use hears anything")
     if heard[-1].time_s > LONGEST_S:
@@ -458,7 +464,11 @@ def _recording(path: Path, hall: Hall) -> Recording:
 
 
 def _receiver(row: Mapping[str, str]) -> tuple[str, Point, bool]:
-    return row["receiver"], _point(row), _number(row["is_gateway"]) != 0
+    return row["receiver"], _point(row), _number(_WORDS.get(said := row["is_gateway"].lower(), said)) != 0
+
+
+def _any_receiver(row: Mapping[str, str]) -> tuple[str, Point, bool]:
+    return row["receiver"], _point(row), True
 
 
 def _heard(row: Mapping[str, str]) -> Heard:
@@ -481,16 +491,28 @@ def _rows(path: Path, parse: Callable[[Mapping[str, str]], Row]) -> list[Row]:
     line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
+            reader = csv.reader(file)
+            columns = [name.strip() for name in next(reader, [])]
             parsed = []
-            for row in reader:
+            for cells in reader:
                 line = reader.line_num
-                parsed.append(parse(row))
+                if cells:
+                    parsed.append(parse(_Cells(zip(columns, map(str.strip, cells), strict=False))))
             return parsed
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from error
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise DatasetError(f"{path}, line {line} is not of the expected form: {error!r}") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8") from error
+    except (ValueError, csv.Error) as error:
+        raise DatasetError(f"{path}, line {line} is not of the expected form: {error}") from error
+
+
+class _Cells(dict[str, str]):
+    """A row by its columns' names."""
+
+    def __missing__(self, column: str) -> str:
+        known = ", ".join(self)
+        raise ValueError(f"there is nothing in the column {column}; there is in {known}")
 
 
 def _strongest(levels: Mapping[str, float]) -> str | None:

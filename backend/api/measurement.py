@@ -91,7 +91,8 @@ class Rehearsal(Struct):
 class FunnelView(Struct):
     """From candidates to money; `revenue` in hundredths by currency.
 
-    `stopped`: of those sent, what the last checks kept back after all, by their reason.
+    What was to be sent was `accepted`, is `on_the_way`, ended as `unknown` or `rejected`, or was `stopped` by the
+    last checks, by their reason. `bought`: people who bought anything, and `orders` how often.
     """
 
     candidates: int
@@ -100,11 +101,15 @@ class FunnelView(Struct):
     sent: int
     accepted: int
     opened: int
+    on_the_way: int
+    unknown: int
+    rejected: int
     stopped: dict[str, int]
     people: int
     reached: int
     visited: int
     bought: int
+    orders: int
     revenue: dict[str, int]
 
 

@@ -33,7 +33,7 @@ NEXT: dict[State, tuple[State, ...]] = {
     "paused": ("paused", "scheduled", "live", "ended"),
     "ended": ("ended",),
 }
-"""Which state may follow which, both as they stand; what has ended stays so, for its measurement is closed."""
+"""Which state may follow which, as they stand; what has ended stays so, for its measurement is closed."""
 
 
 class CampaignInvalid(ValueError):

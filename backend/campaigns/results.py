@@ -13,6 +13,8 @@ from typing import Literal, TypeAlias
 from backend.campaigns.uplift import Group, Uplift, uplift
 
 Verdict: TypeAlias = Literal["sent", "held_out", "suppressed"]
+Fate: TypeAlias = Literal["accepted", "on_the_way", "unknown", "rejected", "stopped"]
+"""What became of an offer that was to be sent; the best of its pushes counts, in this order."""
 Place: TypeAlias = tuple[str, str, str]
 """Store, zone, fence; empty where there is none."""
 
@@ -21,9 +23,9 @@ Place: TypeAlias = tuple[str, str, str]
 class Outcome:
     """One decision and what followed it within the campaign's window.
 
-    `accepted`, `opened`: any of its pushes; `stopped`: why the last checks let none go; `visited`: the
-    person came to a store afterwards; `bought` and `revenue` (hundredths, by currency): orders afterwards,
-    refunds taken off.
+    `fate`: of its pushes; `opened`: any of them; `stopped`: why the last checks let none go; `visited`: the
+    person came to a store afterwards; `orders` and `revenue` (hundredths, by currency): what they bought
+    afterwards, refunds taken off.
     """
 
     person_id: str
@@ -34,12 +36,12 @@ class Outcome:
     store_id: str = ""
     zone_id: str = ""
     fence_id: str | None = None
-    accepted: bool = False
+    fate: Fate = "stopped"
     opened: bool = False
     stopped: str | None = None
     reached: bool = False
     visited: bool = False
-    bought: int = 0
+    orders: int = 0
     revenue: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -51,7 +53,8 @@ class Outcome:
 class Funnel:
     """From candidates to money. `people` are those whom the offer was meant for, without the held out.
 
-    `stopped`: of those sent, what the last checks kept back after all, by their reason.
+    What was to be sent was `accepted`, is `on_the_way`, ended as `unknown` or `rejected`, or was `stopped` by the
+    last checks, by their reason. `bought`: people who bought anything, and `orders` how often.
     """
 
     candidates: int = 0
@@ -60,11 +63,15 @@ class Funnel:
     sent: int = 0
     accepted: int = 0
     opened: int = 0
+    on_the_way: int = 0
+    unknown: int = 0
+    rejected: int = 0
     stopped: Counter[str] = field(default_factory=Counter)
     people: int = 0
     reached: int = 0
     visited: int = 0
     bought: int = 0
+    orders: int = 0
     revenue: Counter[str] = field(default_factory=Counter)
 
     def count(self, outcome: Outcome) -> None:
@@ -76,17 +83,21 @@ class Funnel:
             self.held_out += 1
         else:
             self.sent += 1
-            self.accepted += outcome.accepted
+            self.accepted += outcome.fate == "accepted"
             self.opened += outcome.opened
-            if outcome.stopped is not None:
-                self.stopped[outcome.stopped] += 1
+            self.on_the_way += outcome.fate == "on_the_way"
+            self.unknown += outcome.fate == "unknown"
+            self.rejected += outcome.fate == "rejected"
+            if outcome.fate == "stopped":
+                self.stopped[outcome.stopped or "no push is left"] += 1
 
     def count_person(self, outcome: Outcome) -> None:
         """What a person did since their first offer."""
         self.people += 1
         self.reached += outcome.reached
         self.visited += outcome.visited
-        self.bought += outcome.bought
+        self.bought += outcome.orders > 0
+        self.orders += outcome.orders
         self.revenue.update(outcome.revenue)
 
 

@@ -29,6 +29,7 @@ class FencePart:
         self._session = session
         self._live = live
         self._handovers = handovers
+        self._stays: list[tuple[FenceTransition, str]] = []
 
     def observed(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:
         """A location, or a transition that the phone's system saw; of a person who agreed to be seen.
@@ -73,6 +74,8 @@ class FencePart:
 
     def save(self) -> None:
         """Stores what changed."""
+        fences.write_stays(self._session, self._stays)
+        self._stays.clear()
         live, tracks = self._live, self._live.fence_tracks
         changed = ((key, tracks.track_of(key), self._partition_for(key[0])) for key in sorted(tracks.changed))
         fences.save_tracks(self._session, changed, live.fence_owners)
@@ -88,7 +91,7 @@ class FencePart:
         live = self._live
         for transition in transitions:
             owner = live.fence_owners.get(transition.subject, "")
-            fences.apply_transition(self._session, transition, owner)
+            self._stays.append((transition, owner))
             geometry = live.fences.fences.by_id.get(transition.fence_id)
             if transition.kind == "stayed" and not live.stays.get(transition.subject):
                 continue

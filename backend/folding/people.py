@@ -88,7 +88,8 @@ class PeoplePart:
         seen = {one.event_id: self._seen(did) for one, did in told if one.event.kind in _OBSERVED}
         if not seen:
             return told
-        agreed = profiles.agreeing(self._session, set(seen.values()) - {None}, profiles.PROXIMITY)
+        people = {person for person in seen.values() if person is not None}
+        agreed = self._rows.agreeing(people, profiles.PROXIMITY)
         return [(one, did) for one, did in told if one.event_id not in seen or seen[one.event_id] in agreed]
 
     def _seen(self, did: Applied) -> str | None:

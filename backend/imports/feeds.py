@@ -10,6 +10,7 @@ from xml.parsers import expat
 from backend.imports.tables import FileUnreadable, Record
 
 GOOGLE = "http://base.google.com/ns/1.0"
+GOOGLE_MISSPELT = "https://base.google.com/ns/1.0"  # what shops' plugins make of it
 ATOM = "http://www.w3.org/2005/Atom"
 FIELDS = (
     "id",
@@ -32,7 +33,7 @@ MAX_FIELD = 5_000  # characters; Google's own longest that we keep is a link of 
 MAX_DEPTH = 32  # nested elements; a feed has five, and a bomb millions
 MAX_TOKEN = 1 << 20  # bytes of one tag; the parser keeps an unfinished one whole
 _ITEMS = frozenset({"item", f"{ATOM} item", "entry", f"{ATOM} entry"})
-_SPACES = ("", f"{ATOM} ", f"{GOOGLE} ")
+_SPACES = ("", f"{ATOM} ", f"{GOOGLE} ", f"{GOOGLE_MISSPELT} ")
 _NAMES = {f"{space}{field}": field for space in _SPACES for field in FIELDS}
 
 
@@ -132,7 +133,7 @@ class _Reading:
     def _keep(self, name: str, text: str) -> None:
         """Of two with one name Google's own counts, then the first: a product has several types, say."""
         field = _NAMES[name]
-        is_googles = name.startswith(GOOGLE)
+        is_googles = name.startswith((GOOGLE, GOOGLE_MISSPELT))
         if text and (field not in self._cells or (is_googles and field not in self._is_googles)):
             self._cells[field] = text
             if is_googles:

@@ -77,7 +77,7 @@ def products(found: Iterable[Record], mapping: ColumnMapping, options: Options) 
     for record in found:
         read = _one(record, lambda r: _product(r, mapping, options))
         known = mapping.cell(record.cells, "product_id")[:100]
-        yield _with_present(read, known) if read.errors and known.isprintable() else read
+        yield _with_present(read, known) if read.errors and known and known.isprintable() else read
 
 
 def orders(found: Iterable[Record], mapping: ColumnMapping, options: Options) -> Iterator[Read]:
@@ -96,6 +96,8 @@ def orders(found: Iterable[Record], mapping: ColumnMapping, options: Options) ->
 
 
 _AT: Final = re.compile(r"(?P<text>.*) - at (?:`key` in )?`\$\.(?P<field>[^`]+)`", re.DOTALL)
+_MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
+_BEYOND: Final = re.compile(r"Expected `(int|float)` (?P<sign>[<>]=) .*")
 _MUST: Final = {
     "currency": "three capital letters, such as EUR",
     "email": "an address, such as anna@shop.example",
@@ -105,8 +107,9 @@ _MUST: Final = {
 
 
 def _with_present(read: Read, product_id: str) -> Read:
-    """A row that could not be read, though its product is in the feed."""
-    return replace(read, present=product_id or None)
+    """A row that could not be read, though its product is in the feed; a feed may be all one line."""
+    told = tuple(RowError(error.line, f"{product_id}: {error.reason}") for error in read.errors)
+    return replace(read, errors=told, present=product_id)
 
 
 def _one(record: Record, make: Any) -> Read:
@@ -124,12 +127,17 @@ def _refused(records: Iterable[Record], reason: str) -> Read:
 
 def _reason(error: Exception) -> str:
     """msgspec says `Expected … - at `$.email``; people read the field first, and no patterns."""
+    missing = _MISSING.fullmatch(str(error))
+    if missing is not None:
+        return f"{missing['field']}: is empty"
     found = _AT.fullmatch(str(error))
     if found is None:
         return str(error)
     text, field = found["text"], found["field"]
     if "matching regex" in text:
         text = f"must be {_MUST.get(field, 'shorter, or without its control characters')}"
+    elif beyond := _BEYOND.fullmatch(text):
+        text = f"is too {'small' if beyond['sign'] == '>=' else 'large'}"
     return f"{field}: {text}"
 
 
@@ -314,7 +322,7 @@ def _order_row(
         OrderRow,
         {
             "line": first.record.line,
-            **_who(first.record.cells, mapping, options),
+            **_whose(lines, mapping, options),
             "order_id": order_id,
             "ordered_at": at,
             "total": _total(lines),
@@ -325,6 +333,16 @@ def _order_row(
             "products": [line.product for line in lines if line.product],
         },
     )
+
+
+def _whose(lines: list[_Line], mapping: ColumnMapping, options: Options) -> dict[str, Any]:
+    """The customer, whom every row may name or only one. Raises ValueUnreadable where they name two."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        for field, value in _who(line.record.cells, mapping, options).items():
+            if value and found.setdefault(field, value) != value:
+                raise ValueUnreadable(f"{field}: the rows of the order name two customers")
+    return found
 
 
 def _total(lines: list[_Line]) -> int:

@@ -45,8 +45,10 @@ class Source:
         with self.path.open("rb") as file:
             try:
                 yield from self._of_feed(file) if self.layout is None else self._of_table(file, self.layout)
-            except (FileUnreadable, UnicodeDecodeError) as error:
+            except FileUnreadable as error:
                 self.broken = str(error)
+            except UnicodeDecodeError:
+                self.broken = _no_text(self.layout.encoding if self.layout else "XML")
 
     def _of_feed(self, file: BinaryIO) -> Iterator[Record]:
         def chunks() -> Iterator[bytes]:
@@ -79,16 +81,21 @@ def feed_in_xml(path: Path) -> Source:
 
 def layout_of(path: Path, encoding: str | None, delimiter: str | None) -> Layout:
     """How a table is written, as told or found out. Raises FileUnreadable."""
+    known = encoding
     try:
         with path.open("rb") as file:
-            known = encoding or tables.detect_encoding(file)
+            known = known or tables.detect_encoding(file)
             file.seek(0)
             with io.TextIOWrapper(file, encoding=known, newline="") as text:
                 return tables.detect_layout(text, known, "\t" if delimiter == "tab" else delimiter)
     except LookupError as error:
         raise FileUnreadable(f"--encoding: {error}") from error
     except UnicodeDecodeError as error:
-        raise FileUnreadable(f"the file is not {error.encoding}: {error.reason}") from error
+        raise FileUnreadable(_no_text(known)) from error
+
+
+def _no_text(encoding: str | None) -> str:
+    return f"the file is no text in {encoding}: say --encoding, or is it a spreadsheet or an archive?"
 
 
 def proposal(kind: Kind, layout: Layout) -> str:

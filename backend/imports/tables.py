@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TextIO
@@ -11,6 +12,7 @@ MAX_COLUMNS = 500
 _CHUNK = 1 << 20
 _DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_ROWS = 20
+_HINT = re.compile(r'"?sep=([^\w\s]|\t)"?', re.IGNORECASE)
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -69,11 +71,20 @@ def detect_layout(text: TextIO, encoding: str, delimiter: str | None = None) -> 
             break
         except _TooLong:
             lines.row_begins()
+    hinted = _hinted(sample[0]) if sample else None
+    if hinted is not None:
+        sample, delimiter = sample[1:], delimiter or hinted
     if not sample or not sample[0].strip():
         raise FileUnreadable("the file begins with an empty line; it must begin with the columns' names")
     chosen = delimiter or max(_DELIMITERS, key=lambda candidate: _cuts(sample, candidate))
     header = tuple(name.strip() for name in next(csv.reader(sample[:1], delimiter=chosen)))
     return Layout(encoding, chosen, _checked(header))
+
+
+def _hinted(line: str) -> str | None:
+    """The delimiter in the line `sep=;`, which Excel writes for itself before the columns' names."""
+    found = _HINT.fullmatch(line.rstrip("\r\n"))
+    return found[1] if found else None
 
 
 def _cuts(sample: list[str], delimiter: str) -> float:
@@ -112,7 +123,9 @@ def records(text: TextIO, layout: Layout) -> Iterator[Record]:
             is_header = False
             continue
         if is_header:
-            is_header = False
+            is_header = line == 1 and _hinted(layout.delimiter.join(row)) is not None
+        elif lines.ended_in_row:
+            yield Record(line, {}, "opens a quote that is not closed, up to the end of the file")
         elif any(cell.strip() for cell in row):
             yield _record(row, line, layout.header)
 
@@ -133,12 +146,16 @@ class _TooLong(ValueError):
 
 
 class _Lines:
-    """The lines of a text, none of them longer than a row may be, and together no longer within one row."""
+    """The lines of a text, none of them longer than a row may be, and together no longer within one row.
+
+    `ended_in_row`: the text was over, and the row was not.
+    """
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
         self._length = 0
         self.number = 0
+        self.ended_in_row = False
 
     def row_begins(self) -> None:
         self._length = 0
@@ -149,6 +166,7 @@ class _Lines:
     def __next__(self) -> str:
         line = self._text.readline(MAX_ROW)
         if not line:
+            self.ended_in_row = self._length > 0
             raise StopIteration
         self.number += 1
         self._length += len(line)

@@ -40,7 +40,9 @@ __all__ = [
 T = TypeVar("T")
 WAL_RETRY_S = 0.01
 CACHE_KIB = 32 * 1024  # of pages; with SQLite's own 2 MB most look-ups of the fold ask the system
-LOG_PAGES = 8_000  # 32 MB before the log goes into the file: at SQLite's 1,000 nearly every commit waits for that
+LOG_PAGES = (
+    8_000  # 32 MB before the log goes into the file: at SQLite's 1,000 nearly every commit waits for that
+)
 BUSY_MS = 5_000  # a command such as `token create` may hold the file for a moment
 
 
@@ -93,6 +95,8 @@ class SqliteFile:
     `write` runs a function in one immediate transaction, committed with synchronous=FULL before it returns;
     an exception rolls it back. `read` sees the last commit and never waits for the writer (WAL).
     """
+
+    one_writer = True
 
     def __init__(self, path: Path, area: Area) -> None:
         self.path = path

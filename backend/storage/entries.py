@@ -11,7 +11,12 @@ from backend.storage.session import Row
 from sdk_bridge.wire.messages import Lane
 from sdk_bridge.wire.topics import PARTITIONS
 
-EVENTS_AN_ENTRY = 4096  # an event's number holds its index in the entry; the bridge takes 2,500 at the most
+HOUR_MS = 3_600_000
+EVENTS_AN_ENTRY = 4096  # an event's number holds its index in the entry
+EVENTS_TOGETHER = (
+    256  # in one entry: the fold takes whole entries, and nobody may wait long for its transaction
+)
+BYTES_AN_EVENT = 1024  # an estimate: what an app event weighs while it waits, beside its own bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +46,23 @@ class LaneKey(NamedTuple):
     lane: Lane
 
 
-class MessageKey(Struct, frozen=True, gc=False):
-    """What tells an app event from others, and when it came; hours since 1970.
+class Parcel(Struct, frozen=True, gc=False):
+    """App events that came together: where they are journalled, what tells each from others, their bytes.
 
-    `hour` is of the client's own clock, 0 where it has none: a later copy must find it.
+    `place`: the partition and the source; `hour`: since 1970 by the client's own clock, 0 where it has none,
+    for a later copy must find it; `received_at`: unix milliseconds.
     """
 
+    place: tuple[int, str]
     hour: int
-    hash: int
-    received_hour: int
+    received_at: int
+    hashes: list[int]
+    encoded: list[bytes]
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes while it waits."""
+        return BYTES_AN_EVENT * len(self.encoded) + sum(map(len, self.encoded))
 
 
 def event_id(entry: Entry, index: int) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import msgspec
 
@@ -112,19 +113,33 @@ def save_tracks(
     session.many("save_fence_presence", saved)
 
 
-def apply_transition(session: Session, transition: FenceTransition, profile_id: str) -> None:
-    """Opens or closes a stay in a fence."""
-    where = {"subject": transition.subject, "fence_id": transition.fence_id}
-    if transition.kind == "entered":
-        session.run(
-            "begin_fence_visit",
-            profile_id=profile_id,
-            entered_at=transition.entered_at,
-            confidence=transition.confidence,
-            **where,
-        )
-    elif transition.kind == "left":
-        session.run("end_fence_visit", left_at=transition.at, **where)
+def write_stays(session: Session, transitions: Iterable[tuple[FenceTransition, str]]) -> None:
+    """Opens and closes stays in fences, given in their order, each with whose phone it was."""
+    begun: list[dict[str, Any]] = []
+    running: dict[tuple[str, str], dict[str, Any]] = {}
+    ended: list[dict[str, Any]] = []
+    for transition, profile_id in transitions:
+        key = (transition.subject, transition.fence_id)
+        if transition.kind == "entered":
+            running[key] = _stay(transition, profile_id)
+            begun.append(running[key])
+        elif transition.kind == "left" and key in running:
+            running.pop(key)["left_at"] = transition.at
+        elif transition.kind == "left":
+            ended.append({"subject": key[0], "fence_id": key[1], "left_at": transition.at})
+    session.many("end_fence_visit", ended)
+    session.many("begin_fence_visit", begun)
+
+
+def _stay(transition: FenceTransition, profile_id: str) -> dict[str, Any]:
+    return {
+        "subject": transition.subject,
+        "fence_id": transition.fence_id,
+        "profile_id": profile_id,
+        "entered_at": transition.entered_at,
+        "left_at": None,
+        "confidence": transition.confidence,
+    }
 
 
 def _fence(row: Row) -> Fence:

@@ -1,17 +1,22 @@
 """One commit of the journal, which many senders share: asks and writes for all of them in few statements."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from backend.storage.entries import Cursor, LaneKey, MessageKey
-from backend.storage.session import Session, StorageRetry
+from backend.storage.entries import EVENTS_TOGETHER, HOUR_MS, Cursor, LaneKey, Parcel
+from backend.storage.message_ids import MessageIds
+from backend.storage.session import Session
+from sdk_bridge.wire.app_events import joined
 
 Values: TypeAlias = dict[str, Any]
 LANES_A_GATEWAY = 32  # 16 lives of its outbox; one that began another every minute would never stop growing
+TOGETHER_MS: Final = 1_000  # events of one source that came closer share an entry and its time of arrival
+Events: TypeAlias = dict[tuple[tuple[int, str], int], tuple[int, list[bytes]]]
+"""By place and time: when the first of them came, unix milliseconds, and each as bytes."""
 
 
 class Group:
@@ -21,16 +26,18 @@ class Group:
     """
 
     def __init__(
-        self, session: Session, lanes: Iterable[LaneKey], messages: Iterable[MessageKey] = ()
+        self, session: Session, ids: MessageIds, lanes: Iterable[LaneKey], parcels: Iterable[Parcel] = ()
     ) -> None:
         self.session = session
-        self._sent = _sent_before(session, messages)
+        self._ids = ids
+        self._known = ids.known(session, _asked(parcels))
         self._new: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         self._upto = _positions(session, set(lanes))
-        self._known = set(self._upto)
+        self._lanes_before = set(self._upto)
         self._moved: dict[LaneKey, Values] = {}
         self._forgotten: Counter[tuple[str, str]] = Counter()
         self._entries: list[Values] = []
+        self._events: Events = {}
 
     def upto(self, lane: LaneKey) -> int:
         """How far a lane has got; 0 for one that nobody knows. It has to be among the group's lanes."""
@@ -45,14 +52,20 @@ class Group:
         """Counts adverts that are not kept."""
         self._forgotten[gateway, reason] += adverts
 
-    def is_new(self, message: MessageKey) -> bool:
-        """Whether nobody sent it before, which holds once. It has to be among the group's messages."""
-        known = self._sent[message.hour]
-        if message.hash in known:
-            return False
-        known.add(message.hash)
-        self._new[message.hour, message.received_hour].append(message.hash)
-        return True
+    def take(self, parcel: Parcel) -> int:
+        """Keeps what nobody sent before of a parcel, which has to be among the group's; how many events."""
+        known, hashes, encoded = self._known[parcel.hour], [], []
+        for number, event in zip(parcel.hashes, parcel.encoded, strict=True):
+            if number not in known:
+                known.add(number)
+                hashes.append(number)
+                encoded.append(event)
+        if hashes:
+            at = parcel.received_at
+            self._new[parcel.hour, at // HOUR_MS].extend(hashes)
+            _, together = self._events.setdefault((parcel.place, at // TOGETHER_MS), (at, []))
+            together.extend(encoded)
+        return len(hashes)
 
     def append(self, entry: Values) -> None:
         """Keeps an entry."""
@@ -64,25 +77,28 @@ class Group:
         The entries come last and by partition: where two processes append to the same partitions, neither
         holds one that the other needs while it waits for one that the other has.
         """
-        self._remember()
+        if self._new:
+            self._ids.remember(self.session, self._new)
+        if self._moved:
+            self._write_lanes()
+        if self._forgotten:
+            self._count_forgotten()
+        self._entries.extend(_entries_of(self._events))
+        self._entries.sort(key=itemgetter("partition"))
+        self.session.many("append_entry", self._entries, together=True)
+        return head(self.session)
+
+    def _write_lanes(self) -> None:
         self.session.many("advance_lane", self._moved.values())
-        for gateway in {lane.gateway for lane in self._moved if lane not in self._known}:
+        for gateway in {lane.gateway for lane in self._moved if lane not in self._lanes_before}:
             self.session.run("bound_lanes", gateway=gateway, keep=LANES_A_GATEWAY)
+
+    def _count_forgotten(self) -> None:
         counted = [
             {"gateway": gateway, "reason": reason, "adverts": adverts}
             for (gateway, reason), adverts in sorted(self._forgotten.items())
         ]
         self.session.many("count_forgotten", counted)
-        self._entries.sort(key=itemgetter("partition"))
-        self.session.many("append_entry", self._entries, together=True)
-        return head(self.session)
-
-    def _remember(self) -> None:
-        """In the table's order, so that two processes do not wait for each other. Raises StorageRetry."""
-        for (hour, received_hour), hashes in sorted(self._new.items()):
-            told = {"hour": hour, "received_hour": received_hour, "hashes": _listed(sorted(hashes))}
-            if self.session.run("remember_messages", **told) != len(hashes):
-                raise StorageRetry("another process took in one of these messages meanwhile")
 
 
 def head(session: Session) -> Cursor:
@@ -90,20 +106,26 @@ def head(session: Session) -> Cursor:
     return Cursor.of(session.rows("heads"))
 
 
-def _sent_before(session: Session, messages: Iterable[MessageKey]) -> defaultdict[int, set[int]]:
-    """By hour, the hashes that are known."""
+def _asked(parcels: Iterable[Parcel]) -> defaultdict[int, list[int]]:
     asked: defaultdict[int, list[int]] = defaultdict(list)
-    for message in messages:
-        asked[message.hour].append(message.hash)
-    known: defaultdict[int, set[int]] = defaultdict(set)
-    for hour, hashes in asked.items():
-        rows = session.rows("known_messages", hour=hour, hashes=_listed(hashes))
-        known[hour].update(row["hash"] for row in rows)
-    return known
+    for parcel in parcels:
+        asked[parcel.hour].extend(parcel.hashes)
+    return asked
 
 
-def _listed(hashes: list[int]) -> str:
-    return msgspec.json.encode(hashes).decode()
+def _entries_of(events: Events) -> Iterator[Values]:
+    """An entry for each place, or several where it would hold too many."""
+    for ((partition, source), _), (received_at, encoded) in events.items():
+        for start in range(0, len(encoded), EVENTS_TOGETHER):
+            yield {
+                "partition": partition,
+                "kind": "app",
+                "source": source,
+                "lane": None,
+                "boot_offset": None,
+                "received_at": received_at,
+                "payload": joined(encoded[start : start + EVENTS_TOGETHER]),
+            }
 
 
 def _positions(session: Session, lanes: set[LaneKey]) -> dict[LaneKey, int]:

@@ -4,29 +4,34 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import TypeAlias
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, TypeAlias
 
-from msgspec import Struct
+import structlog
 
 from backend.profiles.model import TRUST
-from backend.storage.entries import EVENTS_AN_ENTRY, Cursor, Entry, LaneKey, MessageKey
+from backend.storage.entries import HOUR_MS, Cursor, Entry, LaneKey, Parcel
 from backend.storage.group import Group, Values, head
 from backend.storage.letters import Letter, NewLetter, bury, of_batch, settle
+from backend.storage.message_ids import RecentFirst, TableOfIds
 from backend.storage.session import Database, Session, StorageConflict, StorageError
 from sdk_bridge.server.ports import DeadLetter, JournalBusy
-from sdk_bridge.wire.app_events import AppEvent, encode_each, joined
+from sdk_bridge.wire.app_events import AppEvent, encode_each
 from sdk_bridge.wire.topics import partition_of
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+log = structlog.get_logger()
 
 Write: TypeAlias = Callable[[Group], int]
 """Says what one sender wants in a commit; the sender's answer."""
 
 MAX_WAITING = 2_000  # works waiting for a commit; beyond it a slow disk must show as back-pressure
 WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behind it
-HOUR_MS = 3_600_000
 MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
+URGENT = 2  # times what is usual: then senders wait for more than one portion of ids
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # a stalled disk must not become our memory either
-BYTES_AN_EVENT = 1024  # an estimate: what an app event weighs while it waits, beside its own bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,8 @@ class Journal:
         self._file = file
         self._now_ms = now_ms
         self._shared = shared
+        self._ids = RecentFirst() if file.one_writer else TableOfIds()
+        self._partition_of = _partition_of_source if file.one_writer else partition_of_event
         self._waiting: asyncio.Queue[_Work] = asyncio.Queue(MAX_WAITING)
         self._waiting_bytes = 0
         self.appended = asyncio.Event()
@@ -101,6 +108,7 @@ class Journal:
                 works.append(self._waiting.get_nowait())
             await self._commit(works)
             self._waiting_bytes -= sum(work.size for work in works)
+            await self._settle_ids()
 
     async def append_gateway(self, append: GatewayAppend) -> int:
         """Commits a gateway's message and its sequence; how far its lane is committed after that.
@@ -116,10 +124,8 @@ class Journal:
 
         `encoded`: their bytes, where the caller has them. Raises JournalBusy, WireError.
         """
-        sent = _sent(events, encoded)
-        return await self._submit(
-            lambda group: _write_events(group, sent), sum(map(_weight, sent)), sent=sent
-        )
+        sent = self._parcels(events, encode_each(events) if encoded is None else encoded)
+        return await self._submit(lambda group: sum(map(group.take, sent)), _weight(sent), sent=sent)
 
     async def bury(self, letter: DeadLetter | NewLetter) -> None:
         """Keeps what could not be understood, with its reason; the oldest make room."""
@@ -136,19 +142,20 @@ class Journal:
 
         False, and nothing is appended, where somebody else was faster. Raises JournalBusy, WireError.
         """
-        now, sent = self._now_ms(), _sent(again.events, None)
+        now, sent = self._now_ms(), self._parcels(again.events, encode_each(again.events))
 
         def write(group: Group) -> int:
             if not settle(group.session, letter, again.rest, now):
                 return 0
-            _write_events(group, sent)
+            for parcel in sent:
+                group.take(parcel)
             if again.entry is not None:
                 group.append(_entry_of_letter(again.entry))
             if again.gateway is not None:
                 _write_observations(group, again.gateway)
             return 1
 
-        size = len(letter.payload) + sum(map(_weight, sent))
+        size = len(letter.payload) + _weight(sent)
         return bool(await self._submit(write, size, sent=sent))
 
     async def after(self, cursor: Cursor, limit: int) -> list[Entry]:
@@ -164,11 +171,14 @@ class Journal:
 
     async def forget_old_messages(self) -> int:
         """Drops the ids of messages received over seven days ago, whatever their own clock said; how many."""
+        whole = True
+        while await self._file.write(partial(self._ids.settle, whole=whole)):
+            whole = False
         before = self._now_ms() // HOUR_MS - MESSAGE_DAYS * 24 - 1
         return await self._file.write(lambda s: s.run("forget_messages", before_hour=before))
 
     async def _submit(
-        self, write: Write, size: int, lane: LaneKey | None = None, sent: "Sequence[_Sent]" = ()
+        self, write: Write, size: int, lane: LaneKey | None = None, sent: Sequence[Parcel] = ()
     ) -> int:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self._waiting_bytes + size > MAX_WAITING_BYTES or self._waiting.full():
@@ -180,7 +190,7 @@ class Journal:
     async def _commit(self, works: Sequence["_Work"]) -> None:
         """One transaction for all; where one work is at fault, each gets its own, and only that one fails."""
         try:
-            results, self.head = await self._file.write(lambda session: _write_all(session, works))
+            results, self.head = await self._file.write(lambda session: self._write(session, works))
         except Exception as error:  # noqa: BLE001 - each waiting sender gets it, and none is acknowledged
             if len(works) > 1 and not _is_disks_fault(error):
                 for work in works:
@@ -194,6 +204,38 @@ class Journal:
                 work.done.set_result(result)
         self.appended.set()
 
+    def _write(self, session: Session, works: Sequence["_Work"]) -> tuple[list[int], Cursor]:
+        """Every work's result, and the head after them."""
+        lanes = (work.lane for work in works if work.lane is not None)
+        group = Group(session, self._ids, lanes, (parcel for work in works for parcel in work.sent))
+        results = [work.write(group) for work in works]
+        return results, group.write()
+
+    async def _settle_ids(self) -> None:
+        """A portion after each commit while there is anything to settle; more where nobody waits, or must."""
+        while self._ids.crowding >= 1:
+            try:
+                more = await self._file.write(self._ids.settle)
+            except StorageError as error:  # the ids stay where they are, and are known
+                log.warning("message_ids_not_settled", error=str(error))
+                return
+            if not more or not (self._waiting.empty() or self._ids.crowding >= URGENT):
+                return
+
+    def _parcels(self, events: Sequence[AppEvent], encoded: Sequence[bytes]) -> list[Parcel]:
+        """The events in their order, those in a row together that have place and hour in common."""
+        found: list[Parcel] = []
+        last = None
+        for event, data in zip(events, encoded, strict=True):
+            place = self._partition_of(event), event.source
+            key = place, event.original_at // HOUR_MS, event.received_at
+            if key != last:
+                last = key
+                found.append(Parcel(*key, [], []))
+            found[-1].hashes.append(message_hash(event.source, event.message_id))
+            found[-1].encoded.append(data)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class _Work:
@@ -205,7 +247,7 @@ class _Work:
     write: Write
     size: int
     lane: LaneKey | None
-    sent: "Sequence[_Sent]"
+    sent: Sequence[Parcel]
     done: asyncio.Future[int]
 
     def fail(self, error: Exception) -> None:
@@ -220,8 +262,14 @@ def _is_disks_fault(error: Exception) -> bool:
 
 def message_hash(source: str, message_id: str) -> int:
     """64-bit identity of an app event: the source and the client's `messageId`. Signed, as SQLite stores."""
-    digest = hashlib.blake2b(f"{source}\0{message_id}".encode("utf-8", "surrogatepass"), digest_size=8)
+    digest = _hash_begun(source).copy()
+    digest.update(message_id.encode("utf-8", "surrogatepass"))
     return int.from_bytes(digest.digest(), "big", signed=True)
+
+
+@lru_cache(256)
+def _hash_begun(source: str) -> "_Hash":
+    return hashlib.blake2b(f"{source}\0".encode("utf-8", "surrogatepass"), digest_size=8)
 
 
 def partition_of_event(event: AppEvent) -> int:
@@ -236,13 +284,14 @@ def partition_of_event(event: AppEvent) -> int:
     return partition_of(name or event.source)
 
 
-def _write_all(session: Session, works: Sequence[_Work]) -> tuple[list[int], Cursor]:
-    """Every work's result, and the head after them."""
-    lanes = (work.lane for work in works if work.lane is not None)
-    messages = (one.key for one in chain.from_iterable(work.sent for work in works))
-    group = Group(session, lanes, messages)
-    results = [work.write(group) for work in works]
-    return results, group.write()
+@lru_cache(256)
+def _place_of_source(source: str) -> int:
+    return partition_of(source)
+
+
+def _partition_of_source(event: AppEvent) -> int:
+    """Where one process folds everything, a request need not be taken apart."""
+    return _place_of_source(event.source)
 
 
 def _write_gateway(group: Group, append: GatewayAppend) -> int:
@@ -275,8 +324,8 @@ def _write_observations(group: Group, append: GatewayAppend) -> None:
     )
 
 
-def _weight(sent: "_Sent") -> int:
-    return BYTES_AN_EVENT + len(sent.encoded)
+def _weight(sent: Sequence[Parcel]) -> int:
+    return sum(parcel.weight for parcel in sent)
 
 
 def _entry_of_letter(letter: Letter) -> Values:
@@ -288,55 +337,4 @@ def _entry_of_letter(letter: Letter) -> Values:
         "boot_offset": letter.boot_offset,
         "received_at": letter.received_at,
         "payload": letter.payload,
-    }
-
-
-class _Sent(Struct, frozen=True, gc=False):
-    """An app event on its way into the journal: what tells it from others, where it goes, its bytes."""
-
-    key: MessageKey
-    place: tuple[int, str]
-    received_at: int
-    encoded: bytes
-
-
-def _sent(events: Sequence[AppEvent], encoded: Sequence[bytes] | None) -> list[_Sent]:
-    """Raises WireError for what cannot be encoded."""
-    blobs = encode_each(events) if encoded is None else encoded
-    return [
-        _Sent(_key(event), (partition_of_event(event), event.source), event.received_at, blob)
-        for event, blob in zip(events, blobs, strict=True)
-    ]
-
-
-def _key(event: AppEvent) -> MessageKey:
-    return MessageKey(
-        event.original_at // HOUR_MS,
-        message_hash(event.source, event.message_id),
-        event.received_at // HOUR_MS,
-    )
-
-
-def _write_events(group: Group, sent: Sequence[_Sent]) -> int:
-    """Those that were not sent before, each once; how many."""
-    fresh: dict[tuple[int, str], list[_Sent]] = {}
-    new = [one for one in sent if group.is_new(one.key)]
-    for one in new:
-        fresh.setdefault(one.place, []).append(one)
-    for theirs in fresh.values():
-        for start in range(0, len(theirs), EVENTS_AN_ENTRY):
-            group.append(_entry_of(theirs[start : start + EVENTS_AN_ENTRY]))
-    return len(new)
-
-
-def _entry_of(events: Sequence[_Sent]) -> Values:
-    partition, source = events[0].place
-    return {
-        "partition": partition,
-        "kind": "app",
-        "source": source,
-        "lane": None,
-        "boot_offset": None,
-        "received_at": events[0].received_at,
-        "payload": joined([event.encoded for event in events]),
     }

@@ -1,6 +1,6 @@
 """The database's side of the identity rules: reads what events name at once, writes what changed at once."""
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -16,6 +16,7 @@ from backend.profiles.model import (
     Redemption,
     Stamp,
 )
+from backend.storage import profiles
 from backend.storage.session import Row, Session
 from sdk_bridge.wire.app_events import AppEvent, PushAddress
 
@@ -61,6 +62,8 @@ class ProfileRows(MemoryProfiles):
         self._read_profiles: set[str] = set()
         self._read_claimed: set[str] = set()
         self._read_consents: set[str] = set()
+        self._agreed: dict[tuple[str, str], bool] = {}
+        """What people, by their roots, agree to, as far as it was asked since somebody said something."""
         self._read_devices: set[str] = set()
         self._read_addresses: set[PushAddress] = set()
         self._new_profiles: dict[str, None] = {}
@@ -150,6 +153,14 @@ class ProfileRows(MemoryProfiles):
     def has_consents(self, profile_id: str) -> bool:
         self._know_consents(profile_id)
         return super().has_consents(profile_id)
+
+    def agreeing(self, people: Collection[str], purpose: str) -> set[str]:
+        """Those of some people, given by their roots, who agree to a purpose. Call `flush` before."""
+        unknown = [person for person in people if (person, purpose) not in self._agreed]
+        if unknown:
+            agreed = profiles.agreeing(self._session, unknown, purpose)
+            self._agreed.update({(person, purpose): person in agreed for person in unknown})
+        return {person for person in people if self._agreed[person, purpose]}
 
     def device(self, device_id: str) -> Device | None:
         self._know_devices([device_id], [])
@@ -261,6 +272,7 @@ class ProfileRows(MemoryProfiles):
 
     def put_profile(self, profile: Profile) -> None:
         super().put_profile(profile)
+        self._agreed.clear()
         if profile.profile_id not in self._new_profiles:
             self._changed_profiles[profile.profile_id] = None
 
@@ -334,6 +346,7 @@ class ProfileRows(MemoryProfiles):
 
     def put_consent(self, profile_id: str, purpose: str, granted: bool, stamp: Stamp) -> bool:
         self._know_consents(profile_id)
+        self._agreed.clear()
         changed = super().put_consent(profile_id, purpose, granted, stamp)
         self._said[profile_id, purpose] = None
         return changed
@@ -398,6 +411,8 @@ class ProfileRows(MemoryProfiles):
 
     def _lock_merged(self) -> None:
         """Two transactions that merge profiles of one tree must not both believe what they read of it."""
+        if self._session.written() is not None:
+            return  # there is only one at a time
         moved = [*self._new_profiles, *self._changed_profiles]
         locked = {one for one in moved if self.profiles[one].parent is not None}
         for profile_id in list(locked):

@@ -25,7 +25,7 @@ from backend.campaigns.model import (
     ZoneLeft,
 )
 from backend.campaigns.rehearsal import PastMoment, Played, rehearse
-from backend.campaigns.results import Outcome
+from backend.campaigns.results import Fate, Outcome
 from backend.campaigns.triggers import wait_for
 from backend.catalog.shelves import Shelves
 from backend.occurrences import Occurrence, OccurrenceKind
@@ -40,6 +40,7 @@ from backend.storage.session import Row, Session
 from sdk_bridge.wire.app_events import AppEvent
 
 PAGE = 500  # decisions read at once; one read of all would keep other readers waiting
+_FATES: tuple[Fate, ...] = ("accepted", "on_the_way", "unknown", "rejected")
 MOST_MOMENTS = 20_000  # of a rehearsal; a marketer wants the picture, not a day of the reader's time
 DAY_MS = 86_400_000
 
@@ -110,12 +111,12 @@ def _outcome(campaign: Campaign, row: Row, person_of: Mapping[str, str], after: 
         store_id=row["store_id"],
         zone_id=row["zone_id"],
         fence_id=row["fence_id"],
-        accepted=row["accepted"] > 0,
+        fate=next((fate for fate in _FATES if row[fate] > 0), "stopped"),
         opened=row["opened"] > 0,
-        stopped=row["stopped"] if not row["accepted"] else None,
+        stopped=row["stopped"],
         reached=_any_within(after.goals.get(person, []), start, end),
         visited=_any_within(after.visits.get(person, []), start, end),
-        bought=len(orders),
+        orders=len(orders),
         revenue=revenue,
     )
 

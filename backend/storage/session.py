@@ -64,6 +64,11 @@ class Session(Protocol):
 class Database(Protocol):
     """One area of the storage: the journal, or the state."""
 
+    @property
+    def one_writer(self) -> bool:
+        """Whether transactions that write come one after the other, whichever process they are of."""
+        ...
+
     async def write(self, work: Callable[[Session], T], *, again: bool = True) -> T:
         """One transaction, durable when this returns; an exception rolls it back.
 

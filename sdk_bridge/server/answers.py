@@ -5,8 +5,9 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Struct
+from multidict import CIMultiDict
 
 from sdk_bridge.server.ports import Source
 from sdk_bridge.server.refusals import Refusal, RefusalBody
@@ -15,6 +16,15 @@ from sdk_bridge.wire.places import Region
 SOURCE = web.RequestKey("source", Source)
 """Whose write key the request had, once that is known."""
 
+# Made once: for a call of one event, making the headers of its answer is a good part of the work.
+_READABLE = CIMultiDict(
+    {
+        hdrs.ACCESS_CONTROL_ALLOW_ORIGIN: "*",  # a write key is public and no cookie is read
+        hdrs.ACCESS_CONTROL_EXPOSE_HEADERS: "Retry-After",
+        "Cross-Origin-Resource-Policy": "cross-origin",
+    }
+)
+_JSON = CIMultiDict({hdrs.CONTENT_TYPE: "application/json", **_READABLE})
 _HEADER_NAMES = re.compile(r"[A-Za-z0-9\-, ]{1,512}")
 
 
@@ -49,13 +59,13 @@ class Watch(Struct):
 
 def ok(value: Any) -> web.Response:
     """200, with JSON."""
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+    return web.Response(body=msgspec.json.encode(value), headers=_JSON)
 
 
 def refused(refusal: Refusal) -> web.Response:
     """Its status, with why and when to come again."""
     body = msgspec.json.encode(RefusalBody(refusal.code, refusal.message))
-    response = web.Response(body=body, status=refusal.status, content_type="application/json")
+    response = web.Response(body=body, status=refusal.status, headers=_JSON)
     if refusal.retry_after_s is not None:
         response.headers["Retry-After"] = str(refusal.retry_after_s)
     return response
@@ -63,8 +73,10 @@ def refused(refusal: Refusal) -> web.Response:
 
 def check_origin(request: web.Request, source: Source) -> None:
     """Raises Refusal for a page that the source does not list. Browsers always say it."""
-    origin = request.headers.get("Origin")
-    if source.origins and origin is not None and origin.lower() not in source.origins:
+    if not source.origins:
+        return
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None and origin.lower() not in source.origins:
         raise Refusal(403, "origin_not_allowed", "this source takes nothing from pages of this origin")
 
 
@@ -74,16 +86,18 @@ def readable(request: web.Request, response: web.StreamResponse) -> web.StreamRe
     A source that lists origins answers those alone. Its refusals are for all to read, or an SDK would take
     them for a broken network and come again for ever; they say nothing of anybody.
     """
-    source, origin = request.get(SOURCE), request.headers.get("Origin", "")
-    listed = source is not None and bool(source.origins)
-    response.headers.setdefault("Cross-Origin-Resource-Policy", "cross-origin")
-    response.headers.setdefault("Access-Control-Expose-Headers", "Retry-After")
-    if listed:
-        response.headers["Vary"] = "Origin"
-    if not listed or response.status >= HTTPStatus.BAD_REQUEST:
-        response.headers["Access-Control-Allow-Origin"] = "*"  # a write key is public and no cookie is read
-    elif source is not None and origin.lower() in source.origins:
-        response.headers["Access-Control-Allow-Origin"] = origin
+    headers = response.headers
+    for name, value in _READABLE.items():
+        headers.setdefault(name, value)
+    source = request.get(SOURCE)
+    if source is None or not source.origins:
+        return response
+    headers[hdrs.VARY] = "Origin"
+    if response.status < HTTPStatus.BAD_REQUEST:
+        del headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN]
+        origin = request.headers.get(hdrs.ORIGIN, "")
+        if origin.lower() in source.origins:
+            headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
     return response
 
 

@@ -4,12 +4,13 @@ import base64
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal, TypeAlias, TypeVar
 from uuid import uuid4
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from sdk_bridge.server import answers, calls, normalise, phones
 from sdk_bridge.server.bodies import Rejected, decode, may_hold_nul, open_batch
@@ -45,6 +46,8 @@ _SHORT = {"i": "identify", "t": "track", "p": "page", "s": "screen", "g": "group
 _BATCH_PATHS = ("/v1/batch", "/v1/b", "/v1/import", "/batch", "/import")
 # Segment's browser SDK reports on itself to Segment every 30 s, unless its settings say otherwise.
 _NO_METRICS = {"sampleRate": 0}
+
+_key_of = lru_cache(maxsize=256)(key_of_header)  # a source says the same with every request
 
 _log = structlog.get_logger(__name__)
 
@@ -283,6 +286,8 @@ class Bridge:
 
     async def _arrival(self, source: Source, at: int, body: bytes) -> Arrival:
         """Raises CertificatesUnavailable, a Refusal, where an ID token cannot be checked just now."""
+        if self._id_tokens is None:
+            return Arrival(source, at, self._new_id)
         return Arrival(source, at, self._new_id, await identities_in(body, self._id_tokens, at))
 
     # The journal ------------------------------------------------------------------------------------------
@@ -309,7 +314,7 @@ class Bridge:
 
     async def _source_of_header(self, request: web.Request, at: int) -> Source | None:
         """The source named in the Authorization header, before the body is read. Raises Refusal."""
-        key = key_of_header(request.headers.get("Authorization"))
+        key = _key_of(request.headers.get(hdrs.AUTHORIZATION))
         return None if key is None else await self._source_of_key(request, key, at)
 
     async def _source_of_key(self, request: web.Request, key: str | None, at: int) -> Source:

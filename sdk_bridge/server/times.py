@@ -1,7 +1,7 @@
 """When an event happened, by Segment's rule: its own time, corrected by how wrong the device's clock is."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ LONGEST_TIMESTAMP = 64  # characters; longer ones would only fill the cache
 EARLIEST_MS = 946_684_800_000  # 1 January 2000: before it there are only clocks that were never set
 _SECONDS_BELOW = 1e11  # 1973 in milliseconds, 5138 in seconds
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)  # whole numbers: a float of seconds can lose one
+_DAY_MS = 86_400_000
 _LATEST_MS = 253_402_300_799_999  # the last of the year 9999
 _UNIX_DIGITS = (10, 13)  # of seconds and of milliseconds, from 2001 to 2286
 _LEAP_SECOND = re.compile(r"(T[0-9]{2}:[0-9]{2}):60")
@@ -89,10 +89,12 @@ def _from_iso(text: str) -> int:
     except ValueError:
         moment = _from_rfc_3339(text)
     try:
-        at = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
+        since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
     except OverflowError as error:
         raise Rejected("the timestamp is not ISO 8601") from error
-    return max(0, at)
+    # In whole numbers: a float of seconds can lose a millisecond.
+    at = since.days * _DAY_MS + since.seconds * 1000 + since.microseconds // 1000
+    return at if at > 0 else 0
 
 
 def _from_rfc_3339(text: str) -> datetime:

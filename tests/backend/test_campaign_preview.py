@@ -149,3 +149,29 @@ async def test_what_fcm_would_never_take_is_refused_when_it_is_saved(marketer, c
 async def test_what_fits_is_saved(marketer):
     offer = {"title": "t", "body": "x" * 4000, "image": "{{ product.image_url }}"}
     await marketer("PUT", "/api/campaigns/cart", {**CAMPAIGN, "offer": offer})
+
+
+NEVER = [
+    ({"image": "http://shop.example/a.png"}, "offer.image"),
+    ({"image": "file:///etc/passwd"}, "offer.image"),
+    ({"image": "{{ zone.name }}"}, "offer.image"),
+    ({"deeplink": "javascript:alert(1)"}, "offer.deeplink"),
+    ({"deeplink": " JavaScript:alert('{{ profile.name }}')"}, "offer.deeplink"),
+    ({"title": " \n "}, "offer.title"),
+    ({"title": "{{ product.name | titelcase }}"}, "offer: "),
+]
+
+
+@pytest.mark.parametrize(("part", "field"), NEVER)
+async def test_what_nobody_would_ever_get_is_refused_when_it_is_saved(marketer, part, field):
+    offer = {"title": "t", "body": "b", **part}
+    told = await marketer("PUT", "/api/campaigns/cart", {**CAMPAIGN, "offer": offer}, status=400)
+    assert told["error"]["message"].startswith(field)
+
+
+@pytest.mark.parametrize(
+    "link", ["shop://product/{{ product.product_id }}", "{{ product.url }}", "/shoes", ""]
+)
+async def test_an_apps_own_links_are_saved(marketer, link):
+    offer = {"title": "t", "body": "b", "deeplink": link}
+    await marketer("PUT", "/api/campaigns/cart", {**CAMPAIGN, "offer": offer})

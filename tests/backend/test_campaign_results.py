@@ -22,10 +22,10 @@ def test_the_funnel_counts_decisions_and_people():
     found = results_of(
         [
             outcome(
-                "a", accepted=True, opened=True, reached=True, visited=True, bought=1, revenue={"EUR": 1250}
+                "a", fate="accepted", opened=True, reached=True, visited=True, orders=1, revenue={"EUR": 1250}
             ),
-            outcome("a", at=NOON + 1, accepted=True, reached=True, bought=1, revenue={"EUR": 1250}),
-            outcome("b", accepted=True, variant="other", store_id="s", zone_id="z"),
+            outcome("a", at=NOON + 1, fate="accepted", reached=True, orders=1, revenue={"EUR": 1250}),
+            outcome("b", fate="accepted", variant="other", store_id="s", zone_id="z"),
             outcome("c", "held_out", reason="holdout", reached=True),
             outcome("d", "suppressed", reason="cap: day"),
             outcome("e", "suppressed", reason="cap: day", reached=True),
@@ -40,6 +40,21 @@ def test_the_funnel_counts_decisions_and_people():
     assert found.places["s", "z", ""].people == 1
     assert (found.comparison.treated.people, found.comparison.treated.reached) == (2, 1)
     assert (found.comparison.held_out.people, found.comparison.held_out.reached) == (1, 1)
+
+
+def test_every_offer_that_was_to_be_sent_is_somewhere():
+    """And who bought three times is one buyer."""
+    fates = ["accepted", "accepted", "on_the_way", "unknown", "rejected", "stopped", "stopped"]
+    reasons = [None, "cap: day", None, None, None, "cap: day", None]
+    whole = results_of(
+        [
+            outcome(str(number), fate=fate, stopped=reason, orders=3 * (number < 2))
+            for number, (fate, reason) in enumerate(zip(fates, reasons, strict=True))
+        ]
+    ).whole
+    assert (whole.accepted, whole.on_the_way, whole.unknown, whole.rejected) == (2, 1, 1, 1)
+    assert whole.stopped == {"cap: day": 1, "no push is left": 1}
+    assert (whole.bought, whole.orders) == (2, 6)
 
 
 def test_a_campaign_that_works_is_told_from_one_that_does_not():

@@ -502,6 +502,6 @@ def test_an_app_is_sent_nowhere_where_text_is_run(link, opens):
     [("https://x.example/a.png", True), ("HTTPS://x.example/a.png", True), ("http://x.example/a.png", False)],
 )
 def test_phones_load_images_by_https_alone(image, shown):
-    assert render(Offer("a", "b", image="{{ product.image_url }}"), {"product": {"image_url": image}}).image == (
-        image if shown else None
-    )
+    assert render(
+        Offer("a", "b", image="{{ product.image_url }}"), {"product": {"image_url": image}}
+    ).image == (image if shown else None)

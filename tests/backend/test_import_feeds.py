@@ -77,6 +77,11 @@ def test_rss(tmp_path):
     assert (socks.availability, socks.category, socks.sale_price) == ("out_of_stock", "Apparel > Socks", None)
 
 
+def test_googles_namespace_as_plugins_misspell_it(tmp_path):
+    [runner, _], errors, _ = rows_of(tmp_path, RSS.replace("http://base.google", "https://base.google"))
+    assert (runner.product_id, runner.name, errors) == ("SKU-1", "Trail runner & more", [])
+
+
 def test_atom(tmp_path):
     [hat], errors, _ = rows_of(tmp_path, ATOM)
     assert errors == []
@@ -113,7 +118,8 @@ def test_a_sale_price_holds_in_its_days(tmp_path, dates, sale):
         ("https://shop.example/1<", "javascript:alert(1)<", "url"),
         ("<g:title>Trail runner &amp; more</g:title>", "<g:title>" + "x" * 600 + "</g:title>", "name"),
         ("<g:title>Trail", "<g:title>" + "x" * (MAX_FIELD + 1), f"title is longer than {MAX_FIELD}"),
-        ("SKU-1", "", "product_id"),
+        ("SKU-1", "", "product_id: is empty"),
+        ("120.00 EUR", "-3.00 EUR", "SKU-1: price: is too small"),
         ("2025-06-01T00:00+02:00/2025", "2025", "sale_dates"),
     ],
 )

@@ -157,6 +157,8 @@ def test_what_went_back_is_a_refund(rows, orders):
         ([{"o": "A", "a": "1"}, {"o": "B", "a": "1"}, {"o": "A", "a": "1"}], {4: "began further up"}),
         ([{"o": "A", "a": "1", "q": "many"}], {2: "'many' is no number"}),
         ([{"o": "A", "a": "1", "cur": "Kronen"}], {2: "currency: must be three capital letters"}),
+        ([{"o": "A", "a": "9" * 15}], {2: "total: is too large"}),
+        ([{"o": "A", "a": "1"}, {"o": "A", "a": "1", "c": "8"}], {2: "two customers", 3: "two customers"}),
     ],
 )
 def test_an_order_that_cannot_be_imported(rows, reasons):
@@ -164,6 +166,13 @@ def test_an_order_that_cannot_be_imported(rows, reasons):
     assert len(found) == len({row.get("o") for row in rows}) - (0 if 4 in reasons else 1)
     assert [line for line, _ in errors] == list(reasons)
     assert all(reason in said for (_, said), reason in zip(errors, reasons.values(), strict=True))
+
+
+def test_the_customer_may_stand_on_one_line_of_an_order():
+    mapping = "order_id=o user_id=c email=m ordered_at=d amount=a"
+    lines = [{"c": "", "m": "a@b.example"}, {"c": "7"}, {"c": ""}]
+    [order], errors = read("orders", mapping, *({**DAY, "o": "A", "a": "1", **line} for line in lines))
+    assert (order.user_id, order.email, order.total, errors) == ("7", "a@b.example", 300, [])
 
 
 def test_a_total_repeated_on_each_line_counts_once():

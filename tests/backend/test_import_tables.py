@@ -76,6 +76,21 @@ def test_a_broken_row_costs_nothing_else(tmp_path, row, reason):
     assert source.broken is None
 
 
+@pytest.mark.parametrize("tail", ["", "\n", "\n9,swallowed", "\n9,swallowed\n"])
+def test_a_quote_that_nothing_closes_does_not_swallow_the_rest_unseen(tmp_path, tail):
+    _, found, _ = read(written(tmp_path, f'id,name\n0,first\n1,"open{tail}'))
+    assert found[0].error is None
+    assert [(record.line, record.cells) for record in found[1:]] == [(3, {})]
+    assert "not closed" in found[1].error
+
+
+@pytest.mark.parametrize("hint", ["sep=;", '"sep=;"', "SEP=;\r"])
+def test_the_line_in_which_excel_names_its_delimiter_is_no_header(tmp_path, hint):
+    layout, found, _ = read(written(tmp_path, f"{hint}\nid;name\n1;sep=;\n"))
+    assert layout == Layout("utf-8", ";", ("id", "name"))
+    assert [(record.line, record.cells) for record in found] == [(3, {"id": "1", "name": "sep="})]
+
+
 @pytest.mark.parametrize("row", ["1,2,", "1,2,,,  "])
 def test_a_delimiter_too_many_at_the_end_is_nothing(tmp_path, row):
     _, [record], _ = read(written(tmp_path, f"id,name\n{row}\n"))
@@ -90,7 +105,7 @@ def test_a_delimiter_too_many_at_the_end_is_nothing(tmp_path, row):
         ("a,a\n", {}, "twice"),
         (",".join(f"c{n}" for n in range(501)), {}, "more than 500"),
         ("a,b\n", {"encoding": "klingon"}, "--encoding"),
-        (b"\xff\xff,b\n", {"encoding": "ascii"}, "not ascii"),
+        (b"\xff\xff,b\n", {"encoding": "ascii"}, "no text in ascii"),
     ],
 )
 def test_what_is_no_table(tmp_path, content, more, reason):

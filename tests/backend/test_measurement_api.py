@@ -207,3 +207,42 @@ async def test_a_campaign_on_approaching_a_fence_has_no_past(marketer):
     await marketer.campaign("draft", trigger={"type": "fence_approached", "fence_id": "round"})
     told = await marketer("POST", "/api/campaigns/cart/dry-run", status=409)
     assert "approached" in str(told)
+
+
+# The state by the clock -----------------------------------------------------------------------------------
+
+
+async def test_a_schedule_moves_the_state_that_is_told(marketer):
+    now = int(time.time() * 1000)
+    times = {"starts_at": now - 1000, "ends_at": now + 2_000}
+    plan = {**CAMPAIGN, "offer": {"title": "t", "body": "b"}}
+    later = {**plan, "state": "scheduled", "starts_at": now + 3_600_000}
+    assert (await marketer("PUT", "/api/campaigns/cart", later))["state"] == "scheduled"
+    assert (await marketer("PUT", "/api/campaigns/cart", {**plan, **times, "state": "scheduled"}))[
+        "state"
+    ] == "live"
+    assert (await marketer("GET", "/api/campaigns/cart"))["state"] == "live"
+    await marketer("POST", "/api/campaigns/cart/state", {"state": "draft"}, status=409)
+    deadline = time.monotonic() + 10
+    while (await marketer("GET", "/api/campaigns"))["campaigns"][0]["state"] != "ended":
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    for state in ("live", "paused", "scheduled", "draft"):
+        again = {**plan, "state": state, "starts_at": now, "ends_at": now + 10**9}
+        await marketer("PUT", "/api/campaigns/cart", again, status=409)
+    versions = (await marketer("GET", "/api/campaigns/cart/versions"))["versions"]
+    assert [one["version"] for one in versions] == [2, 1]
+
+
+async def test_a_campaign_cannot_begin_after_its_end(marketer):
+    plan = {**CAMPAIGN, "offer": {"title": "t", "body": "b"}, "ends_at": 1_700_000_000}
+    told = await marketer("PUT", "/api/campaigns/cart", {**plan, "state": "live"}, status=409)
+    assert "ends_at has passed" in told["error"]["message"]
+    await marketer("PUT", "/api/campaigns/cart", plan)
+    await marketer("POST", "/api/campaigns/cart/state", {"state": "live"}, status=409)
+
+
+async def test_blanks_are_no_part_of_a_code(marketer):
+    pool = {"name": "Ten", "codes": ["A", " A", "A ", "\tB\n"]}
+    assert (await marketer("PUT", "/api/code-pools/ten", pool))["added"] == 2
+    await marketer("PUT", "/api/code-pools/ten", {"name": "Ten", "codes": ["  "]}, status=400)

@@ -3,8 +3,10 @@
 import asyncio
 import itertools
 import signal
+import sqlite3
 import sys
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,46 @@ async def test_a_queue_full_of_bytes_drops_the_oldest_too() -> None:
         for number in range(25):
             phone.track(ANNA, "Offline", {"text": "x" * 800, "n": number})
         assert (phone.queued, phone.tally.dropped_full) == (9, 16)
+
+
+@pytest.mark.parametrize("content", [b"no database" * 99, None], ids=["foreign", "cut"])
+async def test_a_damaged_queue_is_set_aside(
+    bridge: RunningBridge, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "queue"
+    if content is None:
+        async with client(
+            "http://127.0.0.1:1", queue_path=path, settings=ClientSettings(linger_s=0)
+        ) as phone:
+            for _ in range(500):
+                phone.track(ANNA, "Lost", {"text": "x" * 100})
+        content = path.read_bytes()[: 20 * 1024]
+    path.write_bytes(content)
+    async with client(bridge.url, queue_path=path) as phone:
+        sent = phone.track(ANNA, "Later")
+        await phone.flush(5)
+        assert (list(phone.acknowledged), phone.tally.queues_broken) == ([sent], 1)
+    assert (tmp_path / "queue.broken").read_bytes() == content
+
+
+async def test_a_disk_that_takes_nothing_for_a_while_costs_only_what_was_said_then(
+    bridge: RunningBridge, tmp_path: Path
+) -> None:
+    path = tmp_path / "queue"
+    async with client(bridge.url, queue_path=path) as phone:
+        before = phone.track(ANNA, "Before")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            phone.track(ANNA, "Meanwhile")
+            for _ in range(1_000):
+                if phone.tally.retries:  # answered, and cannot be deleted
+                    break
+                await asyncio.sleep(0.01)
+        after = phone.track(ANNA, "After")
+        await phone.flush(5)
+        assert [before, after] == list(phone.acknowledged)
+        assert (phone.queued, phone.tally.dropped_unwritten) == (0, 1)
+    assert {event.name for event in bridge.journal.events} == {"Before", "After"}
 
 
 async def test_a_full_queue_drops_the_oldest_and_counts_them(bridge: RunningBridge) -> None:

@@ -1,5 +1,6 @@
 """The evaluation of zones: its reckoning on a walk made up here, and on real recordings where they are."""
 
+import csv
 import json
 import math
 from pathlib import Path
@@ -159,6 +160,39 @@ def test_columns_come_in_any_order_and_as_spreadsheets_write_them(dataset):
     (dataset / "receivers.csv").write_text(receivers, newline="")
     rows = [f"{y}, {rssi}.0, {time_s}, {x}, {receiver}" for time_s, receiver, rssi, x, y in walk()]
     (dataset / "track_there.csv").write_text("\ufeffy_m, rssi_dbm, t_s, x_m, receiver\n" + "\n".join(rows))
+    assert evaluate(dataset).figures() == expected
+
+
+def test_blanks_around_names_and_other_words_for_yes_are_understood(dataset):
+    expected = evaluate(dataset).figures()
+    for path, word in (
+        (dataset / "receivers.csv", {"1": "True", "0": "no"}),
+        (dataset / "track_there.csv", {}),
+    ):
+        rows = list(csv.reader(path.open()))
+        spaced = [
+            [f" {word.get(cell, cell) if at == 3 else cell}\t" for at, cell in enumerate(row)] for row in rows
+        ]
+        path.write_text("".join(" , ".join(row) + "\r\n" for row in spaced))
+    assert evaluate(dataset).figures() == expected
+
+
+def test_whoever_takes_all_receivers_need_not_say_which_are_gateways(dataset):
+    expected = evaluate(dataset, "all").figures()
+    path = dataset / "receivers.csv"
+    path.write_text("".join(",".join(row[:3]) + "\n" for row in csv.reader(path.open())))
+    assert evaluate(dataset, "all").figures() == expected
+    with pytest.raises(
+        DatasetError, match="nothing in the column is_gateway; there is in receiver, x_m, y_m"
+    ):
+        evaluate(dataset)
+
+
+def test_a_level_that_the_controller_did_not_tell_is_none(dataset):
+    expected, path = evaluate(dataset).figures(), dataset / "track_there.csv"
+    lines = path.read_text().splitlines()
+    untold = [",".join([*line.split(",")[:2], "127", *line.split(",")[3:]]) for line in lines[1:-1:3]]
+    path.write_text("\n".join(lines[:-1] + untold + lines[-1:]) + "\n")
     assert evaluate(dataset).figures() == expected
 
 

@@ -39,6 +39,8 @@ class PostgresDatabase:
     frees them, five seconds after this process stopped. So whoever writes still has its locks.
     """
 
+    one_writer = False
+
     def __init__(self, url: str, area: Area, on_open: Callable[[Line], None] | None = None) -> None:
         self._reading = Address(url, area)
         self._area = area

@@ -30,23 +30,6 @@ delete from lanes where gateway = :gateway and rowid not in
 insert into forgotten (gateway, reason, adverts) values (:gateway, :reason, :adverts)
 on conflict (gateway, reason) do update set adverts = forgotten.adverts + excluded.adverts;
 
--- name: known_messages
--- Which app events' ids of one hour, a JSON list, were there before.
-select m.hash from json_each(cast(:hashes as text)) one
-cross join message_ids m where m.hour = :hour and m.hash = cast(one.value as bigint);
-
--- name: remember_messages!
--- App events' ids of one hour, a JSON list. `or ignore`, as SQLite then need not keep each page as it was for
--- the case that a row in the middle is at fault.
-insert or ignore into message_ids (hour, hash, received_hour)
-select :hour, one.value, :received_hour from json_each(:hashes) one;
-
--- name: forget_messages!
--- Ids received before the window in which a client may send again. Clocks are mostly right, so the first
--- range holds nearly all of them; the second finds those of clocks that run ahead.
-delete from message_ids where received_hour < :before_hour
-  and (hour < :before_hour or hour > :before_hour + 24 * 7);
-
 -- name: entries_after
 -- What the fold has to do next.
 select position, partition, kind, source, lane, boot_offset, received_at, payload, 0 as line

@@ -47,9 +47,9 @@ select subject, fence_id, profile_id, inside, entered_at, seen_at, farthest, dou
 from fence_presences;
 
 -- name: begin_fence_visit!
--- A fence was entered.
-insert into fence_visits (subject, profile_id, fence_id, entered_at, confidence)
-values (:subject, :profile_id, :fence_id, :entered_at, :confidence);
+-- A fence was entered, and perhaps left again.
+insert into fence_visits (subject, profile_id, fence_id, entered_at, left_at, confidence)
+values (:subject, :profile_id, :fence_id, :entered_at, :left_at, :confidence);
 
 -- name: end_fence_visit!
 -- And left.

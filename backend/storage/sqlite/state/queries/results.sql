@@ -3,6 +3,10 @@
 select d.decision_id, d.profile_id, d.verdict, d.reason, d.decided_at, d.send_at, d.variant, d.store_id, d.zone_id,
   d.fence_id,
   (select count(*) from pushes p where p.decision_id = d.decision_id and p.state = 'accepted') as accepted,
+  (select count(*) from pushes p
+    where p.decision_id = d.decision_id and p.state in ('queued', 'claimed', 'sending')) as on_the_way,
+  (select count(*) from pushes p where p.decision_id = d.decision_id and p.state = 'unknown') as unknown,
+  (select count(*) from pushes p where p.decision_id = d.decision_id and p.state = 'rejected') as rejected,
   (select count(*) from pushes p where p.decision_id = d.decision_id and p.opened_at is not null) as opened,
   (select min(p.reason) from pushes p
     where p.decision_id = d.decision_id and p.state in ('suppressed', 'expired')) as stopped
