@@ -5,12 +5,13 @@ folded. What an entry causes is in `backend/folding/`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import structlog
 
 from backend.folding import Folded, LiveState, Transaction
 from backend.folding.floor import WEIGH_EVERY_MS
+from backend.folding.sifting import sifted
 from backend.listening import Listening
 from backend.profiles.erasure import Tombstones
 from backend.profiles.service import ProfileService
@@ -35,6 +36,10 @@ DELETE_EVERY_S = 1.0  # folded entries go in one sweep, not with a sync of their
 STORAGE_RETRY_S = 1.0
 RACES = 3  # two replicas that meet the same stranger at once; the loser finds them at its next try
 OTHERS_S = 0.02  # how often another replica's position is looked at
+
+
+class _TakenBack(Exception):
+    """Rolls a trial back."""
 
 
 class Fold:
@@ -184,14 +189,43 @@ class Fold:
             await self._fold_or_bury(entry)
 
     async def _fold_or_bury(self, entry: Entry) -> None:
-        try:
-            await self._fold_in_the_end(entry)
-        except StorageConflict as error:
+        """Buries what cannot be folded; of an app's entry, which may be many people's, only those events."""
+        error = await self._refusal(self._fold_in_the_end, entry)
+        if error is None:
+            return
+        good, bad = await sifted(entry, self._trial) if entry.kind == "app" else (None, [])
+        if good is not None and bad:
+            for one, why in bad:
+                await self._bury(one, why)
+            entry, error = good, await self._refusal(self._fold_in_the_end, good)
+        if error is not None:
             await self._bury(entry, error)
+            await self._pass(entry)
+
+    async def _trial(self, entry: Entry) -> Exception | None:
+        """What stands against folding an entry, which is not folded yet."""
+        return await self._refusal(self._fold_and_take_back, entry)
+
+    async def _refusal(self, fold: Callable[[Entry], Awaitable[None]], entry: Entry) -> Exception | None:
+        """What stood against folding an entry; None: nothing. Raises StorageError for the disk's fault."""
+        refusal: Exception | None = None
+        try:
+            await fold(entry)
+        except _TakenBack:
+            pass
+        except StorageConflict as error:
+            refusal = error
         except StorageError:
             raise
         except Exception as error:  # noqa: BLE001 - kept with its reason, and logged, by _bury
-            await self._bury(entry, error)
+            refusal = error
+        else:
+            return None
+        await self._reload()
+        return refusal
+
+    async def _fold_and_take_back(self, entry: Entry) -> None:
+        await self._fold([entry], only_try=True)
 
     async def _fold_in_the_end(self, entry: Entry) -> None:
         """What contradicts another replica's rows may be a race, which a fresh look decides."""
@@ -208,6 +242,9 @@ class Fold:
     async def _bury(self, entry: Entry, error: Exception) -> None:
         log.error("entry_buried", position=entry.position, source=entry.source, exc_info=error)
         await self._journal.bury(of_entry(entry, f"could not be folded: {error!r}"))
+
+    async def _pass(self, entry: Entry) -> None:
+        """Goes on behind an entry of which nothing can be folded any more."""
         before, live = self.position, self._own()
         await self._state.write(
             lambda session: floor.move_to(session, before, before.past(entry), live.holding)
@@ -236,14 +273,17 @@ class Fold:
         for gateway in gateways:
             live.engine.gateway_alive(gateway, now)
 
-    async def _fold(self, entries: Sequence[Entry]) -> None:
+    async def _fold(self, entries: Sequence[Entry], *, only_try: bool = False) -> None:
         live, now, position = self._own(), self._now_ms(), self.position
         self._more = False
 
         def fold(session: Session) -> Folded:
             if self._ownership.holding != live.holding:
                 raise StorageRetry("other partitions are ours now")
-            return Transaction(session, live, self._people, now).fold(entries, position)
+            folded = Transaction(session, live, self._people, now).fold(entries, position)
+            if only_try:
+                raise _TakenBack
+            return folded
 
         folded = await self._state.write(fold, again=False)
         self._reached(folded.position)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import structlog
 from aiohttp import WSCloseCode, web
 from msgspec import Struct
 
-from simulators.fcm_faults import ANSWERS, BAD_GATEWAY, Answer, FaultBox, FaultKind, Faults
+from simulators.fcm_faults import ANSWERS, BAD_GATEWAY, Answer, Fault, FaultBox, FaultKind, Faults
 from simulators.fcm_message import BadAddress, BadMessage, Message, SendRequest, TooBig, address, read_request
 from simulators.fcm_oauth import Denied, TokenOffice, read_service_account, write_service_account
 from simulators.fcm_records import Address, AddressBook, DeviceRate, LineLog
@@ -45,10 +46,10 @@ class FcmServerSettings:
 class _Refusal(Exception):
     """A send ends with an error answer."""
 
-    def __init__(self, answer: Answer, retry_after_s: int | None = None) -> None:
+    def __init__(self, answer: Answer, retry_after: str | None = None) -> None:
         super().__init__(answer.text)
         self.answer = answer
-        self.retry_after_s = retry_after_s
+        self.retry_after = retry_after
 
 
 class FcmServer:
@@ -117,7 +118,7 @@ class FcmServer:
             return await self._receive(request, sent)
         except _Refusal as refusal:
             self._answers[refusal.answer.fcm_code or refusal.answer.status] += 1
-            wish = {} if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
+            wish = {} if refusal.retry_after is None else {"Retry-After": refusal.retry_after}
             return _json(refusal.answer.body(), refusal.answer.http, wish)
 
     def _check_caller(self, request: web.Request) -> None:
@@ -133,7 +134,7 @@ class FcmServer:
         if fault is not None:
             await asyncio.sleep(fault.delay_ms / 1000)
             if fault.kind in ANSWERS:
-                raise _Refusal(ANSWERS[fault.kind], fault.retry_after_s)
+                raise _Refusal(ANSWERS[fault.kind], self._retry_after(fault))
         if fault is None or fault.kind not in _NOT_DELIVERED:
             self._check_address(kind, value)
         if sent.validate_only:
@@ -150,7 +151,12 @@ class FcmServer:
         if Address(value, kind) not in self._book:  # type: ignore[arg-type] # narrowed by the line above
             raise _Refusal(ANSWERS["unregistered"])
         if not self._rate.allows(value, self._clock()):
-            raise _Refusal(ANSWERS["quota_exceeded"], 60)
+            raise _Refusal(ANSWERS["quota_exceeded"], "60")
+
+    def _retry_after(self, fault: Fault) -> str | None:
+        if fault.retry_after_s is None or fault.retry_after_form == "seconds":
+            return None if fault.retry_after_s is None else str(fault.retry_after_s)
+        return formatdate(self._clock() + fault.retry_after_s, usegmt=True)
 
     def _accept(self, kind: str, value: str, message: Message) -> str:
         """Writes the message down, then tells the phones; its name."""

@@ -86,13 +86,17 @@ BAD_GATEWAY = "<!DOCTYPE html><html><title>Error 502 (Server Error)!!1</title></
 
 
 class Fault(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A fault to order: with `probability`, at most `count` times; `value` limits it to one address."""
+    """A fault to order: with `probability`, at most `count` times; `value` limits it to one address.
+
+    `retry_after_form`: how Retry-After says `retry_after_s`, in seconds or as a date (RFC 9110, 10.2.3).
+    """
 
     kind: FaultKind
     probability: Annotated[float, Meta(ge=0, le=1)] = 1.0
     count: Annotated[int, Meta(ge=1)] | None = None
     value: str | None = None
     retry_after_s: Annotated[int, Meta(ge=0)] | None = None
+    retry_after_form: Literal["seconds", "date"] = "seconds"
     delay_ms: Annotated[int, Meta(ge=0)] = 0
 
 

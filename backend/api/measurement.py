@@ -91,8 +91,8 @@ class Rehearsal(Struct):
 class FunnelView(Struct):
     """From candidates to money; `revenue` in hundredths by currency.
 
-    What was to be sent was `accepted`, is `on_the_way`, ended as `unknown` or `rejected`, or was `stopped` by the
-    last checks, by their reason. `bought`: people who bought anything, and `orders` how often.
+    What was to be sent was `accepted`, is `on_the_way`, ended as `unknown` or `rejected`, or was `stopped` by
+    the last checks, by their reason. `bought`: people who bought anything, and `orders` how often.
     """
 
     candidates: int

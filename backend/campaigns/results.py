@@ -53,8 +53,8 @@ class Outcome:
 class Funnel:
     """From candidates to money. `people` are those whom the offer was meant for, without the held out.
 
-    What was to be sent was `accepted`, is `on_the_way`, ended as `unknown` or `rejected`, or was `stopped` by the
-    last checks, by their reason. `bought`: people who bought anything, and `orders` how often.
+    What was to be sent was `accepted`, is `on_the_way`, ended as `unknown` or `rejected`, or was `stopped` by
+    the last checks, by their reason. `bought`: people who bought anything, and `orders` how often.
     """
 
     candidates: int = 0

@@ -34,6 +34,7 @@ from sdk_bridge.wire.identifiers import usable
 MAX_ID_CHARS = 512
 MAX_ADDRESS_CHARS = 4096
 
+_EMPTY: dict[str, Any] = {}
 _PROOFS = frozenset({"userHash", "idToken", "externalIds"})
 _RECEIPTS = {"push notification received": "received", "push notification tapped": "opened"}
 
@@ -127,25 +128,11 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
         properties = {**properties, "category": call.category}
     context = context_of(call)
     traits = _object(call.traits, "traits")
-    about = _about(call, arrival, context, traits if known == "identify" else context.get("traits"))
-    event = AppEvent(
-        kind=known,
-        message_id=about.message_id,
-        source=arrival.source.source_id,
-        occurred_at=about.occurred_at,
-        received_at=arrival.received_at,
-        original_at=about.original_at,
-        index=index,
-        anonymous_id=about.anonymous_id,
-        user_id=about.user_id,
-        previous_id=text_of(call.previous_id),
-        proven=about.proven,
-        name=name,
-        properties=properties,
-        traits=traits,
-        context=about.context,
+    person = traits if known == "identify" else context.get("traits")
+    event = _event(
+        call, known, arrival, context, person, index, text_of(call.previous_id), name, properties, traits
     )
-    more = _more(call, about, properties, context)
+    more = _more(call, properties, context)
     return _of_somebody(msgspec.structs.replace(event, **more) if more else event)
 
 
@@ -169,9 +156,7 @@ def _needed(value: str | None, kind: Kind, spelling: str) -> str:
     return value
 
 
-def _more(
-    call: SegmentCall, about: "_About", properties: dict[str, Any], context: dict[str, Any]
-) -> dict[str, Any]:
+def _more(call: SegmentCall, properties: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
     """The fields of which few of Segment's calls say anything. Raises Rejected."""
     more: dict[str, Any] = {}
     if "device" in context:
@@ -182,8 +167,6 @@ def _more(
         more.update(push_id=push_id, receipt=receipt)
     if "consent" in context:
         more["consent"] = _preferences(context)
-    if about.external_ids:
-        more["external_ids"] = about.external_ids
     return more
 
 
@@ -237,49 +220,50 @@ def consent_event(call: ConsentCall, arrival: Arrival) -> AppEvent:
 
 def event_of(call: Call, kind: Kind, arrival: Arrival, context: dict[str, Any], **more: Any) -> AppEvent:
     """The event with what all kinds share, and what is `more` about this one. Raises Rejected."""
-    about = _about(call, arrival, context, context.get("traits"))
-    return AppEvent(
-        kind=kind,
-        source=arrival.source.source_id,
-        received_at=arrival.received_at,
-        **msgspec.structs.asdict(about),
-        **more,
-    )
+    event = _event(call, kind, arrival, context, context.get("traits"))
+    return msgspec.structs.replace(event, **more)
 
 
-class _About(Struct, frozen=True, gc=False):
-    """What every kind of event says: the fields of AppEvent that have these names."""
-
-    message_id: str
-    occurred_at: int
-    original_at: int
-    anonymous_id: str | None
-    user_id: str | None
-    proven: bool
-    context: dict[str, Any]
-    external_ids: list[ExternalId]
-
-
-def _about(call: Call, arrival: Arrival, context: dict[str, Any], traits: object) -> _About:
-    """`traits` are the person's: an identify's, else Segment's `context.traits`; a group's are no person's.
-    Raises Rejected."""
-    received_at = arrival.received_at
+def _event(  # noqa: PLR0913 - the fields of an event that most of them have
+    call: Call,
+    kind: Kind,
+    arrival: Arrival,
+    context: dict[str, Any],
+    person: object,
+    index: int = 0,
+    previous_id: str | None = None,
+    name: str | None = None,
+    properties: dict[str, Any] = _EMPTY,
+    traits: dict[str, Any] = _EMPTY,
+) -> AppEvent:
+    """`person` are the person's traits: an identify's, else Segment's `context.traits`; a group's are no
+    person's. Raises Rejected."""
+    received_at, source = arrival.received_at, arrival.source
     user_id, proven, claims = _user_of(call, arrival, context)
     original = unix_ms(call.original_timestamp or call.timestamp)
     if original is None:
         occurred_at = received_at
     else:
         occurred_at = occurred_ms(original, skew_ms(call.sent_at, received_at), received_at)
-    return _About(
-        text_of(call.message_id) or arrival.new_id(),
-        occurred_at,
-        original or 0,
-        text_of(call.anonymous_id),
-        user_id,
-        proven,
-        _without_proofs(context),
-        external_ids_of(arrival.source, traits, context, claims),
+    event = AppEvent(
+        kind=kind,
+        message_id=text_of(call.message_id) or arrival.new_id(),
+        source=source.source_id,
+        occurred_at=occurred_at,
+        received_at=received_at,
+        original_at=original or 0,
+        index=index,
+        anonymous_id=text_of(call.anonymous_id),
+        user_id=user_id,
+        previous_id=previous_id,
+        proven=proven,
+        name=name,
+        properties=properties,
+        traits=traits,
+        context=_without_proofs(context),
     )
+    external = external_ids_of(source, person, context, claims)
+    return msgspec.structs.replace(event, external_ids=external) if external else event
 
 
 def _user_of(

@@ -19,6 +19,7 @@ from backend.folding import people as people_part
 from backend.storage.database import SqliteFile, StorageError
 from backend.storage.entries import BEGINNING, Cursor
 from sdk_bridge.server.ports import JournalBusy
+from sdk_bridge.wire.app_events import decode_events
 from sdk_bridge.wire.messages import Batch, BeaconHealth, Readings, Skip, SkipCounts
 
 ANNA, BERTA = "altbeacon:" + "a" * 40, "altbeacon:" + "b" * 40
@@ -109,18 +110,43 @@ async def _append_app(shop, payload: bytes) -> None:
     )
 
 
-async def test_a_poisoned_entry_leaves_nothing_of_itself(live_shop):
-    """Its first event is good; but an entry is kept whole or not at all."""
+POISON = """create trigger poison before insert on events when new.message_id like 'poison%'
+            begin select raise(abort, 'no'); end"""
+
+
+async def test_a_poisoned_event_is_buried_alone(live_shop):
+    """A request may be of many people; what the poison itself would have said leaves nothing behind."""
     shop = live_shop
-    sql = """create trigger poison before insert on events when new.message_id = 'poison'
-             begin select raise(abort, 'no'); end"""
-    await shop.state.write(lambda s: s._connection.execute(sql))
-    good = shop.event("identify", user_id="anna", traits={"name": "Anna"}, message_id="good")
-    await shop.journal.append_events([good, shop.event("track", user_id="anna", message_id="poison")])
+    await shop.state.write(lambda s: s._connection.execute(POISON))
+    poison = shop.event("identify", user_id="anna", traits={"city": "Graz"}, message_id="poison")
+    good = [shop.event("track", user_id="anna", message_id=f"good-{number}") for number in range(9)]
+    named = shop.event("identify", user_id="anna", traits={"name": "Anna"}, message_id="named")
+    await shop.journal.append_events([*good[:4], poison, named, *good[4:]])
     await shop.folded()
-    assert await shop.column("select count(*) from events") == [0]
-    assert await shop.column("select count(*) from traits") == [0]
-    assert await shop.column("select count(*) from profiles") == [0]
+    found = await shop.column("select message_id from events order by event_id")
+    assert found == [*(f"good-{number}" for number in range(4)), "named", *(f"good-{n}" for n in range(4, 9))]
+    assert await shop.column("select name from traits") == ["name"]
+    [letter] = await _letters(shop)
+    assert [event.message_id for event in decode_events(letter["payload"])] == ["poison"]
+
+
+async def test_an_entry_of_poison_alone_leaves_nothing_of_itself(live_shop):
+    shop = live_shop
+    await shop.state.write(lambda s: s._connection.execute(POISON))
+    told = [shop.event("identify", user_id="anna", message_id=f"poison-{number}") for number in range(3)]
+    await shop.journal.append_events(told)
+    await shop.folded()
+    for table in ("events", "traits", "profiles"):
+        assert await shop.column(f"select count(*) from {table}") == [0]
+    assert len(await _letters(shop)) == 1
+
+
+async def _letters(shop) -> list[dict]:
+    def read(session):
+        found = session.rows("dead_letters_newest", limit=9, before=None, reason=None, origin=None)
+        return [dict(session.row("letter", letter_id=row["letter_id"])) for row in found]
+
+    return await shop.journal_file.read(read)
 
 
 async def test_a_full_disk_makes_the_fold_wait_and_buries_nothing(shop, running, monkeypatch, eventually):

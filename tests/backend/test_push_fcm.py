@@ -136,6 +136,15 @@ async def test_every_row_of_the_error_table(
     assert accepted(fcm, fault) == fault.endswith("_delivered"), "never sent a second time behind our back"
 
 
+@pytest.mark.parametrize("fault", ["quota_exceeded", "unavailable", "internal"])
+async def test_a_date_says_as_well_how_long_to_wait(fcm: FcmProcess, client: FcmClient, fault: str) -> None:
+    await client.send(push(push_id="warm-up"))
+    order(fcm, fault, retry_after_s=75, retry_after_form="date")
+    result = await client.send(push(push_id=fault))
+    assert isinstance(result, Retry)
+    assert 60 < result.after_s <= 75
+
+
 @pytest.mark.parametrize("fault", ["silent", "silent_delivered"])
 async def test_a_silent_service_is_in_doubt_after_the_time_limit(fcm: FcmProcess, fault: str) -> None:
     async with open_fcm(settings(fcm, timeout_s=0.5)) as client:

@@ -199,6 +199,23 @@ async def test_without_storage_it_sends_all_the_same(backend, door, shop):
     assert page.complaints == []
 
 
+async def test_a_visitor_outlives_the_write_key_and_so_do_calls_that_waited(backend, door, shop):
+    before, after = backend.open_source("web"), backend.open_source("web")
+    visitor = await shop.visitor()
+    page = await shop.open(tag(before, door), visitor)
+    [viewed] = await backend.stored(before, 1)
+    await visitor.set_offline(True)
+    await page.evaluate("footfall.track('Order Completed')")
+    await page.close()
+    await visitor.set_offline(False)
+    page = await shop.open(tag(after, door), visitor)
+    _, waited = await backend.stored(before, 2)
+    [viewed_again] = await backend.stored(after, 1)
+    assert waited.name == "Order Completed"
+    assert len({event.anonymous_id for event in (viewed, waited, viewed_again)}) == 1
+    await page.wait_for_function("Object.keys(localStorage).join() === 'footfall:who'")
+
+
 async def test_tabs_share_one_visitor_and_lose_nothing_of_each_other(backend, door, shop):
     source = backend.open_source("web")
     visitor = await shop.visitor()
@@ -219,7 +236,7 @@ async def test_nothing_is_stored_or_sent_before_the_person_agrees(backend, door,
     await page.evaluate("footfall.consent({marketing: false})")
     await page.evaluate("footfall.flush()")
     assert (door.posts, await page.evaluate("footfall.queued")) == ([], 3)
-    assert await stored_keys(page) == [f"footfall:{source.write_key}:consent"]
+    assert await stored_keys(page) == ["footfall:consent"]
     await page.evaluate("footfall.consent({analytics: true})")
     events = await backend.stored(source, 4)
     assert sorted(event.kind for event in events) == ["consent", "consent", "page", "track"]
@@ -236,7 +253,7 @@ async def test_a_no_sends_nothing_now_or_on_the_next_page(backend, door, shop):
     page = await shop.open(tag(source, door, [["track", "Order Completed"]], consent="analytics"), visitor)
     await page.evaluate("footfall.flush()")
     assert (door.posts, await page.evaluate("footfall.queued")) == ([], 0)
-    assert await stored_keys(page) == [f"footfall:{source.write_key}:consent"]
+    assert await stored_keys(page) == ["footfall:consent"]
 
 
 async def test_whoever_withdraws_is_heard_and_then_forgotten(backend, door, shop):
@@ -249,7 +266,7 @@ async def test_whoever_withdraws_is_heard_and_then_forgotten(backend, door, shop
     assert (withdrawn.kind, withdrawn.anonymous_id) == ("consent", viewed.anonymous_id)
     assert backend.profile("anonymous_id", agreed.anonymous_id)["consents"] == {"analytics": False}
     await page.wait_for_function("footfall.queued === 0")
-    assert await stored_keys(page) == [f"footfall:{source.write_key}:consent"]
+    assert await stored_keys(page) == ["footfall:consent"]
 
 
 async def test_a_link_is_shown_and_an_app_that_redeems_it_is_the_visitors(backend, door, shop):
@@ -269,7 +286,7 @@ async def test_a_link_is_shown_and_an_app_that_redeems_it_is_the_visitors(backen
     linked = next(event for event in await backend.stored(site, 2) if event.kind == "link")
     visitor = json.loads(
         await page.evaluate(
-            "localStorage.getItem(Object.keys(localStorage).find((key) => key.endsWith(':who')))"
+            "localStorage.getItem(Object.keys(localStorage).find((key) => key === 'footfall:who'))"
         )
     )
     assert linked.link.anonymous_id == visitor["anonymousId"]

@@ -26,19 +26,19 @@ interface Settings {
   purpose?: string | undefined;
 }
 
+const PREFIX = "footfall:"; // without the write key: keys are replaced, and visitors stay who they are
 const MAX_HELD = 100; // calls that wait for an answer to the consent banner, in the page's memory
 
 class Footfall {
   private readonly store = new Store();
   private readonly queue: Queue;
   private readonly sender: Sender;
-  private readonly prefix: string;
   private held: Held[] = [];
 
   constructor(private readonly settings: Settings) {
-    this.prefix = `footfall:${settings.writeKey}:`;
-    this.queue = new Queue(this.store, `${this.prefix}q:`);
-    this.sender = new Sender(this.queue, settings.host, settings.writeKey, this.prefix);
+    this.queue = new Queue(this.store, queueOf(settings.writeKey));
+    this.sender = this.senderOf(this.queue, settings.writeKey);
+    if (this.answer) this.sendEarlier();
     addEventListener("online", () => this.sender.awake());
     addEventListener("pageshow", () => this.sender.awake());
     addEventListener("pagehide", () => this.sender.leave());
@@ -79,8 +79,8 @@ class Footfall {
 
   /** What the person agrees to, by purpose; it is sent, and decides whether the other calls are. */
   consent(purposes: Purposes): void {
-    const known = this.store.get(`${this.prefix}who`) !== null;
-    this.store.put(`${this.prefix}consent`, JSON.stringify({ ...this.answers(), ...purposes }));
+    const known = this.store.get(`${PREFIX}who`) !== null;
+    this.store.put(`${PREFIX}consent`, JSON.stringify({ ...this.answers(), ...purposes }));
     if (this.answer === false) this.forget(known ? purposes : null);
     else this.say("consent", { consent: purposes });
     if (this.answer) for (const call of this.held.splice(0)) this.tell(...call);
@@ -98,7 +98,7 @@ class Footfall {
   /** The person has logged out: whoever comes next is somebody else. */
   reset(): void {
     this.held = [];
-    this.store.remove(`${this.prefix}who`);
+    this.store.remove(`${PREFIX}who`);
   }
 
   /** Sends what is queued now. */
@@ -119,9 +119,27 @@ class Footfall {
   /** After a no: nothing is left but the answer, and the refusal on its way, if we knew whose it is. */
   private forget(refusal: Purposes | null): void {
     this.held = [];
+    for (const key of this.earlierKeys()) new Queue(this.store, queueOf(key)).clear();
     this.queue.clear();
     if (refusal) this.tell("consent", { consent: refusal });
-    this.store.remove(`${this.prefix}who`);
+    this.store.remove(`${PREFIX}who`);
+  }
+
+  /** What an earlier page left under a write key that has been replaced since goes under that key. */
+  private sendEarlier(): void {
+    for (const key of this.earlierKeys()) {
+      void this.senderOf(new Queue(this.store, queueOf(key)), key).flush();
+    }
+  }
+
+  private earlierKeys(): Set<string> {
+    const parts = this.store.keys(PREFIX).map((key) => key.split(":"));
+    const keys = parts.filter(([, key, kind]) => kind === "q" && key !== this.settings.writeKey);
+    return new Set(keys.map(([, key]) => key!));
+  }
+
+  private senderOf(queue: Queue, writeKey: string): Sender {
+    return new Sender(queue, this.settings.host, writeKey, `${PREFIX}${writeKey}:`);
   }
 
   private say(kind: string, fields: Values): void {
@@ -141,7 +159,7 @@ class Footfall {
 
   /** Asked each time, for another tab may have logged in or out. */
   private who(): Who {
-    const stored = parsed<Who>(this.store.get(`${this.prefix}who`));
+    const stored = parsed<Who>(this.store.get(`${PREFIX}who`));
     return typeof stored?.anonymousId === "string" ? stored : this.keep({ anonymousId: randomText(16) });
   }
 
@@ -155,18 +173,22 @@ class Footfall {
   }
 
   private keep(who: Who): Who {
-    this.store.put(`${this.prefix}who`, JSON.stringify(who));
+    this.store.put(`${PREFIX}who`, JSON.stringify(who));
     return who;
   }
 
   private answers(): Purposes {
-    return parsed<Purposes>(this.store.get(`${this.prefix}consent`)) ?? {};
+    return parsed<Purposes>(this.store.get(`${PREFIX}consent`)) ?? {};
   }
 
   /** Whether calls may be sent: yes, no, or not answered yet. */
   private get answer(): boolean | undefined {
     return this.settings.purpose === undefined ? true : this.answers()[this.settings.purpose];
   }
+}
+
+function queueOf(writeKey: string): string {
+  return `${PREFIX}${writeKey}:q:`;
 }
 
 function context(): Values {
