@@ -56,6 +56,7 @@ def serve(
 
     Example of a settings file:
 
+    \b
         data_dir = "/var/lib/footfall"
         [push]
         service_account = "/etc/footfall/firebase.json"

@@ -30,7 +30,8 @@ from sdk_bridge.server.spelling import is_country
 LINE_EVERY_S: Final = 5.0  # without a terminal: often enough to see that it goes on
 SHOWN_ERRORS: Final = 20
 SHOWN_ROWS: Final = 3
-TOKEN_VARIABLE: Final = "FOOTFALL_TOKEN"  # noqa: S105 - its name
+TOKEN_VARIABLE: Final = "FOOTFALL_API_TOKEN"  # noqa: S105 - its name
+TOKEN_VARIABLE_TOO: Final = "FOOTFALL_TOKEN"  # noqa: S105 - what it was called here before
 HERE: Final = "http://127.0.0.1:8080"
 
 import_ = typer.Typer(
@@ -284,13 +285,20 @@ class _Where:
         """Raises SendingStopped without a token or a usable address."""
         if not self.url.startswith(("http://", "https://")):
             raise SendingStopped("--url begins with http:// or https://")
-        token = self.token_file.read_text("utf-8") if self.token_file else os.environ.get(TOKEN_VARIABLE, "")
+        trust = ssl.create_default_context()
+        try:
+            token = self.token_file.read_text("utf-8") if self.token_file else _token_of_environment()
+            if self.ca is not None:
+                trust.load_verify_locations(self.ca)
+        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            raise SendingStopped(f"--token-file or --ca cannot be read: {error}") from error
         if not token.strip():
             raise SendingStopped(f"give a marketer's token: in ${TOKEN_VARIABLE}, or with --token-file")
-        trust = ssl.create_default_context()
-        if self.ca is not None:
-            trust.load_verify_locations(self.ca)
         return Backend(self.url, token.strip(), trust)
+
+
+def _token_of_environment() -> str:
+    return os.environ.get(TOKEN_VARIABLE) or os.environ.get(TOKEN_VARIABLE_TOO, "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,7 +243,7 @@ def ids_of_the_journal(folder: Path) -> Iterator[Callable[[int, list[int]], None
             group.write()
 
         transaction(connection, "journal", work)
-        while ids.crowding >= 1 and transaction(connection, "journal", ids.settle):
+        while ids.due and transaction(connection, "journal", ids.settle):
             pass
 
     yield take

@@ -6,24 +6,23 @@ and what happens meanwhile take turns on one thread, so neither misses the other
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from backend.occurrences import Occurrence
 from backend.segments.dependencies import EITHER, ENTERS, LEAVES, Needs, Wakes, is_restless, needs_of
-from backend.segments.model import Condition, in_order, references
-from backend.segments.predicate import Verdict, evaluate
+from backend.segments.model import LONGEST_S, Condition, in_order, references
+from backend.segments.predicate import Answer, evaluate_all
 from backend.storage import segments as rows
 from backend.storage.ownership import EVERYTHING, Holding
 from backend.storage.segment_facts import PeopleFacts
 from backend.storage.segments import Change, Membership, StoredSegment
 from backend.storage.session import Session
-
-_Reach: TypeAlias = int | None
-"""How far back events are asked for, in seconds; None: ever."""
 
 TIMERS_AT_ONCE = 500  # at midnight everybody's may be due; gateways and phones must not wait for them all
 PORTION_S = 0.006  # with its commit well below the 20 ms that bulk work may hold the writer for
@@ -31,7 +30,6 @@ FIRST_PORTION = 50
 LARGEST_PORTION = 2_000
 HEAVY = 2_000  # events; to read a robot's hundred thousand with each that it adds would hold up everybody
 HEAVIES = 1_000
-COMBINATIONS = 1_000  # of segments asked together, whose needs are remembered
 
 
 @dataclass(slots=True)
@@ -50,7 +48,6 @@ class Audiences:
     """How many people are computed at once; follows how long the last ones took."""
     rests: dict[str, int] = field(default_factory=dict)
     """Until when people are not asked again who have done so much that it takes long; unix milliseconds."""
-    _together: dict[frozenset[str], Needs] = field(default_factory=dict)
 
     @classmethod
     def read(cls, session: Session) -> "Audiences":
@@ -77,19 +74,29 @@ class Audiences:
         """The first that is not computed for everybody yet."""
         return next((found for found in self.segments.values() if found.state == "computing"), None)
 
-    def needs_of_all(self, asked: frozenset[str]) -> Needs:
-        """What has to be read to ask somebody for all of these."""
-        known = self._together.get(asked)
-        if known is None:
-            if len(self._together) >= COMBINATIONS:
-                self._together.clear()
-            known = self._together[asked] = reduce(or_, (self.needs[one] for one in asked))
-        return known
+    def reach(self, segment_id: str) -> int:
+        """How far back events are asked for, in seconds."""
+        since_s = self.needs[segment_id].since_s
+        return LONGEST_S + 1 if since_s is None else since_s
 
-    def is_silent(self, segment_id: str, person_id: str) -> bool:
-        """Whether the person coming in or going is merely found by computing a new definition."""
-        found = self.segments[segment_id]
-        return found.state == "computing" and found.silent and person_id > found.computed_to
+
+@dataclass(slots=True)
+class _Noted:
+    """Profiles that something happened to, by the segments that it may bring them into, or out of."""
+
+    entering: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    leaving: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    by_all: set[str] = field(default_factory=set)
+    """Every segment asks about them."""
+
+    def add(self, profile_id: str, segment_id: str, effect: int) -> None:
+        if effect & ENTERS:
+            self.entering[segment_id].add(profile_id)
+        if effect & LEAVES:
+            self.leaving[segment_id].add(profile_id)
+
+    def profiles(self) -> set[str]:
+        return self.by_all.union(*self.entering.values(), *self.leaving.values())
 
 
 @dataclass(slots=True)
@@ -116,29 +123,27 @@ class _Held:
     rooted: set[tuple[str, str]] = field(default_factory=set)
     merged: set[str] = field(default_factory=set)
 
-    def still_open(
-        self, person: str, tree: Iterable[str], asked: Mapping[str, Mapping[str, int]]
-    ) -> set[str]:
-        """The segments to ask: what can only bring somebody in is no question for whoever is in already.
-
-        Neither is when they will leave: that is no earlier than was known before.
-        """
-        effects: dict[str, int] = {}
-        for profile_id in tree:
-            for segment_id, effect in asked.get(profile_id, {}).items():
-                effects[segment_id] = effects.get(segment_id, 0) | effect
-        inside = self.members[person]
-        return {key for key, effect in effects.items() if effect & (LEAVES if key in inside else ENTERS)}
+    def of(self, segment_id: str, people: Iterable[str]) -> set[str]:
+        """Those of them who are in a segment."""
+        return {person for person in people if segment_id in self.members[person]}
 
 
 @dataclass(slots=True)
 class _People:
-    """People about to be asked: by which segments, what they are in, what is waited for."""
+    """People about to be asked: whom each segment asks, what they are in, what is waited for."""
 
     trees: Mapping[str, Sequence[str]]
     asked: dict[str, set[str]]
     held: _Held
     timers: Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """People of whom is known what happened since the same moment."""
+
+    people: set[str]
+    facts: PeopleFacts
 
 
 class AudiencePart:
@@ -158,7 +163,7 @@ class AudiencePart:
         self._holding = holding
         self._audiences = audiences
         self._stopwatch = stopwatch
-        self._asked: dict[str, dict[str, int]] = {}
+        self._noted = _Noted()
         self._later: dict[tuple[str, str], int] = {}
         self.more = False
         self.computed = False
@@ -173,17 +178,11 @@ class AudiencePart:
             if rests_until > occurrence.received_at:
                 self._later[person_id, segment_id] = rests_until
             else:
-                self._note(person_id, segment_id, effect)
+                self._noted.add(person_id, segment_id, effect)
 
     def disturbed(self, profiles: Iterable[str]) -> None:
         """These profiles are new, or of another person than before: every segment asks about them."""
-        everything = dict.fromkeys(self._audiences.segments, EITHER)
-        for profile_id in profiles if everything else ():
-            self._asked[profile_id] = everything.copy()
-
-    def _note(self, profile_id: str, segment_id: str, effect: int = EITHER) -> None:
-        asked = self._asked.setdefault(profile_id, {})
-        asked[segment_id] = asked.get(segment_id, 0) | effect
+        self._noted.by_all.update(profiles)
 
     def settle(self, now: int) -> Iterator[Occurrence]:
         """Asks everybody whom anything happened to. `now`: everything until then is folded."""
@@ -216,57 +215,67 @@ class AudiencePart:
             if segment_id == rows.EVERY:
                 self.disturbed([profile_id])
             elif segment_id in audiences.segments:
-                self._note(profile_id, segment_id)
+                self._noted.add(profile_id, segment_id, EITHER)
         self.more = len(due) == TIMERS_AT_ONCE
         audiences.next_due = rows.next_due(self._session)
 
     # Asking people by the predicate -----------------------------------------------------------------------
 
     def _ask_noted(self, now: int) -> Iterator[Occurrence]:
-        if not self._asked:
+        noted, self._noted = self._noted, _Noted()
+        profiles = noted.profiles() if self._audiences.segments else ()
+        if not profiles:
             return
-        asked, self._asked = self._asked, {}
-        people, found = self._people(asked), _Found()
-        known = self._known(people, now)
+        people, found = self._people(noted, profiles), _Found()
+        groups = self._groups(people, now)
         for segment in self._audiences.segments.values():
-            self._ask_all(segment, people, known, found, now)
-        for facts in set(known.values()):
-            self._let_rest(facts, now)
+            for group in groups:
+                self._ask_all(segment, people, group, found, now)
+        for group in groups:
+            self._let_rest(group.facts, now)
         yield from self._write(found)
 
-    def _known(self, people: _People, now: int) -> dict[str, PeopleFacts]:
-        """By person: what is known of them, read once for all segments that may be asked about them.
+    def _groups(self, people: _People, now: int) -> list[_Group]:
+        """People with what is known of them, read once for all segments that may ask about them.
 
         People are read together with those whose segments look equally far back. Nobody's events are read
         from longer ago than one of their own segments asks for, for some have done very much.
         """
-        together: dict[_Reach, dict[str, Needs]] = {}
-        for person in people.trees:
-            needs = self._audiences.needs_of_all(frozenset(people.asked[person]))
-            together.setdefault(needs.since_s, {})[person] = needs
-        known: dict[str, PeopleFacts] = {}
-        for needed in together.values():
-            needs = reduce(or_, {id(needs): needs for needs in needed.values()}.values())
-            trees = {person: people.trees[person] for person in needed}
-            facts = PeopleFacts(self._session, trees, needs, now, people.held.members)
-            known.update(dict.fromkeys(needed, facts))
-        return known
+        audiences, by_reach, placed = self._audiences, dict[int, set[str]](), set[str]()
+        for segment_id in sorted(people.asked, key=audiences.reach, reverse=True):
+            others = people.asked[segment_id] - placed
+            by_reach.setdefault(audiences.reach(segment_id), set()).update(others)
+            placed |= others
+        return [self._group(people, together, now) for together in by_reach.values() if together]
 
-    def _people(self, asked: Mapping[str, Mapping[str, int]]) -> _People:
-        """The people behind the profiles, and by which segments they have to be asked."""
+    def _group(self, people: _People, together: set[str], now: int) -> _Group:
+        asking = [key for key, asked in people.asked.items() if not together.isdisjoint(asked)]
+        needs = reduce(or_, (self._audiences.needs[segment_id] for segment_id in asking))
+        trees = {person: tree for person, tree in people.trees.items() if person in together}
+        return _Group(together, PeopleFacts(self._session, trees, needs, now, people.held.members))
+
+    def _people(self, noted: _Noted, profiles: Iterable[str]) -> _People:
+        """The people behind the profiles, and which segments have to ask about them."""
         audiences, session = self._audiences, self._session
-        trees = rows.trees(session, asked)
-        held = self._held(trees)
-        asked_of = {person: held.still_open(person, tree, asked) for person, tree in trees.items()}
-        for person in held.merged:
-            asked_of[person] = set(audiences.segments)
-        trees = {person: tree for person, tree in trees.items() if asked_of[person]}
-        timers = rows.timers_of(session, trees) if audiences.restless else {}
-        return _People(trees, asked_of, held, timers)
-
-    def _held(self, trees: Mapping[str, Sequence[str]]) -> "_Held":
-        """What people are in; a profile that was merged gives its memberships to its person."""
+        trees = rows.trees(session, profiles)
         person_of = {profile: person for person, tree in trees.items() for profile in tree}
+        held = self._held(trees, person_of)
+        by_all = held.merged | _known(person_of, noted.by_all)
+        asked = {segment_id: by_all.copy() for segment_id in audiences.segments}
+        for segment_id, entering in noted.entering.items():
+            people = _known(person_of, entering)
+            asked[segment_id] |= people - held.of(segment_id, people)
+        for segment_id, leaving in noted.leaving.items():
+            asked[segment_id] |= held.of(segment_id, _known(person_of, leaving))
+        timers = rows.timers_of(session, set().union(*asked.values())) if audiences.restless else {}
+        return _People(trees, asked, held, timers)
+
+    def _held(self, trees: Mapping[str, Sequence[str]], person_of: Mapping[str, str]) -> _Held:
+        """What people are in; a profile that was merged gives its memberships to its person.
+
+        Whoever is in already is no question for what can only bring somebody in. Neither is when they will
+        leave: that is no earlier than was known before.
+        """
         held, stale = _Held({person: set() for person in trees}), list[tuple[str, str]]()
         for profile_id, segment_id, since in rows.memberships(self._session, person_of):
             person = person_of[profile_id]
@@ -282,19 +291,13 @@ class AudiencePart:
         return held
 
     def _ask_all(
-        self,
-        segment: StoredSegment,
-        people: _People,
-        known: Mapping[str, PeopleFacts],
-        found: _Found,
-        now: int,
+        self, segment: StoredSegment, people: _People, group: _Group, found: _Found, now: int
     ) -> None:
-        """One segment, and all that it concerns."""
-        segment_id, condition = segment.segment_id, segment.condition
-        for person_id in people.trees:
-            if segment_id in people.asked[person_id]:
-                verdict = evaluate(condition, known[person_id].of(person_id), now)
-                self._judge(segment, person_id, verdict, people, found, now)
+        """One segment, and all of a group that it concerns."""
+        concerned = people.asked[segment.segment_id] & group.people
+        if concerned:
+            answer = evaluate_all(segment.condition, concerned, group.facts, now)
+            self._judge(segment, concerned, answer, people, found, now)
 
     def _let_rest(self, facts: PeopleFacts, now: int) -> None:
         """A millisecond for each event: so even the heaviest take half a hundredth of the time."""
@@ -308,29 +311,32 @@ class AudiencePart:
     def _judge(
         self,
         segment: StoredSegment,
-        person_id: str,
-        verdict: Verdict,
+        concerned: AbstractSet[str],
+        answer: Answer,
         people: _People,
         found: _Found,
         now: int,
     ) -> None:
-        holds, changes_at = verdict
-        segment_id, key = segment.segment_id, (person_id, segment.segment_id)
-        was = segment_id in people.held.members[person_id]
-        if holds and key not in people.held.rooted:
-            since = people.held.since.setdefault(key, now)
-            found.entered.append((Membership(person_id, segment_id, since), segment.version))
-        if was and not holds:
-            found.gone.append((person_id, segment_id))
-        if was != holds:
-            silent = self._audiences.is_silent(segment_id, person_id)
-            change = _change(segment, person_id, entered=holds, at=now, backfill=silent)
-            found.changes.append((change, people.held.since[key]))
-            members = people.held.members[person_id]
-            (members.add if holds else members.discard)(segment_id)
-            people.asked[person_id].update(self._audiences.wakes.dependents(segment_id))
-        if changes_at is not None and changes_at < people.timers.get(key, changes_at + 1):
-            found.timers[key] = changes_at
+        segment_id, held = segment.segment_id, people.held
+        was = held.of(segment_id, concerned)
+        entered, left = sorted(answer.holds - was), sorted(was - answer.holds)
+        for person_id in entered:
+            held.since[person_id, segment_id] = now
+            held.members[person_id].add(segment_id)
+        for person_id in left:
+            held.members[person_id].discard(segment_id)
+        for person_id in (*entered, *(was & held.merged & answer.holds)):
+            key = (person_id, segment_id)
+            if key not in held.rooted:
+                found.entered.append((Membership(*key, held.since[key]), segment.version))
+        found.gone += [key for person_id in left if (key := (person_id, segment_id)) in held.rooted]
+        found.changes += _changes(segment, entered, left, held.since, now)
+        for dependent in self._audiences.wakes.dependents(segment_id) if entered or left else ():
+            people.asked[dependent].update(entered, left)
+        for person_id, at in answer.changes_at.items():
+            key = (person_id, segment_id)
+            if at < people.timers.get(key, at + 1):
+                found.timers[key] = at
 
     def _write(self, found: _Found) -> Iterator[Occurrence]:
         session = self._session
@@ -382,7 +388,7 @@ class AudiencePart:
             else:
                 found.gone.append((person_id, segment_id))
             for dependent in self._audiences.wakes.dependents(segment_id):
-                self._note(person_id, dependent)
+                self._noted.add(person_id, dependent, EITHER)
         found.timers = self._timers_of(segment, asked.restless, now)
         yield from self._write(found)
 
@@ -396,12 +402,8 @@ class AudiencePart:
         for held in rows.memberships(session, trees):
             members.setdefault(held.profile_id, set()).add(held.segment_id)
         facts = PeopleFacts(session, trees, self._audiences.needs[segment_id], now, members)
-        verdicts = {person: evaluate(segment.condition, facts.of(person), now) for person in trees}
-        return {
-            (person, segment_id): verdict.changes_at
-            for person, verdict in verdicts.items()
-            if verdict.changes_at is not None
-        }
+        answer = evaluate_all(segment.condition, trees.keys(), facts, now)
+        return {(person, segment_id): at for person, at in answer.changes_at.items()}
 
     def _replace(self, segment: StoredSegment) -> None:
         self._audiences.segments[segment.segment_id] = segment
@@ -425,6 +427,31 @@ def _needs(conditions: Mapping[str, Condition], order: Sequence[str], wakes: Wak
     for key in reversed(order):
         needs[key] = reduce(or_, (needs[one] for one in wakes.dependents(key)), needs_of(conditions[key]))
     return needs
+
+
+def _known(person_of: Mapping[str, str], profiles: Iterable[str]) -> set[str]:
+    """The people of profiles; who claims an id without proof is nobody."""
+    return {person_of[profile_id] for profile_id in profiles if profile_id in person_of}
+
+
+def _changes(
+    segment: StoredSegment,
+    entered: Iterable[str],
+    left: Iterable[str],
+    since: Mapping[tuple[str, str], int],
+    at: int,
+) -> Iterator[tuple[Change, int]]:
+    """Of people whom the predicate found; whom the computing would have found anyhow are no news."""
+    unreached = segment.computed_to if segment.state == "computing" and segment.silent else None
+    kinds: tuple[tuple[Literal["entered", "left"], Iterable[str]], ...] = (
+        ("entered", entered),
+        ("left", left),
+    )
+    for kind, people in kinds:
+        for person_id in people:
+            backfill = unreached is not None and person_id > unreached
+            change = Change(segment.segment_id, person_id, segment.version, kind, at, backfill)
+            yield change, since[person_id, segment.segment_id]
 
 
 def _change(segment: StoredSegment, person_id: str, *, entered: bool, at: int, backfill: bool) -> Change:

@@ -81,13 +81,16 @@ def feed_in_xml(path: Path) -> Source:
 
 def layout_of(path: Path, encoding: str | None, delimiter: str | None) -> Layout:
     """How a table is written, as told or found out. Raises FileUnreadable."""
+    cut = "\t" if delimiter == "tab" else delimiter
+    if cut is not None and (len(cut) != 1 or cut in '"\r\n'):
+        raise FileUnreadable(f"--delimiter: {delimiter!r} is not one character, nor tab")
     known = encoding
     try:
         with path.open("rb") as file:
             known = known or tables.detect_encoding(file)
             file.seek(0)
             with io.TextIOWrapper(file, encoding=known, newline="") as text:
-                return tables.detect_layout(text, known, "\t" if delimiter == "tab" else delimiter)
+                return tables.detect_layout(text, known, cut)
     except LookupError as error:
         raise FileUnreadable(f"--encoding: {error}") from error
     except UnicodeDecodeError as error:

@@ -196,6 +196,8 @@ def _polygon_geometry(fence: Fence, parts: list[list[Array]]) -> Geometry:
     east, north = outline.max(axis=0).tolist()
     latitude, longitude = (south + north) / 2, (west + east) / 2
     scale = np.array([METRES_A_DEGREE * math.cos(math.radians(latitude)), METRES_A_DEGREE])
+    for rings in parts:
+        _check_rings(rings)
     flat = [[(ring - (longitude, latitude)) * scale for ring in rings] for rings in parts]
     polygon = _one(shapely.Polygon(rings[0], rings[1:]) for rings in flat)
     corners = np.concatenate([rings[0] for rings in flat])
@@ -210,12 +212,16 @@ def _polygon_geometry(fence: Fence, parts: list[list[Array]]) -> Geometry:
 
 
 def _one(polygons: Iterable[shapely.Polygon]) -> shapely.Polygon | shapely.MultiPolygon:
-    """The place that they are together; an edge between two of them is none. Raises FenceInvalid."""
-    valid = list(polygons)
-    for polygon in valid:
-        if not polygon.is_valid:
-            raise FenceInvalid(f"shape.geometry: {shapely.is_valid_reason(polygon)}")
-    return valid[0] if len(valid) == 1 else shapely.union_all(valid)
+    """The place that they are together; an edge between two of them is none."""
+    found = list(polygons)
+    return found[0] if len(found) == 1 else shapely.union_all(found)
+
+
+def _check_rings(rings: list[Array]) -> None:
+    """Raises FenceInvalid for rings that cross themselves or each other, and says where, in degrees."""
+    polygon = shapely.Polygon(rings[0], rings[1:])
+    if not polygon.is_valid:
+        raise FenceInvalid(f"shape.geometry: {shapely.is_valid_reason(polygon)} (longitude, latitude)")
 
 
 def _turn(degrees: float) -> float:

@@ -12,7 +12,6 @@ from backend.segments.model import (
     DaysAgo,
     Did,
     Dwelt,
-    Filter,
     HasIdentifier,
     HasRfm,
     HasTrait,
@@ -23,7 +22,7 @@ from backend.segments.model import (
     nodes_of,
     parts_of,
 )
-from backend.segments.values import passes_filter
+from backend.segments.values import Passes, passing
 from sdk_bridge.wire.app_events import AppEvent
 
 _PLACES = frozenset(
@@ -38,12 +37,11 @@ _PLACES = frozenset(
 class Needs:
     """What has to be read to answer conditions.
 
-    `named` and `nameless` are the events asked for: by name, and by kind alone. `since_s` is how far back
+    `events` are those that are counted, by kinds, and by name or without one. `since_s` is how far back
     events are asked for, in seconds, `visits_s` the same for stays; None: ever.
     """
 
-    named: frozenset[str] = frozenset()
-    nameless: frozenset[str] = frozenset()
+    events: frozenset[tuple[tuple[str, ...], str | None]] = frozenset()
     since_s: int | None = 0
     traits: frozenset[str] = frozenset()
     purposes: frozenset[str] = frozenset()
@@ -56,8 +54,7 @@ class Needs:
 
     def __or__(self, other: "Needs") -> "Needs":
         return Needs(
-            named=self.named | other.named,
-            nameless=self.nameless | other.nameless,
+            events=self.events | other.events,
             since_s=_longer(self.since_s, other.since_s),
             traits=self.traits | other.traits,
             purposes=self.purposes | other.purposes,
@@ -80,10 +77,8 @@ def needs_of(condition: Condition) -> Needs:
 
 def _needs_of_node(node: Condition) -> Needs:  # noqa: PLR0911 - a table in the form of a match
     match node:
-        case Did(name=None):
-            return Needs(nameless=frozenset(node.kinds), since_s=node.within_s)
-        case Did(name=str() as name):
-            return Needs(named=frozenset({name}), since_s=node.within_s)
+        case Did():
+            return Needs(events=frozenset({(node.kinds, node.name)}), since_s=node.within_s)
         case HasTrait():
             return Needs(traits=frozenset({parts_of(node.name)[0]}))
         case Agreed():
@@ -144,9 +139,7 @@ def _effect(leaf: Condition, upside_down: bool) -> int:
 class Wakes:
     """Which segments an occurrence may concern, and how; built once for all that are live."""
 
-    _events: dict[tuple[str, str | None], list[tuple[str, tuple[Filter, ...], int]]] = field(
-        default_factory=dict
-    )
+    _events: dict[tuple[str, str | None], list[tuple[str, list[Passes], int]]] = field(default_factory=dict)
     _traits: dict[str, set[str]] = field(default_factory=dict)
     _purposes: dict[str, set[str]] = field(default_factory=dict)
     _identifiers: set[str] = field(default_factory=set)
@@ -165,9 +158,9 @@ class Wakes:
     def _add(self, segment_id: str, leaf: Condition, effect: int) -> None:
         match leaf:
             case Did():
+                tests = [passing(asked) for asked in leaf.where]
                 for kind in leaf.kinds:
-                    asked = self._events.setdefault((kind, leaf.name), [])
-                    asked.append((segment_id, leaf.where, effect))
+                    self._events.setdefault((kind, leaf.name), []).append((segment_id, tests, effect))
             case HasTrait():
                 self._traits.setdefault(parts_of(leaf.name)[0], set()).add(segment_id)
             case Agreed():
@@ -196,8 +189,8 @@ class Wakes:
     def _counting(self, event: AppEvent) -> Iterator[tuple[str, int]]:
         """Those that count such events; the filters find here what they will find when it is read again."""
         for name in {event.name, None}:
-            for segment_id, where, effect in self._events.get((event.kind, name), ()):
-                if not where or all(passes_filter(event.properties, asked) for asked in where):
+            for segment_id, tests, effect in self._events.get((event.kind, name), ()):
+                if all(passes(event.properties) for passes in tests):
                     yield segment_id, effect
 
     def _stated_in(self, event: AppEvent) -> Iterator[str]:

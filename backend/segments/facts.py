@@ -1,6 +1,6 @@
-"""What the conditions ask about one person; whoever knows the answers satisfies `Facts`."""
+"""What the conditions ask about people; whoever knows the answers satisfies `Facts` and `Crowd`."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,4 +81,18 @@ class Facts(Protocol):
 
     def is_member(self, segment_id: str) -> bool:
         """Whether the person is in a segment."""
+        ...
+
+
+class Crowd(Protocol):
+    """People who are asked together."""
+
+    def of(self, person_id: str) -> Facts:
+        """One of them."""
+        ...
+
+    def events(self, kinds: Sequence[str], name: str | None) -> Mapping[str, Sequence[EventFact]]:
+        """What each of them did, newest first; of any name where none is given. Who did nothing may be left
+        out, and so may what is longer ago than any condition asks for.
+        """
         ...

@@ -138,7 +138,7 @@ class HasTrait(_Node, frozen=True, tag="trait"):
 class HasIdentifier(_Node, frozen=True, tag="identifier"):
     """The person is known by such an identifier, or by one of the values given."""
 
-    kind: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}$(?!\n)")]
+    kind: Annotated[str, Meta(max_length=64)]
     one_of: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=200)
     ] = ()

@@ -1,11 +1,16 @@
-"""Whether one person belongs to an audience now, and when time alone may change that; pure."""
+"""Who belongs to an audience now, and when time alone may change that; pure.
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from itertools import islice
+A condition is asked of many people at once: what nobody of them did costs nothing, and each question goes to
+those alone whom it decides about.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
-from backend.segments.facts import EventFact, Facts, VisitFact
+from backend.segments.facts import Crowd, EventFact, Facts, VisitFact
 from backend.segments.model import (
     Agreed,
     AllOf,
@@ -14,7 +19,6 @@ from backend.segments.model import (
     Condition,
     Did,
     Dwelt,
-    Filter,
     HasIdentifier,
     HasRfm,
     HasTrait,
@@ -24,7 +28,9 @@ from backend.segments.model import (
     Not,
     parts_of,
 )
-from backend.segments.values import changes_on, passes_filter, passes_path, today_of
+from backend.segments.values import Passes, changes_on, passes_path, passing, today_of
+
+_People: TypeAlias = AbstractSet[str]
 
 
 class Verdict(NamedTuple):
@@ -34,41 +40,122 @@ class Verdict(NamedTuple):
     changes_at: int | None = None
 
 
+class Answer(NamedTuple):
+    """Of people who were asked: who is in; before `changes_at` only news can change somebody's answer."""
+
+    holds: _People
+    changes_at: Mapping[str, int]
+
+
+def evaluate_all(condition: Condition, people: _People, crowd: Crowd, now: int) -> Answer:
+    """Asks the tree of people, and of each no more than decides."""
+    return _RULES[type(condition)](condition, people, crowd, now)
+
+
 def evaluate(condition: Condition, facts: Facts, now: int) -> Verdict:
-    """Asks the tree, and no more of it than decides."""
-    return _RULES[type(condition)](condition, facts, now)
+    """Asks one person."""
+    holds, changes_at = evaluate_all(condition, {_SOMEBODY}, _Alone(facts), now)
+    return Verdict(_SOMEBODY in holds, changes_at.get(_SOMEBODY))
 
 
-def _all(node: AllOf, facts: Facts, now: int) -> Verdict:
+_SOMEBODY = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Alone:
+    """A crowd of one."""
+
+    facts: Facts
+
+    def of(self, _person_id: str) -> Facts:
+        return self.facts
+
+    def events(self, kinds: Sequence[str], name: str | None) -> Mapping[str, Sequence[EventFact]]:
+        return {_SOMEBODY: list(self.facts.events(kinds, name, None))}
+
+
+def _all(node: AllOf, people: _People, crowd: Crowd, now: int) -> Answer:
     """Where one fails, nothing can change before that one does."""
-    changes: list[int] = []
+    failed, changes_at = set[str](), dict[str, int]()
+    undecided, soonest = people, dict[str, int]()
     for child in node.of:
-        verdict = evaluate(child, facts, now)
-        if not verdict.holds:
-            return verdict
-        _add(changes, verdict)
-    return Verdict(True, min(changes, default=None))
+        holds, turns = evaluate_all(child, undecided, crowd, now)
+        decided = undecided - holds
+        _weigh(turns, decided, changes_at, soonest)
+        failed |= decided
+        undecided = holds
+        if not undecided:
+            break
+    changes_at.update((person, at) for person, at in soonest.items() if person in undecided)
+    return Answer(undecided, changes_at)
 
 
-def _any(node: AnyOf, facts: Facts, now: int) -> Verdict:
+def _any(node: AnyOf, people: _People, crowd: Crowd, now: int) -> Answer:
     """Where one holds, nothing can change before that one does."""
-    changes: list[int] = []
+    members, changes_at = set[str](), dict[str, int]()
+    undecided, soonest = people, dict[str, int]()
     for child in node.of:
-        verdict = evaluate(child, facts, now)
-        if verdict.holds:
-            return verdict
-        _add(changes, verdict)
-    return Verdict(False, min(changes, default=None))
+        decided, turns = evaluate_all(child, undecided, crowd, now)
+        _weigh(turns, decided, changes_at, soonest)
+        members |= decided
+        undecided = undecided - decided
+        if not undecided:
+            break
+    changes_at.update((person, at) for person, at in soonest.items() if person in undecided)
+    return Answer(members, changes_at)
 
 
-def _add(changes: list[int], verdict: Verdict) -> None:
-    if verdict.changes_at is not None:
-        changes.append(verdict.changes_at)
+def _weigh(
+    turns: Mapping[str, int], decided: _People, changes_at: dict[str, int], soonest: dict[str, int]
+) -> None:
+    """Whoever is decided waits for the part that decided; of the others the soonest turn counts."""
+    for person, at in turns.items():
+        if person in decided:
+            changes_at[person] = at
+        else:
+            soonest[person] = min(at, soonest.get(person, at))
 
 
-def _not(node: Not, facts: Facts, now: int) -> Verdict:
-    holds, changes_at = evaluate(node.of, facts, now)
-    return Verdict(not holds, changes_at)
+def _not(node: Not, people: _People, crowd: Crowd, now: int) -> Answer:
+    holds, changes_at = evaluate_all(node.of, people, crowd, now)
+    return Answer(people - holds, changes_at)
+
+
+def _event(node: Did, people: _People, crowd: Crowd, now: int) -> Answer:
+    """A count can only fall by time: at the moment when its newest so-manyth event leaves the window.
+
+    Nobody needs to be asked who did nothing of the kind.
+    """
+    happened, span = crowd.events(node.kinds, node.name), (node.within_s or 0) * 1000
+    since, tests = node.since(now), [passing(asked) for asked in node.where]
+    enough = max(node.least if node.at_most is None else node.at_most + 1, 1)
+    holds, changes_at = set(people) if node.least == 0 else set[str](), dict[str, int]()
+    for person in people & happened.keys():
+        times = _newest(happened[person], tests, -inf if since is None else since, enough)
+        count = len(times)
+        if count < node.least:
+            continue
+        too_many = node.at_most is not None and count > node.at_most
+        (holds.discard if too_many else holds.add)(person)
+        decides = enough if too_many else node.least
+        if span and decides:
+            changes_at[person] = times[decides - 1] + span
+    return Answer(holds, changes_at)
+
+
+def _newest(events: Sequence[EventFact], tests: Sequence[Passes], since: float, enough: int) -> Sequence[int]:
+    """When the newest events that pass happened, newest first, `enough` of them."""
+    if not tests:
+        return [event.at for event in events[:enough] if event.at > since]
+    times: list[int] = []
+    for event in events:
+        if event.at <= since:
+            break
+        if all(passes(event.properties) for passes in tests):
+            times.append(event.at)
+            if len(times) == enough:
+                break
+    return times
 
 
 def _trait(node: HasTrait, facts: Facts, now: int) -> Verdict:
@@ -86,33 +173,6 @@ def _identifier(node: HasIdentifier, facts: Facts, _now: int) -> Verdict:
 
 def _consent(node: Agreed, facts: Facts, _now: int) -> Verdict:
     return Verdict(facts.agrees(node.purpose))
-
-
-def _event(node: Did, facts: Facts, now: int) -> Verdict:
-    """A count can only fall by time: at the moment when its newest so-manyth event leaves the window."""
-    since = node.since(now)
-    enough = node.least if node.at_most is None else node.at_most + 1
-    times = _newest_matching(node, facts, since, max(enough, 1))
-    count = len(times)
-    if count < node.least:
-        return Verdict(False)
-    too_many = node.at_most is not None and count > node.at_most
-    decides = enough if too_many else node.least
-    if node.within_s is None or decides == 0:
-        return Verdict(not too_many)
-    return Verdict(not too_many, times[decides - 1] + node.within_s * 1000)
-
-
-def _newest_matching(node: Did, facts: Facts, since: int | None, most: int) -> list[int]:
-    """When the newest events that match happened, newest first, `most` of them."""
-    events: Iterable[EventFact] = facts.events(node.kinds, node.name, since)
-    for asked in node.where:
-        events = filter(partial(_passes, asked), events)
-    return [event.at for event in islice(events, most)]
-
-
-def _passes(asked: Filter, event: EventFact) -> bool:
-    return passes_filter(event.properties, asked)
 
 
 def _in(node: IsIn, facts: Facts, _now: int) -> Verdict:
@@ -206,17 +266,36 @@ def _segment(node: InSegment, facts: Facts, _now: int) -> Verdict:
 
 
 _Rule: TypeAlias = Callable[[Any, Facts, int], Verdict]
-_RULES: dict[type, _Rule] = {
+_RuleForAll: TypeAlias = Callable[[Any, _People, Crowd, int], Answer]
+
+
+def _each(rule: _Rule) -> _RuleForAll:
+    """Asks them one by one."""
+
+    def ask(node: Condition, people: _People, crowd: Crowd, now: int) -> Answer:
+        holds, changes_at = set[str](), dict[str, int]()
+        for person in people:
+            verdict = rule(node, crowd.of(person), now)
+            if verdict.holds:
+                holds.add(person)
+            if verdict.changes_at is not None:
+                changes_at[person] = verdict.changes_at
+        return Answer(holds, changes_at)
+
+    return ask
+
+
+_RULES: dict[type, _RuleForAll] = {
     AllOf: _all,
     AnyOf: _any,
     Not: _not,
-    HasTrait: _trait,
-    HasIdentifier: _identifier,
-    Agreed: _consent,
     Did: _event,
-    IsIn: _in,
-    IsNear: _near,
-    Dwelt: _dwelt,
-    HasRfm: _rfm,
-    InSegment: _segment,
+    HasTrait: _each(_trait),
+    HasIdentifier: _each(_identifier),
+    Agreed: _each(_consent),
+    IsIn: _each(_in),
+    IsNear: _each(_near),
+    Dwelt: _each(_dwelt),
+    HasRfm: _each(_rfm),
+    InSegment: _each(_segment),
 }

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from backend.segments.model import (
     EACH,
@@ -20,6 +20,8 @@ from backend.segments.model import (
     parts_of,
 )
 
+Passes: TypeAlias = Callable[[Any], bool]
+"""Of an event's properties."""
 DAY_MS = 86_400_000
 _DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _SMALL = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")
@@ -42,12 +44,23 @@ def passes(value: Any, test: Test, today: date) -> bool:
 
 
 def passes_filter(properties: Any, asked: Filter) -> bool:
-    """Whether an event's properties pass a filter. Every event of everybody comes by here."""
-    path, test = asked.property, asked.test
-    if isinstance(path, str):
+    """Whether an event's properties pass a filter."""
+    return passing(asked)(properties)
+
+
+def passing(asked: Filter) -> Passes:
+    """A filter, ready to be asked of the properties of many events: every event of everybody comes by here."""
+    path, test, negate = asked.property, asked.test, asked.negate
+    rule = _TESTS[type(test)]
+
+    def at_name(properties: Any) -> bool:
         found = isinstance(properties, dict) and path in properties
-        return (found and _TESTS[type(test)](properties[path], test, date.min)) != asked.negate
-    return any(passes(value, test, date.min) for value in values_at(properties, path)) != asked.negate
+        return (found and rule(properties[path], test, date.min)) != negate
+
+    def at_path(properties: Any) -> bool:
+        return any(rule(value, test, date.min) for value in values_at(properties, parts_of(path))) != negate
+
+    return at_name if isinstance(path, str) else at_path
 
 
 def passes_path(value: Any, path: Path, test: Test, today: date) -> bool:

@@ -40,9 +40,7 @@ __all__ = [
 T = TypeVar("T")
 WAL_RETRY_S = 0.01
 CACHE_KIB = 32 * 1024  # of pages; with SQLite's own 2 MB most look-ups of the fold ask the system
-LOG_PAGES = (
-    8_000  # 32 MB before the log goes into the file: at SQLite's 1,000 nearly every commit waits for that
-)
+LOG_PAGES = 8_000  # 32 MB before the log goes into the file: at SQLite's 1,000 most commits waited for that
 BUSY_MS = 5_000  # a command such as `token create` may hold the file for a moment
 
 

@@ -13,9 +13,7 @@ from sdk_bridge.wire.topics import PARTITIONS
 
 HOUR_MS = 3_600_000
 EVENTS_AN_ENTRY = 4096  # an event's number holds its index in the entry
-EVENTS_TOGETHER = (
-    256  # in one entry: the fold takes whole entries, and nobody may wait long for its transaction
-)
+EVENTS_TOGETHER = 256  # in one entry: the fold takes entries whole, and others wait for it
 BYTES_AN_EVENT = 1024  # an estimate: what an app event weighs while it waits, beside its own bytes
 
 

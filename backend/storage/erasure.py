@@ -339,6 +339,13 @@ def forget_in_events(session: Session, receipt_id: str, person: Person, found: I
             _black_out(session, row, event, names)
         counts["events"] = counts.get("events", 0) + 1
     count(session, receipt_id, counts)
+    _ask_again(session, rows, person)
+
+
+def _ask_again(session: Session, rows: Iterable[Row], person: Person) -> None:
+    """Whoever is said to have done or been less than before may be in other segments."""
+    profiles = {row["profile_id"] for row in rows if row["profile_id"] is not None}
+    segments.ask_again(session, profiles.difference(person.profiles), person.erased_at)
 
 
 def _event_of(row: Row) -> AppEvent | None:

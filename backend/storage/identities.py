@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Literal, TypeVar, cast
 
-from backend.profiles.model import Identifier, IdType
+from backend.profiles.model import Edge, Identifier, IdType, Profile
 from backend.profiles.placing import person_of
 from backend.profiles.service import ProfileService
 from backend.profiles.store import ProfileStore
@@ -56,26 +56,20 @@ def merge(session: Session, who: str, into: str, now: int, new_id: Callable[[], 
     Raises UnknownIdentity.
     """
 
-    def work(store: ProfileStore) -> tuple[str | None, set[str]]:
-        both = _profile(store, who), _profile(store, into)
-        people = {person_of(store, one) for one in both}
-        return _SERVICE.merge(store, *both, now, new_id), people
+    def work(store: ProfileStore) -> str | None:
+        return _SERVICE.merge(store, _profile(store, who), _profile(store, into), now, new_id)
 
-    merged, people = _changed(session, work)
-    segments.ask_again(session, people, now)
-    return merged
+    return _changed(session, work, now)
 
 
 def undo_merge(session: Session, profile_id: str, now: int, new_id: Callable[[], str]) -> None:
     """Takes a profile out of its person again. Raises UnknownIdentity."""
 
-    def work(store: ProfileStore) -> set[str]:
-        before = person_of(store, profile_id)
+    def work(store: ProfileStore) -> None:
         if not _SERVICE.undo_merge(store, profile_id, now, new_id):
             raise UnknownIdentity(f"no profile {profile_id} is merged into another")
-        return {before, profile_id}
 
-    segments.ask_again(session, _changed(session, work), now)
+    _changed(session, work, now)
     session.run("reopen_merge_reviews", profile_id=profile_id)
 
 
@@ -87,7 +81,7 @@ def assign_beacon(session: Session, who: str, beacon_key: str, now: int) -> str:
         _SERVICE.assign_beacon(store, beacon_key, profile_id, now)
         return profile_id
 
-    return _changed(session, work)
+    return _changed(session, work, now)
 
 
 def take_beacon(session: Session, who: str, beacon_key: str, now: int) -> None:
@@ -99,7 +93,7 @@ def take_beacon(session: Session, who: str, beacon_key: str, now: int) -> None:
             raise UnknownIdentity(f"{beacon_key} does not belong to {who}")
         _SERVICE.take_beacon(store, beacon_key, now)
 
-    _changed(session, work)
+    _changed(session, work, now)
 
 
 def beacon_is_the_shops(session: Session, beacon_key: str) -> bool:
@@ -117,10 +111,35 @@ def people_using(session: Session, id_type: str, identifier: str, limit: int) ->
     return session.rows("people_using", id_type=id_type, id=identifier, limit=limit)
 
 
-def _changed(session: Session, work: Callable[[ProfileStore], T]) -> T:
-    rows = ProfileRows(session)
+class _Noting(ProfileRows):
+    """Notes of whom people have more or less by what is done: a device that two people had in common is
+    somebody by itself once they are apart.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.concerned: set[str] = set()
+        super().__init__(session)
+
+    def put_profile(self, profile: Profile) -> None:
+        self.concerned |= {profile.profile_id, person_of(self, profile.profile_id)}
+        super().put_profile(profile)
+        self.concerned.add(person_of(self, profile.profile_id))
+
+    def open_edge(self, edge: Edge) -> None:
+        super().open_edge(edge)
+        self.concerned.add(edge.profile_id)
+
+    def close_edge(self, identifier: Identifier, at: int) -> None:
+        self.concerned.update(filter(None, [self.profile_of(identifier)]))
+        super().close_edge(identifier, at)
+
+
+def _changed(session: Session, work: Callable[[ProfileStore], T], now: int) -> T:
+    """Does it, and has every segment asked again about whom it concerns."""
+    rows = _Noting(session)
     result = work(rows)
     rows.flush()
+    segments.ask_again(session, rows.concerned, now)
     return result
 
 

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import structlog
 
@@ -19,9 +19,6 @@ from sdk_bridge.server.ports import DeadLetter, JournalBusy
 from sdk_bridge.wire.app_events import AppEvent, encode_each
 from sdk_bridge.wire.topics import partition_of
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
-
 log = structlog.get_logger()
 
 Write: TypeAlias = Callable[[Group], int]
@@ -30,7 +27,8 @@ Write: TypeAlias = Callable[[Group], int]
 MAX_WAITING = 2_000  # works waiting for a commit; beyond it a slow disk must show as back-pressure
 WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behind it
 MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
-URGENT = 2  # times what is usual: then senders wait for more than one portion of ids
+FOLDED_BYTES = 256 * 1024  # of app events at once, some 700: pushes and the dashboard wait for that file too
+DELETED_BYTES = 2 * 1024 * 1024  # at once: what goes is overwritten, some milliseconds in which nobody appends
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # a stalled disk must not become our memory either
 
 
@@ -159,15 +157,19 @@ class Journal:
         return bool(await self._submit(write, size, sent=sent))
 
     async def after(self, cursor: Cursor, limit: int) -> list[Entry]:
-        """The next entries behind a cursor: each line's in order, the lines merged by time of arrival."""
-        rows = await self._file.read(
-            lambda session: session.rows("entries_after", cursor=cursor.encoded, limit=limit)
-        )
-        return [Entry(**dict(row)) for row in rows]
+        """The next entries behind a cursor: each line's in order, the lines merged by time of arrival.
+
+        At most `limit`, and not many more bytes of app events than one transaction of the fold should take.
+        """
+        asked = {"cursor": cursor.encoded, "limit": limit, "bytes": FOLDED_BYTES}
+        rows = await self._file.read(lambda session: session.rows("entries_after", **asked))
+        return [Entry(*row) for row in rows]
 
     async def delete_folded(self, cursor: Cursor) -> None:
         """Deletes what the state has committed, in the lines of the cursor."""
-        await self._file.write(lambda session: session.run("delete_folded", cursor=cursor.encoded))
+        asked = {"cursor": cursor.encoded, "bytes": DELETED_BYTES}
+        while await self._file.write(lambda session: session.run("delete_folded", **asked)):
+            pass
 
     async def forget_old_messages(self) -> int:
         """Drops the ids of messages received over seven days ago, whatever their own clock said; how many."""
@@ -212,14 +214,14 @@ class Journal:
         return results, group.write()
 
     async def _settle_ids(self) -> None:
-        """A portion after each commit while there is anything to settle; more where nobody waits, or must."""
-        while self._ids.crowding >= 1:
+        """Puts ids in order, a portion at a time, while nobody waits or it must be."""
+        portions = 0
+        while self._ids.due and (self._waiting.empty() or portions < self._ids.pressing):
+            portions += 1
             try:
-                more = await self._file.write(self._ids.settle)
+                await self._file.write(self._ids.settle)
             except StorageError as error:  # the ids stay where they are, and are known
                 log.warning("message_ids_not_settled", error=str(error))
-                return
-            if not more or not (self._waiting.empty() or self._ids.crowding >= URGENT):
                 return
 
     def _parcels(self, events: Sequence[AppEvent], encoded: Sequence[bytes]) -> list[Parcel]:
@@ -268,7 +270,7 @@ def message_hash(source: str, message_id: str) -> int:
 
 
 @lru_cache(256)
-def _hash_begun(source: str) -> "_Hash":
+def _hash_begun(source: str) -> hashlib.blake2b:
     return hashlib.blake2b(f"{source}\0".encode("utf-8", "surrogatepass"), digest_size=8)
 
 

@@ -15,11 +15,9 @@ NewIds: TypeAlias = Mapping[tuple[int, int], Sequence[int]]
 """Hashes by the hour of the client's clock and the hour of ours, since 1970."""
 Values: TypeAlias = dict[str, Any]
 
-RECENT_IDS: Final = (
-    100_000  # some ten megabytes of memory, and four to a page where an hour has three million
-)
+RECENT_IDS: Final = 128_000  # twelve megabytes of memory; where an hour has three million, six to each page
 RECENT_RUNS: Final = 5_000  # of few ids each: the next start reads them all before its first commit
-PORTION: Final = 4_096  # ids moved at once: some milliseconds, in which no sender is answered
+PORTION: Final = 2_048  # ids moved at once: some milliseconds, in which no sender is answered
 _BYTES: Final = 8
 
 
@@ -35,8 +33,13 @@ class MessageIds(Protocol):
         ...
 
     @property
-    def crowding(self) -> float:
-        """From 1 on there is something to `settle`; from 2 on it is urgent."""
+    def due(self) -> bool:
+        """Whether there is enough to `settle`."""
+        ...
+
+    @property
+    def pressing(self) -> int:
+        """How many portions of it are due even though senders wait."""
         ...
 
     def settle(self, session: Session, *, whole: bool = False) -> bool:
@@ -50,7 +53,8 @@ class MessageIds(Protocol):
 class TableOfIds:
     """One table, for several processes that append at once."""
 
-    crowding = 0.0
+    due = False
+    pressing = 0
 
     def known(self, session: Session, asked: Mapping[int, Sequence[int]]) -> dict[int, set[int]]:
         """Asks the table, hour by hour."""
@@ -84,7 +88,8 @@ class RecentFirst:
         self._recent: defaultdict[int, set[int]] = defaultdict(set)
         self._seen = 0
         self._runs = 0
-        self.crowding = 0.0
+        self.due = False
+        self.pressing = 0
 
     def known(self, session: Session, asked: Mapping[int, Sequence[int]]) -> dict[int, set[int]]:
         """Asks memory and the table."""
@@ -108,17 +113,21 @@ class RecentFirst:
             session.run("drop_unsorted_ids")
             return True
         self._recent.clear()
-        self._seen, self._runs, self.crowding = 0, 0, 0.0
+        self._seen = self._runs = self.pressing = 0
+        self.due = False
         return False
 
     def _follow(self, session: Session) -> None:
-        rows = session.rows("recent_ids_after", run=self._seen)
+        rows, came = session.rows("recent_ids_after", run=self._seen), 0
         for row in rows:
-            self._recent[row["hour"]].update(array("q", row["hashes"]))
+            hashes = array("q", row["hashes"])
+            self._recent[row["hour"]].update(hashes)
             self._seen = row["run"]
+            came += 0 if row["is_sorted"] else len(hashes)
         self._runs += len(rows)
         ids = sum(map(len, self._recent.values()))
-        self.crowding = max(ids / RECENT_IDS, self._runs / RECENT_RUNS)
+        self.due = ids >= RECENT_IDS or self._runs >= RECENT_RUNS
+        self.pressing = 1 + 2 * came // PORTION if ids >= 2 * RECENT_IDS else 0
 
 
 _NONE: Final[frozenset[int]] = frozenset()

@@ -14,7 +14,7 @@ import aiosql
 from backend.storage.session import Area, StorageError
 
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|--[^\n]*|:([a-z_]\w*)", re.IGNORECASE)
-_ONE_ROW = re.compile(r"\bvalues\s*(\([^()]*\))\s*;?\s*$", re.IGNORECASE)
+_ONE_ROW = re.compile(r"\bvalues\s*(\([^()]*\))((?:\s+on conflict\b[^?]*)?)\s*;?\s*$", re.IGNORECASE)
 ROWS_TOGETHER = 32
 SQL_FOLDER = Path(__file__).parent / "sqlite"
 """The common text: what SQLite reads, and PostgreSQL wherever the dialects agree."""
@@ -47,7 +47,7 @@ class Numbered:
     sql: str
     values: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     together: str | None = None
-    """The same for ROWS_TOGETHER rows at once, where it is an insert of plain values."""
+    """The same for ROWS_TOGETHER rows at once, where it is an insert of plain values, or an upsert of them."""
 
 
 @cache
@@ -74,4 +74,4 @@ def _together(text: str, parameters: int) -> str | None:
         re.sub(r"\?(\d+)", lambda match: f"?{int(match[1]) + row * parameters}", found[1])  # noqa: B023 - at once
         for row in range(ROWS_TOGETHER)
     )
-    return text[: found.start(1)] + ", ".join(rows)
+    return text[: found.start(1)] + ", ".join(rows) + found[2]

@@ -1,11 +1,10 @@
 """What the conditions ask about many people, read in one query for all of them when one is first asked."""
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
-from heapq import merge
-from operator import attrgetter
-from typing import Any, TypeAlias
+from itertools import takewhile
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -17,9 +16,6 @@ from backend.storage.segment_sql import EVER
 from backend.storage.session import Row, Session
 
 _Trees: TypeAlias = Mapping[str, Sequence[str]]
-
-
-_WHEN = attrgetter("at")
 
 
 class StoredEvent:
@@ -40,13 +36,8 @@ class StoredEvent:
         return self._properties
 
 
-@dataclass(slots=True)
-class _History:
-    """One person's events: by kind and name, and by kind; each newest first."""
-
-    by_name: dict[tuple[str, str | None], list[StoredEvent]] = field(default_factory=dict)
-    by_kind: dict[str, list[StoredEvent]] = field(default_factory=dict)
-    size: int = 0
+_Events: TypeAlias = dict[str, list[StoredEvent]]
+"""By person, newest first."""
 
 
 class PeopleFacts:
@@ -63,6 +54,7 @@ class PeopleFacts:
         self._profiles = as_json(self._person_of)
         self._needs = needs
         self._now = now
+        self._events_read = Counter[str]()
         self.members = members
 
     def of(self, person_id: str) -> "PersonFacts":
@@ -71,9 +63,11 @@ class PeopleFacts:
 
     def events_read(self) -> Iterator[tuple[str, int]]:
         """How many events had to be read, by person; nothing where none were asked for."""
-        if "histories" in vars(self):
-            for person, history in self.histories.items():
-                yield person, history.size
+        yield from self._events_read.items()
+
+    def events(self, kinds: Sequence[str], name: str | None) -> Mapping[str, Sequence[StoredEvent]]:
+        """What people did, newest first; no more of the past than any of the conditions asks for."""
+        return self._histories.get((tuple(kinds), name), {})
 
     def _rows(self, query: str, **values: Any) -> Iterator[tuple[str, Row]]:
         """Rows of all their profiles, each with the person."""
@@ -114,26 +108,30 @@ class PeopleFacts:
         return known
 
     @cached_property
-    def histories(self) -> Mapping[str, _History]:
-        """By person; no more of the past than any of the conditions asks for."""
-        needs, person_of, histories = self._needs, self._person_of, dict[str, _History]()
+    def _histories(self) -> Mapping[tuple[tuple[str, ...], str | None], _Events]:
+        """By what is counted: kinds, and a name or none. An event is in the history of all that count it."""
+        asked = self._needs.events
         rows = self._session.rows(
             "segment_events",
             profiles=self._profiles,
-            since=self._since(needs.since_s),
-            named=as_json(needs.named),
-            nameless=as_json(needs.nameless),
+            since=self._since(self._needs.since_s),
+            named=as_json({name for _, name in asked if name is not None}),
+            nameless=as_json({kind for kinds, name in asked if name is None for kind in kinds}),
         )
+        histories = {one: defaultdict[str, list[StoredEvent]](list) for one in asked}
+        counting: dict[tuple[str, str | None], list[defaultdict[str, list[StoredEvent]]]] = {}
         for profile_id, kind, name, at, text in rows:
-            event, person = StoredEvent(at, text), person_of[profile_id]
-            history = histories.get(person)
-            if history is None:
-                history = histories[person] = _History()
-            history.size += 1
-            if name in needs.named:
-                history.by_name.setdefault((kind, name), []).append(event)
-            if kind in needs.nameless:
-                history.by_kind.setdefault(kind, []).append(event)
+            into = counting.get((kind, name))
+            if into is None:
+                into = counting[kind, name] = [
+                    histories[kinds, wanted]
+                    for kinds, wanted in asked
+                    if kind in kinds and wanted in (None, name)
+                ]
+            person, event = self._person_of[profile_id], StoredEvent(at, text)
+            self._events_read[person] += 1
+            for history in into:
+                history[person].append(event)
         return histories
 
     @cached_property
@@ -181,8 +179,7 @@ class PeopleFacts:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class PersonFacts:
+class PersonFacts(NamedTuple):
     """Satisfies Facts."""
 
     people: PeopleFacts
@@ -198,20 +195,8 @@ class PersonFacts:
         return self.people.consents.get((self.person_id, purpose), False)
 
     def events(self, kinds: Sequence[str], name: str | None, since: int | None) -> Iterator[StoredEvent]:
-        history = self.people.histories.get(self.person_id)
-        if history is None:
-            return
-        if name is None:
-            streams = [events for kind in kinds if (events := history.by_kind.get(kind))]
-        else:
-            streams = [events for kind in kinds if (events := history.by_name.get((kind, name)))]
-        found: Iterable[StoredEvent] = (
-            streams[0] if len(streams) == 1 else merge(*streams, key=_WHEN, reverse=True)
-        )
-        for event in found:
-            if since is not None and event.at <= since:
-                return
-            yield event
+        did = self.people.events(kinds, name).get(self.person_id, ())
+        return takewhile(lambda event: since is None or event.at > since, did)
 
     def visits(self, since: int | None) -> Sequence[VisitFact]:
         stays = self.people.visits.get(self.person_id, [])

@@ -13,6 +13,7 @@ import structlog
 from aiohttp import hdrs, web
 
 from sdk_bridge.server import answers, calls, normalise, phones
+from sdk_bridge.server.batches import read_batch
 from sdk_bridge.server.bodies import Rejected, decode, may_hold_nul, open_batch
 from sdk_bridge.server.id_tokens import IdTokens, identities_in
 from sdk_bridge.server.keys import key_of_header, usable_key
@@ -163,7 +164,7 @@ class Bridge:
         source = source or await self._source_of_key(request, opened.write_key, at)
         self._take(source, len(opened.batch), at)
         arrival = await self._arrival(source, at, body)
-        kept, rejects = normalise.read_batch(opened, arrival)
+        kept, rejects = read_batch(opened, arrival)
         await self._append(kept)
         await self._bury(letters_of(rejects, opened, arrival))
         return answers.ok(answers.Taken())

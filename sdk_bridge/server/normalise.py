@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from sdk_bridge.server.beacon_keys import canonical_beacon_key
-from sdk_bridge.server.bodies import MAX_EVENT_BYTES, OpenBatch, Rejected, decode, mended
+from sdk_bridge.server.bodies import Rejected, mended
 from sdk_bridge.server.calls import (
     MAX_PURPOSES,
     SEGMENT_KINDS,
@@ -19,8 +19,6 @@ from sdk_bridge.server.calls import (
     LogoutCall,
     ReceiptCall,
     SegmentCall,
-    plain_batch,
-    segment_call,
 )
 from sdk_bridge.server.external_ids import external_ids_of, without_hashes
 from sdk_bridge.server.id_tokens import IdClaims
@@ -36,6 +34,8 @@ MAX_ADDRESS_CHARS = 4096
 
 _EMPTY: dict[str, Any] = {}
 _PROOFS = frozenset({"userHash", "idToken", "externalIds"})
+_TELLING = _PROOFS | {"device", "consent", "traits"}  # what in a context an event says elsewhere, too
+_USUAL: dict[str, Kind] = {"track": "track", "page": "page", "screen": "screen"}
 _RECEIPTS = {"push notification received": "received", "push notification tapped": "opened"}
 
 
@@ -67,43 +67,6 @@ class Storable(Struct, frozen=True):
     encoded: list[bytes]
 
 
-def read_batch(opened: OpenBatch, arrival: Arrival) -> tuple[Storable, list[Reject]]:
-    """Every event of a batch that can be understood, and the others with their reasons."""
-    events = _all_at_once(opened, arrival)
-    rejects: list[Reject] = []
-    if events is None:
-        events, rejects = one_by_one(opened, arrival)
-    return finished(events, holds_nul=opened.holds_nul), rejects
-
-
-def _all_at_once(opened: OpenBatch, arrival: Arrival) -> list[AppEvent] | None:
-    """What `one_by_one` finds, in half the time; None where not every event is plain and good."""
-    if opened.strict is None or any(len(part) > MAX_EVENT_BYTES for part in opened.batch):
-        return None
-    try:
-        calls = plain_batch.decode(opened.strict).batch
-        for call in calls:
-            _inherit(call, opened)
-        return [segment_event(call, call.type, arrival, index) for index, call in enumerate(calls)]
-    except (msgspec.DecodeError, UnicodeDecodeError, Rejected):
-        return None
-
-
-def one_by_one(opened: OpenBatch, arrival: Arrival) -> tuple[list[AppEvent], list[Reject]]:
-    """Every event judged by itself: those that can be understood, and the others with their reasons."""
-    events: list[AppEvent] = []
-    rejects: list[Reject] = []
-    for index, part in enumerate(opened.batch):
-        raw = bytes(part)
-        try:
-            call = decode(raw, segment_call)
-            _inherit(call, opened)
-            events.append(segment_event(call, call.type, arrival, index))
-        except Rejected as error:
-            rejects.append(Reject(str(error), raw, index))
-    return events, rejects
-
-
 def finished(events: list[AppEvent], *, holds_nul: bool) -> Storable:
     """The events of one request as they are kept: none in the future, none that a database cannot hold.
 
@@ -123,17 +86,66 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
     if known is None:
         raise Rejected(f"`type` must be one of {', '.join(SEGMENT_KINDS)}")
     name = _name_of(call, known)
-    properties = _object(call.properties, "properties")
+    properties = object_of(call.properties, "properties")
     if call.category and "category" not in properties:
         properties = {**properties, "category": call.category}
     context = context_of(call)
-    traits = _object(call.traits, "traits")
+    traits = object_of(call.traits, "traits")
     person = traits if known == "identify" else context.get("traits")
     event = _event(
         call, known, arrival, context, person, index, text_of(call.previous_id), name, properties, traits
     )
     more = _more(call, properties, context)
     return _of_somebody(msgspec.structs.replace(event, **more) if more else event)
+
+
+def usual_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: int) -> AppEvent | None:
+    """What `segment_event` finds in a call as most are, with half the work: somebody did or saw something.
+
+    None for a call that is not so plain: with proofs, devices, consent or traits, numbers for texts, blank
+    texts, or a fault. No text of the call may hold NUL. Raises Rejected.
+    """
+    context, properties, stamp = call.context or {}, call.properties or {}, call.timestamp
+    user_id, anonymous_id, message_id = call.user_id or "", call.anonymous_id or "", call.message_id
+    if (
+        type(context) is not dict
+        or type(properties) is not dict
+        or type(user_id) is not str
+        or type(anonymous_id) is not str
+        or type(message_id) is not str
+        or type(stamp) is not str
+        or not stamp
+        or not _TELLING.isdisjoint(context)
+        or "push_id" in properties
+        or call.original_timestamp is not None
+        or call.previous_id is not None
+        or call.user_hash
+        or call.traits
+        or call.category
+        or arrival.identities
+    ):
+        return None
+    known, name = _USUAL.get(kind or ""), (call.event or "").strip()
+    user_id, anonymous_id, message_id = user_id.strip(), anonymous_id.strip(), message_id.strip()
+    if known is None or not name or not message_id or not (usable(user_id) or usable(anonymous_id)):
+        return None
+    source, received_at, original_at = arrival.source, arrival.received_at, unix_ms(stamp) or 0
+    return AppEvent(
+        kind=known,
+        message_id=message_id,
+        source=source.source_id,
+        occurred_at=occurred_ms(original_at, skew_ms(call.sent_at, received_at), received_at),
+        received_at=received_at,
+        original_at=original_at,
+        index=index,
+        anonymous_id=anonymous_id or None,
+        user_id=user_id or None,
+        previous_id=None,
+        proven=is_proven(source, user_id or None, None),
+        name=name,
+        properties=properties,
+        context=context,
+    )
 
 
 def _name_of(call: SegmentCall, kind: Kind) -> str | None:
@@ -298,14 +310,6 @@ def _of_somebody(event: AppEvent) -> AppEvent:
     raise Rejected("neither `userId` nor `anonymousId` names anybody: such values come from many people")
 
 
-def _inherit(call: SegmentCall, opened: OpenBatch) -> None:
-    """What a batch says once counts for each event that does not say otherwise."""
-    if call.sent_at in (None, ""):
-        call.sent_at = opened.sent_at
-    if opened.shared:
-        call.context = {**opened.shared, **_object(call.context, "context")}
-
-
 @dataclass(frozen=True, slots=True)
 class _Device:
     device_id: str | None = None
@@ -356,10 +360,11 @@ def _preferences(context: dict[str, Any]) -> dict[str, bool]:
 
 
 def context_of(call: Call) -> dict[str, Any]:
-    return _object(call.context, "context")
+    return object_of(call.context, "context")
 
 
-def _object(value: dict[str, Any] | list[Any] | None, name: str) -> dict[str, Any]:
+def object_of(value: dict[str, Any] | list[Any] | None, name: str) -> dict[str, Any]:
+    """The object, `{}` for none. Raises Rejected for a list with anything in it."""
     if isinstance(value, dict):
         return value
     if value:

@@ -151,6 +151,13 @@ def test_whatever_geojson_puts_around_it_it_is_the_same_place(geometry, wrapped)
     assert parse_fence(msgspec.json.encode(fence)) == fence, "as it is stored and read again"
 
 
+def test_where_a_ring_crosses_itself_is_told_as_it_was_drawn():
+    ring = [[16.36, 48.2], [16.38, 48.22], [16.38, 48.2], [16.36, 48.22], [16.36, 48.2]]
+    body = {"fence_id": "f", "name": "f", "shape": {"type": "Polygon", "coordinates": [ring]}}
+    with pytest.raises(FenceInvalid, match=r"Self-intersection\[16\.37 48\.21\d*\]"):
+        parse_fence(msgspec.json.encode(body))
+
+
 def test_two_polygons_are_one_fence():
     far = north(500)
     fence = shaped({"type": "MultiPolygon", "coordinates": [square(200), square(100, at=far)]})

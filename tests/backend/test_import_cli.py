@@ -54,7 +54,7 @@ def token(backend):
 def run(kind, file, *options, backend=None, token=""):
     """The command inside this process: to start one costs a second."""
     where = [] if backend is None else ["--url", backend.url]
-    environment = {"FOOTFALL_TOKEN": token}
+    environment = {"FOOTFALL_API_TOKEN": token}
     return CliRunner().invoke(main, ["import", kind, str(file), *options, *where], env=environment)
 
 
@@ -114,6 +114,9 @@ def test_a_dry_run_shows_rows_and_errors_and_leaves_nothing(tmp_path):
         (["--accept", "--encoding", "klingon"], "--encoding: unknown encoding"),
         (["--accept", "--as-of", "some day"], "'some day' is no date"),
         (["--accept"], "give a marketer's token"),
+        (["--accept", "--token-file", "/nowhere/token"], "cannot be read"),
+        (["--accept", "--ca", "/nowhere/ca.pem"], "cannot be read"),
+        (["--accept", "--ca", __file__], "cannot be read"),
         (["--accept", "--url", "ftp://x"], "--url begins with"),
         (["--accept", "--mapping", "/nowhere.toml"], "No such file"),
     ],
@@ -203,7 +206,8 @@ def test_orders_keep_their_days_and_a_file_brought_weeks_later_changes_nothing(t
     assert json.loads(refunded[2])["total"] == 4.0
     backend.stop()
     journal = sqlite3.connect(backend.folder / "data" / "journal.db")
-    journal.execute("delete from message_ids")  # as after seven days
+    for ids in ("message_ids", "recent_message_ids"):
+        journal.execute(f"delete from {ids}")  # as after seven days
     journal.commit()
     journal.close()
     backend.start()

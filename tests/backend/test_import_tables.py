@@ -105,6 +105,9 @@ def test_a_delimiter_too_many_at_the_end_is_nothing(tmp_path, row):
         ("a,a\n", {}, "twice"),
         (",".join(f"c{n}" for n in range(501)), {}, "more than 500"),
         ("a,b\n", {"encoding": "klingon"}, "--encoding"),
+        ("a,b\n", {"delimiter": "::"}, "--delimiter"),
+        ("a,b\n", {"delimiter": ""}, "--delimiter"),
+        ("a,b\n", {"delimiter": '"'}, "--delimiter"),
         (b"\xff\xff,b\n", {"encoding": "ascii"}, "no text in ascii"),
     ],
 )

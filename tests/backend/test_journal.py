@@ -13,7 +13,7 @@ import pytest
 
 from backend.storage import letters
 from backend.storage.database import SqliteFile, open_for_writing
-from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, Cursor
+from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, EVENTS_TOGETHER, Cursor
 from backend.storage.group import LANES_A_GATEWAY
 from backend.storage.journal import (
     HOUR_MS,
@@ -27,7 +27,6 @@ from backend.storage.journal import (
 from backend.storage.letters import NewLetter
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire.app_events import AppEvent, decode_events
-from sdk_bridge.wire.topics import partition_of
 
 NOON = 1_750_075_200_000
 EPOCH = "0123456789abcdef"
@@ -171,20 +170,43 @@ async def test_nothing_new_leaves_no_entry(journal):
     assert journal.head == head
 
 
-async def test_people_keep_to_their_partitions(journal):
-    await journal.append_events([event("m1"), event("m2", user_id=None, anonymous_id="a1"), event("m3")])
-    found = {
-        entry.partition: len(decode_events(entry.payload)) for entry in await journal.after(BEGINNING, 10)
-    }
-    assert found == {partition_of("u1"): 2, partition_of("a1"): 1}
+async def test_a_request_is_one_entry_in_its_order_whoever_it_is_about(journal):
+    people = [("m1", "u1"), ("m2", None), ("m3", "u2"), ("m4", "u1")]
+    await journal.append_events([event(name, user_id=user, anonymous_id="a1") for name, user in people])
+    [entry] = await journal.after(BEGINNING, 10)
+    assert [one.message_id for one in decode_events(entry.payload)] == ["m1", "m2", "m3", "m4"]
 
 
-async def test_more_events_than_an_entry_can_number_become_several(journal):
-    await journal.append_events([event(f"m{number}") for number in range(EVENTS_AN_ENTRY + 1)])
-    assert [len(decode_events(entry.payload)) for entry in await journal.after(BEGINNING, 10)] == [
-        EVENTS_AN_ENTRY,
-        1,
+async def test_requests_of_one_source_and_moment_share_an_entry(journal_file, clock, running):
+    journal = Journal(journal_file, clock)
+    calls = [
+        [event("m1"), event("m2", original_at=0)],
+        [event("m1", source="app")],
+        [event("m3", received_at=NOON + 999), event("m2", original_at=0)],
+        [event("m4", received_at=NOON + 60_000)],
     ]
+    waiting = [asyncio.create_task(journal.append_events(call)) for call in calls]
+    await asyncio.sleep(0)
+    async with running(journal.run()):
+        assert await asyncio.gather(*waiting) == [2, 1, 1, 1]
+    found = [
+        (entry.source, entry.received_at, [one.message_id for one in decode_events(entry.payload)])
+        for entry in await journal.after(BEGINNING, 10)
+    ]
+    assert sorted(found) == [
+        ("app", NOON, ["m1"]),
+        ("web", NOON, ["m1", "m2", "m3"]),
+        ("web", NOON + 60_000, ["m4"]),
+    ]
+
+
+async def test_more_events_than_the_fold_takes_at_once_become_several_entries(journal):
+    names = [f"m{number}" for number in range(2 * EVENTS_TOGETHER + 1)]
+    await journal.append_events([event(name) for name in names])
+    entries = [decode_events(entry.payload) for entry in await journal.after(BEGINNING, 10)]
+    assert [len(events) for events in entries] == [EVENTS_TOGETHER, EVENTS_TOGETHER, 1]
+    assert [one.message_id for events in entries for one in events] == names
+    assert EVENTS_TOGETHER <= EVENTS_AN_ENTRY
 
 
 DAYS = 24 * HOUR_MS
@@ -218,6 +240,7 @@ async def test_ids_of_an_earlier_version_are_known(tmp_path, clock, running):
     path = tmp_path / "earlier.db"
     open_for_writing(path, "journal").close()
     with sqlite3.connect(path) as old:
+        old.execute("drop table recent_message_ids")
         old.execute("drop table message_ids")
         old.execute(
             "create table message_ids (hour integer not null, hash integer not null, received_hour integer"

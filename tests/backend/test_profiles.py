@@ -436,6 +436,23 @@ def test_a_quarantined_address_is_not_offered(database: sqlite3.Connection) -> N
     transaction(database, "state", check)
 
 
+@pytest.mark.parametrize(("later_ms", "reached"), [(1, False), (86_399_999, False), (86_400_000, True)])
+def test_a_quarantined_address_is_tried_again_when_its_app_shows_itself_a_day_later(
+    database: sqlite3.Connection, later_ms: int, reached: bool
+) -> None:
+    """A wrong service account must not silence everybody for ever."""
+    address = PushAddress("token", "t1")
+
+    def check(session: Any) -> None:
+        tell(session, event("device", 1, user_id="u1", device_id="d1", push_address=address))
+        session.run("quarantine_push_address", kind="token", value="t1", now=9, sending_at=9)
+        tell(session, event("device", 9 + later_ms, user_id="u1", device_id="d1", push_address=address))
+        person = profiles.resolve(session, "user_id", "u1") or ""
+        assert bool(profiles.push_addresses_of(session, person)) is reached
+
+    transaction(database, "state", check)
+
+
 def test_the_timeline_spans_the_merged_profiles(database: sqlite3.Connection) -> None:
     events = [
         event("page", 1, anonymous_id="a1", name="Shoes"),

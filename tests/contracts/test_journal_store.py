@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, Cursor, Entry, event_id
+from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, EVENTS_TOGETHER, Cursor, Entry, event_id
 from backend.storage.group import LANES_A_GATEWAY
 from backend.storage.journal import (
     HOUR_MS,
@@ -106,8 +106,9 @@ async def test_a_message_id_counts_once(journal: Journal) -> None:
     assert sorted(stored) == ["m1", "m2", "m2", "m3"]
 
 
+@pytest.mark.parametrize("engine", ["postgres"])
 async def test_one_call_of_many_people_is_kept_whole(journal: Journal) -> None:
-    """An entry for each partition, more than one statement takes."""
+    """An entry for each partition, more than one statement takes; where one process folds all, it is one."""
     events = [event(f"m{number}", user_id=in_partition(number % 50)) for number in range(100)]
     assert await journal.append_events(events) == 100
     entries = await everything(journal)
@@ -130,6 +131,37 @@ async def test_ids_are_forgotten_after_their_days_and_no_sooner(journal_file: Da
     assert await journal.forget_old_messages() == 2
     assert await journal.append_events([event("m1")]) == 1
     running.cancel()
+
+
+async def test_the_fold_gets_no_more_at_once_than_others_can_wait_for(journal: Journal, monkeypatch) -> None:
+    """Bytes of app events count, gateways' do not; what is next comes however large it is."""
+    large = [event(f"m{number}", properties={"text": "x" * 1_000}) for number in range(6)]
+    for one in large[:3]:
+        await journal.append_events([one])
+    for seq in (1, 2):
+        await journal.append_gateway(append(seq, payload=bytes(9_000), partition=partition_of("u1")))
+    for one in large[3:]:
+        await journal.append_events([one])
+    seen: dict[int, list[int]] = {}
+    for most in (1, 2_000, 1_000_000):
+        monkeypatch.setattr("backend.storage.journal.FOLDED_BYTES", most)
+        cursor, sizes = BEGINNING, []
+        while entries := await journal.after(cursor, 100):
+            sizes.append(len(entries))
+            for entry in entries:
+                cursor = cursor.past(entry)
+        seen[most] = sizes
+    assert [sum(sizes) for sizes in seen.values()] == [8, 8, 8]
+    assert max(seen[1]) <= 3 and max(seen[2_000]) <= 4 and seen[1_000_000] == [8]
+
+
+async def test_what_is_folded_goes_in_pieces(journal: Journal, monkeypatch) -> None:
+    monkeypatch.setattr("backend.storage.journal.DELETED_BYTES", 100)
+    for seq in range(1, 10):
+        await journal.append_gateway(append(seq, payload=bytes(60)))
+    entries = await everything(journal)
+    await journal.delete_folded(BEGINNING.past(entries[6]))
+    assert await everything(journal) == entries[7:]
 
 
 async def test_dead_letters_are_kept_newest_first(journal: Journal, journal_file: Database) -> None:
@@ -181,6 +213,7 @@ async def test_a_work_at_fault_fails_alone(journal: Journal) -> None:
 # Cursors --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("engine", ["postgres"])
 async def test_every_partition_is_read_however_small_the_page(journal: Journal) -> None:
     chance = random.Random(5)
     sent: dict[int, list[str]] = {}
@@ -201,12 +234,12 @@ async def test_every_partition_is_read_however_small_the_page(journal: Journal) 
 
 async def test_events_have_numbers_of_their_own_in_every_partition(journal: Journal) -> None:
     for partition in (0, 1, 63):
-        names = [f"{partition}-{number}" for number in range(EVENTS_AN_ENTRY + 3)]
+        names = [f"{partition}-{number}" for number in range(EVENTS_TOGETHER + 3)]
         await journal.append_events([event(name, user_id=in_partition(partition)) for name in names])
     entries = await everything(journal)
     ids = [event_id(entry, at) for entry in entries for at in range(len(decode_events(entry.payload)))]
     assert len(entries) == 6
-    assert len(set(ids)) == len(ids) == 3 * (EVENTS_AN_ENTRY + 3)
+    assert len(set(ids)) == len(ids) == 3 * (EVENTS_TOGETHER + 3)
     for partition in (0, 1, 63):
         own = [event_id(entry, 0) for entry in entries if entry.partition == partition]
         assert own == sorted(own)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdk_bridge.server.beacon_keys import canonical_beacon_key, canonical_region_key, regions_of
+from sdk_bridge.server.batches import read_batch
 from sdk_bridge.server.bodies import (
     MAX_BATCH_BYTES,
     MAX_DEPTH,
@@ -22,7 +23,7 @@ from sdk_bridge.server.bodies import (
 from sdk_bridge.server.calls import segment_call
 from sdk_bridge.server.keys import key_of_header
 from sdk_bridge.server.letters import letters_of, read_again
-from sdk_bridge.server.normalise import Arrival, Reject, finished, read_batch, segment_event
+from sdk_bridge.server.normalise import Arrival, Reject, finished, segment_event
 from sdk_bridge.server.ports import Source
 from sdk_bridge.server.proof import is_proven, user_hash
 from sdk_bridge.server.rates import Buckets, Rate

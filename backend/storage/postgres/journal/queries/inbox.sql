@@ -19,19 +19,24 @@ on conflict do nothing;
 select partition as line, head as position from partitions;
 
 -- name: entries_after
--- What the fold has to do next. A line's entries keep their order; the lines are merged by arrival, where an
--- entry counts as no earlier than those before it, for clocks may be set back.
+-- What the fold has to do next: so many entries, and no more once there are so many bytes of app events. A
+-- line's entries keep their order; the lines are merged by arrival, where an entry counts as no earlier than
+-- those before it, for clocks may be set back.
 with followed as (
   select cast(key as bigint) as partition, cast(value as bigint) as position
   from json_each_text(cast(cast(:cursor as text) as json)))
 select position, partition, kind, source, lane, boot_offset, received_at, payload, partition as line
 from (
-  select next.*, max(next.received_at) over (partition by next.partition order by next.position) as turn
-  from followed cross join lateral (
-    select * from entries
-    where entries.partition = followed.partition and entries.position > followed.position
-    order by entries.position limit :limit) next) waiting
-order by turn, partition, position limit :limit;
+  select waiting.*, coalesce(sum(case kind when 'app' then length(payload) else 0 end) over (
+    order by turn, partition, position rows between unbounded preceding and 1 preceding), 0) as bytes_before
+  from (
+    select next.*, max(next.received_at) over (partition by next.partition order by next.position) as turn
+    from followed cross join lateral (
+      select * from entries
+      where entries.partition = followed.partition and entries.position > followed.position
+      order by entries.position limit :limit) next) waiting
+  order by turn, partition, position limit :limit) merged
+where bytes_before < cast(:bytes as bigint) order by turn, partition, position;
 
 -- name: delete_folded!
 -- Entries that the state holds by now; safe to repeat.

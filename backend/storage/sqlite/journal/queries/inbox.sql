@@ -31,13 +31,27 @@ insert into forgotten (gateway, reason, adverts) values (:gateway, :reason, :adv
 on conflict (gateway, reason) do update set adverts = forgotten.adverts + excluded.adverts;
 
 -- name: entries_after
--- What the fold has to do next.
-select position, partition, kind, source, lane, boot_offset, received_at, payload, 0 as line
-from entries where position > json_extract(:cursor, '$."0"') order by position limit :limit;
+-- What the fold has to do next: so many entries, and no more once there are so many bytes of app events.
+select e.position, e.partition, e.kind, e.source, e.lane, e.boot_offset, e.received_at, e.payload, 0 as line
+from (
+  select position, coalesce(sum(bytes) over (
+    order by position rows between unbounded preceding and 1 preceding), 0) as bytes_before
+  from (
+    select position, case kind when 'app' then length(payload) else 0 end as bytes
+    from entries where position > json_extract(:cursor, '$."0"') order by position limit :limit)) next
+cross join entries e
+where e.position = next.position and next.bytes_before < :bytes order by e.position;
 
 -- name: delete_folded!
--- Entries that the state holds by now; safe to repeat.
-delete from entries where position <= json_extract(:cursor, '$."0"');
+-- Entries that the state holds by now, so many bytes of them; safe to repeat until there are none.
+delete from entries where position <= (
+  select max(position) from (
+    select position, coalesce(sum(bytes) over (
+      order by position rows between unbounded preceding and 1 preceding), 0) as bytes_before
+    from (
+      select position, length(payload) as bytes from entries
+      where position <= json_extract(:cursor, '$."0"') order by position limit 1000))
+  where bytes_before < :bytes);
 
 -- name: heads
 -- The last position ever given in each line, also when its entry is folded and gone.

@@ -22,7 +22,7 @@ values (:hour, :received_hour, :is_sorted, :hashes);
 
 -- name: recent_ids_after
 -- What was appended since somebody last looked.
-select run, hour, hashes from recent_message_ids where run > :run order by run;
+select run, hour, is_sorted, hashes from recent_message_ids where run > :run order by run;
 
 -- name: unsorted_ids
 -- What has not begun to move.

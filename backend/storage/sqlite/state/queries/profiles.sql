@@ -144,7 +144,8 @@ on conflict (device_id) do update set profile_id = excluded.profile_id, platform
   last_seen_at = excluded.last_seen_at, registers = excluded.registers;
 
 -- name: see_push_address!
--- An address goes with the device that reported it last.
+-- An address goes with the device that reported it last. One that belonged to another project, and is reported a day
+-- later or more, is tried again: it may have been the service account that was wrong.
 insert into push_addresses (kind, value, device_id, bound_at, bound_hash, last_seen_at)
 values (:kind, :value, :device_id, :at, :hash, :seen_at)
 on conflict (kind, value) do update set
@@ -155,6 +156,8 @@ on conflict (kind, value) do update set
       > (push_addresses.bound_at, push_addresses.bound_hash)
     then excluded.bound_hash else push_addresses.bound_hash end,
   bound_at = max(push_addresses.bound_at, excluded.bound_at),
+  quarantined_at = case when excluded.last_seen_at < push_addresses.quarantined_at + 86400000
+    then push_addresses.quarantined_at end,
   last_seen_at = max(push_addresses.last_seen_at, excluded.last_seen_at);
 
 -- name: push_addresses_on
