@@ -360,7 +360,9 @@ class GuardedJournal:
         if not admitted:
             return 0
         untouched = len(admitted) == len(events) and all(map(is_, admitted, events))
-        return await self._journal.append_events(admitted, encoded if untouched else None)
+        appending = self._journal.append_events(admitted, encoded if untouched else None)
+        del events, encoded, admitted  # only bytes wait for the commit
+        return await appending
 
     async def bury(self, letter: DeadLetter) -> None:
         """Keeps what could not be understood."""

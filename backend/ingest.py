@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -65,7 +65,10 @@ class Ingest:
         self._custody = custody
         self._now_ms = now_ms
         self._connection: mqtt.Connection | None = None
-        self._taken: set[asyncio.Task[None]] = set()
+        self._taken: list[GatewayAppend] = []
+        """What this round of the loop has brought; it goes to the journal in one piece."""
+        self._under_way: dict[asyncio.Task[None], int] = {}
+        """Commits, each with how many messages it is for."""
         self._epochs: dict[str, str] = {}
         self._unnamed: dict[LaneKey, _Unnamed] = {}
         self._to_tell: set[LaneKey] = set()
@@ -203,7 +206,7 @@ class Ingest:
         if verdict is not Verdict.ACCEPT:
             self._acknowledge(lane, gap=verdict is Verdict.GAP)
             return
-        if len(self._taken) >= MAX_MESSAGES_TAKEN:
+        if len(self._taken) + sum(self._under_way.values()) >= MAX_MESSAGES_TAKEN:
             self._refuse("overloaded", gateway)  # it keeps the message and sends it again
             return
         append = self._append_for(lane, partition, envelope, message.payload)
@@ -212,9 +215,9 @@ class Ingest:
             return
         self._unnamed.pop(lane, None)
         self._custody.take(lane, append.upto)
-        task = asyncio.get_running_loop().create_task(self._commit(append))
-        self._taken.add(task)
-        task.add_done_callback(self._taken.discard)
+        if not self._taken:
+            asyncio.get_running_loop().call_soon(self._commit_taken)
+        self._taken.append(append)
 
     def _append_for(
         self, lane: LaneKey, partition: int, envelope: Envelope, payload: bytes
@@ -272,17 +275,38 @@ class Ingest:
             self._unnamed[lane].asked_again = True
             self._acknowledge(lane, gap=True)
 
-    async def _commit(self, append: GatewayAppend) -> None:
-        """What the journal answers is the truth: more, or less, may be committed than we thought."""
-        upto = 0
+    def _commit_taken(self) -> None:
+        taken, self._taken = self._taken, []
+        if taken:
+            self._start(taken)
+
+    def _start(self, appends: Sequence[GatewayAppend]) -> None:
+        task = asyncio.get_running_loop().create_task(self._commit(appends))
+        self._under_way[task] = len(appends)
+        task.add_done_callback(self._under_way.pop)
+
+    async def _commit(self, appends: Sequence[GatewayAppend]) -> None:
+        """Where one is at fault, each goes alone, and only that one fails."""
+        uptos = [0] * len(appends)
         try:
-            upto = await self._journal.append_gateway(append)
+            uptos = await self._journal.append_gateways(appends)
         except JournalBusy as error:
-            self._refuse("journal busy", f"{append.lane.gateway}: {error}")
-        finally:
-            if upto < append.upto:
-                self._custody.abandon(append.lane)
-            self._custody.commit(append.lane, upto)
+            self._refuse("journal busy", f"{appends[0].lane.gateway}: {error}")
+        except Exception:
+            if len(appends) == 1:
+                self._reached(appends[0], 0)
+                raise
+            for append in appends:
+                self._start([append])
+            return
+        for append, upto in zip(appends, uptos, strict=True):
+            self._reached(append, upto)
+
+    def _reached(self, append: GatewayAppend, upto: int) -> None:
+        """What the journal answers is the truth: more, or less, may be committed than we thought."""
+        if upto < append.upto:
+            self._custody.abandon(append.lane)
+        self._custody.commit(append.lane, upto)
         if upto:
             self._acknowledge(append.lane, gap=upto < append.upto)
 
@@ -338,8 +362,9 @@ class Ingest:
         """Waits for what was taken to reach the disk, and says so; at shutdown."""
         with suppress(TimeoutError):
             async with asyncio.timeout(5):
-                while self._taken:
-                    await asyncio.wait(set(self._taken))
+                self._commit_taken()
+                while self._under_way:
+                    await asyncio.wait(set(self._under_way))
         self._tell_all()
 
 

@@ -200,7 +200,7 @@ def explained(session: Session, campaign: Campaign, person: str, now: int) -> Ex
         arm=arm_of(campaign, person),
         variant=variant_of(campaign, person),
         send_at=decision.send_at,
-        there_now=offers.is_there_now(session, campaign, person),
+        there_now=offers.is_there_now(session, campaign, person, now),
         rules=[Rule(verdict.rule, verdict.passes, verdict.reason) for verdict in verdicts],
     )
 

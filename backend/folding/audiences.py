@@ -15,7 +15,7 @@ from operator import or_
 from typing import Literal
 
 from backend.occurrences import Occurrence
-from backend.segments.dependencies import EITHER, ENTERS, LEAVES, Needs, Wakes, is_restless, needs_of
+from backend.segments.dependencies import EITHER, LEAVES, Needs, Wake, Wakes, is_restless, needs_of
 from backend.segments.model import LONGEST_S, Condition, in_order, references
 from backend.segments.predicate import Answer, evaluate_all
 from backend.storage import segments as rows
@@ -82,21 +82,13 @@ class Audiences:
 
 @dataclass(slots=True)
 class _Noted:
-    """Profiles that something happened to, by the segments that it may bring them into, or out of."""
+    """Profiles that something happened to, by what it woke; about some every segment asks."""
 
-    entering: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    leaving: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    woken: defaultdict[Wake, set[str]] = field(default_factory=lambda: defaultdict(set))
     by_all: set[str] = field(default_factory=set)
-    """Every segment asks about them."""
-
-    def add(self, profile_id: str, segment_id: str, effect: int) -> None:
-        if effect & ENTERS:
-            self.entering[segment_id].add(profile_id)
-        if effect & LEAVES:
-            self.leaving[segment_id].add(profile_id)
 
     def profiles(self) -> set[str]:
-        return self.by_all.union(*self.entering.values(), *self.leaving.values())
+        return self.by_all.union(*self.woken.values())
 
 
 @dataclass(slots=True)
@@ -126,6 +118,15 @@ class _Held:
     def of(self, segment_id: str, people: Iterable[str]) -> set[str]:
         """Those of them who are in a segment."""
         return {person for person in people if segment_id in self.members[person]}
+
+    def open_to(self, segment_id: str, effect: int, people: set[str]) -> set[str]:
+        """Those of them whose answer may change. What can only bring somebody in is no question for whoever
+        is in already; nor is when they will leave: that is no earlier than was known before.
+        """
+        if effect == EITHER:
+            return people
+        inside = self.of(segment_id, people)
+        return inside if effect == LEAVES else people - inside
 
 
 @dataclass(slots=True)
@@ -174,11 +175,11 @@ class AudiencePart:
         if not person_id or not self._audiences.segments:
             return
         rests_until = self._audiences.rests.get(person_id, 0)
-        for segment_id, effect in self._audiences.wakes.woken_by(occurrence):
+        for wake in self._audiences.wakes.woken_by(occurrence):
             if rests_until > occurrence.received_at:
-                self._later[person_id, segment_id] = rests_until
+                self._later.update(((person_id, segment_id), rests_until) for segment_id in wake.effects)
             else:
-                self._noted.add(person_id, segment_id, effect)
+                self._noted.woken[wake].add(person_id)
 
     def disturbed(self, profiles: Iterable[str]) -> None:
         """These profiles are new, or of another person than before: every segment asks about them."""
@@ -215,7 +216,7 @@ class AudiencePart:
             if segment_id == rows.EVERY:
                 self.disturbed([profile_id])
             elif segment_id in audiences.segments:
-                self._noted.add(profile_id, segment_id, EITHER)
+                self._noted.woken[audiences.wakes.alone[segment_id]].add(profile_id)
         self.more = len(due) == TIMERS_AT_ONCE
         audiences.next_due = rows.next_due(self._session)
 
@@ -262,20 +263,15 @@ class AudiencePart:
         held = self._held(trees, person_of)
         by_all = held.merged | _known(person_of, noted.by_all)
         asked = {segment_id: by_all.copy() for segment_id in audiences.segments}
-        for segment_id, entering in noted.entering.items():
-            people = _known(person_of, entering)
-            asked[segment_id] |= people - held.of(segment_id, people)
-        for segment_id, leaving in noted.leaving.items():
-            asked[segment_id] |= held.of(segment_id, _known(person_of, leaving))
+        for wake, woken in noted.woken.items():
+            people = _known(person_of, woken)
+            for segment_id, effect in wake.effects.items():
+                asked[segment_id] |= held.open_to(segment_id, effect, people)
         timers = rows.timers_of(session, set().union(*asked.values())) if audiences.restless else {}
         return _People(trees, asked, held, timers)
 
     def _held(self, trees: Mapping[str, Sequence[str]], person_of: Mapping[str, str]) -> _Held:
-        """What people are in; a profile that was merged gives its memberships to its person.
-
-        Whoever is in already is no question for what can only bring somebody in. Neither is when they will
-        leave: that is no earlier than was known before.
-        """
+        """What people are in; a profile that was merged gives its memberships to its person."""
         held, stale = _Held({person: set() for person in trees}), list[tuple[str, str]]()
         for profile_id, segment_id, since in rows.memberships(self._session, person_of):
             person = person_of[profile_id]
@@ -388,7 +384,7 @@ class AudiencePart:
             else:
                 found.gone.append((person_id, segment_id))
             for dependent in self._audiences.wakes.dependents(segment_id):
-                self._noted.add(person_id, dependent, EITHER)
+                self._noted.woken[self._audiences.wakes.alone[dependent]].add(person_id)
         found.timers = self._timers_of(segment, asked.restless, now)
         yield from self._write(found)
 

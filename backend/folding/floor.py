@@ -45,8 +45,10 @@ class FloorPart:
         tick = now - now % EXPIRE_EVERY_MS
         if tick > self._live.expired_at:
             self._live.expired_at = tick
-            yield from self._moved(self._live.engine.expire(tick), now)
-            yield from self._in_store(self._live.visits.expire(tick), now)
+            engine = self._live.engine
+            yield from self._moved(engine.expire(tick), now)
+            gone = self._live.visits.expire(tick, lambda place: engine.listened_since(place, tick))
+            yield from self._in_store(gone, now)
 
     def fold(self, entry: Entry) -> Iterator[Occurrence]:
         """One message of a gateway."""
@@ -128,7 +130,7 @@ class FloorPart:
             yield from self._in_store(self._live.visits.moved(transition), received_at, transition.confidence)
 
     def _in_store(
-        self, transitions: Iterable[StoreTransition], received_at: int, confidence: Confidence = "high"
+        self, transitions: Iterable[StoreTransition], received_at: int, confidence: Confidence | None = None
     ) -> Iterator[Occurrence]:
         for transition in transitions:
             visit = transition.visit
@@ -145,7 +147,7 @@ class FloorPart:
                     received_at=received_at,
                     store_id=visit.store_id,
                     entered_at=visit.entered_at,
-                    confidence=confidence,
+                    confidence=transition.confidence if confidence is None else confidence,
                 )
 
     def _stayed(self, beacon_key: str, received_at: int) -> Iterator[Occurrence]:

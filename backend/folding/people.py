@@ -9,7 +9,7 @@ import msgspec
 from backend.campaigns.hours import is_time_zone
 from backend.folding.fences import FencePart
 from backend.folding.floor import FloorPart
-from backend.folding.live import LiveState
+from backend.folding.live import PHONE_TRACK, LiveState
 from backend.ids import uuid7
 from backend.occurrences import Occurrence
 from backend.profiles.model import Applied
@@ -55,6 +55,7 @@ class PeoplePart:
         self._now = now
         self.bearers_changed = False
         self.disturbed: set[str] = set()
+        self._forgotten: list[tuple[Numbered, Applied]] = []
 
     def end(self) -> None:
         """The transaction writes nothing more."""
@@ -73,14 +74,19 @@ class PeoplePart:
         self._session.many("put_device_clock", _clock_rows(kept))
         for one, did in kept:
             keep_order(self._session, did.profile_id, one.event, one.event_id, one.event_hash)
-        carried = self._beacons_of_moved(did for _, did in kept)
+        forgotten, self._forgotten = self._forgotten, []
+        carried = self._beacons_of_moved(did for _, did in (*forgotten, *kept))
+        for one, did in forgotten:
+            if did.placed or did.moved:
+                yield from self._moved(one.event, did, carried)
         for one, did in kept:
             yield from self._consequences(one, did, carried)
 
     def _kept(self, stretch: Sequence[Numbered]) -> list[tuple[Numbered, Applied]]:
         """What is kept of a stretch, each with what it did.
 
-        Where somebody is belongs to them: without their agreement it is forgotten here.
+        Where somebody is belongs to them: without their agreement it is forgotten here. Who is who it may
+        have told all the same: `_forgotten`.
         """
         applied = self._service.apply_all(self._rows, stretch, self._new_profile)
         self._rows.flush()
@@ -90,7 +96,11 @@ class PeoplePart:
             return told
         people = {person for person in seen.values() if person is not None}
         agreed = self._rows.agreeing(people, profiles.PROXIMITY)
-        return [(one, did) for one, did in told if one.event_id not in seen or seen[one.event_id] in agreed]
+        kept = [(one, did) for one, did in told if one.event_id not in seen or seen[one.event_id] in agreed]
+        if len(kept) < len(told):
+            stays = {one.event_id for one, _ in kept}
+            self._forgotten += [(one, did) for one, did in told if one.event_id not in stays]
+        return kept
 
     def _seen(self, did: Applied) -> str | None:
         """Whose word counts; None where nobody knows who it is."""
@@ -146,10 +156,25 @@ class PeoplePart:
         """Only of someone who agreed; whoever withdraws is forgotten on every phone of theirs."""
         if event.consent.get(profiles.PROXIMITY) is False:
             yield from self._forget_phones(person_id, event.received_at)
-        elif event.sighting is not None:
+            return
+        if event.kind not in _OBSERVED or event.device_id is None:
+            return
+        track = PHONE_TRACK + event.device_id
+        anothers = self._anothers(person_id, track)
+        if anothers and event.occurred_at < self._live.fence_tracks.last_fix_at.get(track, 0):
+            return  # it was theirs before the other's
+        for part in anothers:  # whoever held the phone until now does not go where it goes with somebody else
+            yield from part.forget(track, event.received_at)
+        if event.sighting is not None:
             yield from self._floor.heard_by_phone(person_id, event)
-        elif event.kind in _OBSERVED:
+        else:
             yield from self._fences.observed(person_id, event)
+
+    def _anothers(self, person_id: str, track: str) -> list[FloorPart | FencePart]:
+        """Where a phone is followed as somebody else's."""
+        live = self._live
+        held = (live.phones.get(track), self._floor), (live.fence_owners.get(track), self._fences)
+        return [part for owner, part in held if owner and person_of(self._rows, owner) != person_id]
 
     def _forget_phones(self, person_id: str, at: int) -> Iterator[Occurrence]:
         live, theirs = self._live, set(profiles.profiles_of_person(self._session, person_id))

@@ -1,35 +1,49 @@
 """When someone came to a store and when they left it, from the zones they were in. Pure.
 
-Between two zones, or out of every gateway's sight for a moment, a shopper is still in the store. Times are
-unix milliseconds.
+Between two zones, or out of every gateway's sight for a moment, a shopper is still in the store. Where nobody
+listens, nobody has left: a shop that loses its network does not empty. Times are unix milliseconds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from backend.proximity.zones import Transition
+from backend.occurrences import Confidence
+from backend.proximity.zones import Place, Transition
 
 AWAY_MS = 120_000  # a fitting room hides a tag for a minute; more is a visit of its own
+DEAF_MS = 6 * 3_600_000  # a gateway that is dead for longer does not keep a shop full overnight
 
 
 @dataclass(slots=True)
 class Visit:
-    """Someone is in a store. `idle_since`: in none of its zones since then; None while in one."""
+    """Someone is in a store. `idle_since`: in none of its zones since then; None while in one.
+
+    `lost_in`: the zone that they were in when nobody listened there any more, so that they may not have left.
+    """
 
     subject: str
     store_id: str
     entered_at: int
     idle_since: int | None = None
+    lost_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StoreTransition:
-    """A store was entered or left; `paused`, `resumed`: the visit goes on, in no zone or in one again."""
+    """A store was entered or left; `paused`, `resumed`: the visit goes on, in no zone or in one again.
+
+    `confidence`: `low` where nobody knows when they left, `none` where nobody knows whether they did.
+    """
 
     kind: Literal["entered", "left", "paused", "resumed"]
     visit: Visit
     at: int
+    confidence: Confidence = "high"
+
+
+def _always(_place: Place) -> int | None:
+    return 0
 
 
 @dataclass(slots=True)
@@ -45,10 +59,11 @@ class Visits:
         if transition.kind != "entered":
             if visit is not None and visit.store_id == store_id:
                 visit.idle_since = transition.at
+                visit.lost_in = transition.place.zone_id if transition.kind == "unknown" else None
                 yield StoreTransition("paused", visit, transition.at)
             return
         if visit is not None and visit.store_id == store_id:
-            visit.idle_since = None
+            visit.idle_since = visit.lost_in = None
             yield StoreTransition("resumed", visit, transition.at)
             return
         if visit is not None:
@@ -56,11 +71,25 @@ class Visits:
         begun = self.open[transition.beacon_key] = Visit(transition.beacon_key, store_id, transition.at)
         yield StoreTransition("entered", begun, transition.at)
 
-    def expire(self, now: int) -> Iterator[StoreTransition]:
-        """Visits of those who have been in no zone for long; they left when they were last in one."""
+    def expire(
+        self, now: int, listened_since: Callable[[Place], int | None] = _always
+    ) -> Iterator[StoreTransition]:
+        """Visits of those who have been in no zone for long; they left when they were last in one.
+
+        `listened_since` says since when a zone is listened to without a gap; None: it is not now.
+        """
         for visit in list(self.open.values()):
-            if visit.idle_since is not None and now - visit.idle_since > AWAY_MS:
-                yield self._end(visit, visit.idle_since)
+            idle_since = visit.idle_since
+            if idle_since is None or now - idle_since <= AWAY_MS:
+                continue
+            if visit.lost_in is None:
+                yield self._end(visit, idle_since)
+                continue
+            since = listened_since(Place(visit.store_id, visit.lost_in))
+            if since is not None and now - since > AWAY_MS:
+                yield self._end(visit, idle_since, "low")
+            elif now - idle_since > DEAF_MS:
+                yield self._end(visit, idle_since, "none")
 
     def forget(self, subject: str, at: int) -> Iterator[StoreTransition]:
         """They withdrew: the visit ends here and now."""
@@ -68,6 +97,6 @@ class Visits:
         if visit is not None:
             yield self._end(visit, at)
 
-    def _end(self, visit: Visit, at: int) -> StoreTransition:
+    def _end(self, visit: Visit, at: int, confidence: Confidence = "high") -> StoreTransition:
         del self.open[visit.subject]
-        return StoreTransition("left", visit, max(at, visit.entered_at))
+        return StoreTransition("left", visit, max(at, visit.entered_at), confidence)

@@ -206,16 +206,18 @@ _unpack = msgspec.msgpack.Decoder(Track)
 class ZoneEngine:
     """Every beacon's track. `zone_of` maps `store/gateway` to the zone it stands for.
 
-    `awake_at`: since when we listen. Silence before it was our own. `positions` are the gateways' places in
-    metres; a store of which any is missing is taken as one whose gateways stand alike. `gains` is what
-    calibration knows of gateways. `zone_beacons` are the beacons fixed to zones, which phones hear. They are
-    read when a beacon of the store is first heard.
+    `awake_at`: since when we listen; silence before it was our own. `gateway_back_at`: since when a gateway
+    gives signs of life without a gap. `positions` are the gateways' places in metres; a store of which any is
+    missing is taken as one whose gateways stand alike. `gains` is what calibration knows of gateways.
+    `zone_beacons` are the beacons fixed to zones, which phones hear. They are read when a beacon of the store
+    is first heard.
     """
 
     zone_of: dict[str, Place]
     settings: ZoneSettings = field(default_factory=ZoneSettings)
     tracks: dict[str, Track] = field(default_factory=dict)
     gateway_heard_at: dict[str, int] = field(default_factory=dict)
+    gateway_back_at: dict[str, int] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     awake_at: int = 0
     positions: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -243,13 +245,29 @@ class ZoneEngine:
     def knows_gateways_of(self, before: "ZoneEngine") -> None:
         """Takes over what an engine that this one replaces had heard of the gateways."""
         self.gateway_heard_at.update(before.gateway_heard_at)
+        self.gateway_back_at.update(before.gateway_back_at)
         self._told_of.update(before._told_of)
         self.awake_at = before.awake_at
 
     def gateway_alive(self, gateway: str, at: int) -> None:
         """A batch or a heartbeat arrived from a gateway."""
-        if at > self.gateway_heard_at.get(gateway, 0):
+        before = self.gateway_heard_at.get(gateway, 0)
+        if at > before:
             self.gateway_heard_at[gateway] = at
+            if at - before > self.settings.gateway_silent_ms:
+                self.gateway_back_at[gateway] = at
+
+    def listened_since(self, place: Place, now: int) -> int | None:
+        """Since when a zone is listened to without a gap; None where it is not now, and nobody knows more.
+
+        A zone that no gateway stands for any more is nobody's to wait for.
+        """
+        gateways = [gateway for gateway, stands_for in self.zone_of.items() if stands_for == place]
+        alive_since = now - self.settings.gateway_silent_ms
+        alive = [one for one in gateways if self.gateway_heard_at.get(one, -1) >= alive_since]
+        if gateways and not alive:
+            return None
+        return max(self.awake_at, min((self.gateway_back_at.get(one, 0) for one in alive), default=0))
 
     def hear(self, beacon_key: str, gateway: str, at: int, dbm: float, adverts: int) -> list[Transition]:
         """One second of one beacon at one gateway; what changed through it, oldest first."""

@@ -1,6 +1,6 @@
 """What a segment's answer hangs on, so that an event wakes those segments alone that it may concern."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from backend.occurrences import Occurrence
@@ -135,21 +135,46 @@ def _effect(leaf: Condition, upside_down: bool) -> int:
     return ENTERS if (leaf.at_most is None) != upside_down else LEAVES
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Wake:
+    """Segments that what happened concerns, each with what that may do to somebody."""
+
+    effects: Mapping[str, int]
+
+
+@dataclass(slots=True)
+class _Counted:
+    """Events of a kind and name: whom all of them wake, and whom those alone that pass filters."""
+
+    always: dict[str, int] = field(default_factory=dict)
+    filtered: list[tuple[list[Passes], Wake]] = field(default_factory=list)
+    wake: Wake | None = None
+
+    def add(self, segment_id: str, leaf: Did, effect: int) -> None:
+        if leaf.where:
+            self.filtered.append(([passing(asked) for asked in leaf.where], Wake({segment_id: effect})))
+            return
+        self.always[segment_id] = self.always.get(segment_id, 0) | effect
+        self.wake = Wake(self.always)
+
+
 @dataclass(slots=True)
 class Wakes:
     """Which segments an occurrence may concern, and how; built once for all that are live."""
 
-    _events: dict[tuple[str, str | None], list[tuple[str, list[Passes], int]]] = field(default_factory=dict)
-    _traits: dict[str, set[str]] = field(default_factory=dict)
-    _purposes: dict[str, set[str]] = field(default_factory=dict)
-    _identifiers: set[str] = field(default_factory=set)
-    _floor: set[str] = field(default_factory=set)
+    _events: dict[tuple[str, str | None], _Counted] = field(default_factory=dict)
+    _traits: dict[str, Wake] = field(default_factory=dict)
+    _purposes: dict[str, Wake] = field(default_factory=dict)
+    _identifiers: Wake | None = None
+    _floor: Wake | None = None
     _segments: dict[str, set[str]] = field(default_factory=dict)
+    alone: dict[str, Wake] = field(default_factory=dict)
+    """By segment: it has to be asked, whatever happened."""
 
     @classmethod
     def of(cls, conditions: Mapping[str, Condition]) -> "Wakes":
         """By segment id."""
-        wakes = cls()
+        wakes = cls(alone={segment_id: Wake({segment_id: EITHER}) for segment_id in conditions})
         for segment_id, condition in conditions.items():
             for leaf, effect in effects(condition):
                 wakes._add(segment_id, leaf, effect)
@@ -158,17 +183,17 @@ class Wakes:
     def _add(self, segment_id: str, leaf: Condition, effect: int) -> None:
         match leaf:
             case Did():
-                tests = [passing(asked) for asked in leaf.where]
                 for kind in leaf.kinds:
-                    self._events.setdefault((kind, leaf.name), []).append((segment_id, tests, effect))
+                    self._events.setdefault((kind, leaf.name), _Counted()).add(segment_id, leaf, effect)
             case HasTrait():
-                self._traits.setdefault(parts_of(leaf.name)[0], set()).add(segment_id)
+                name = parts_of(leaf.name)[0]
+                self._traits[name] = _also(self._traits.get(name), segment_id)
             case Agreed():
-                self._purposes.setdefault(leaf.purpose, set()).add(segment_id)
+                self._purposes[leaf.purpose] = _also(self._purposes.get(leaf.purpose), segment_id)
             case HasIdentifier():
-                self._identifiers.add(segment_id)
+                self._identifiers = _also(self._identifiers, segment_id)
             case IsIn() | IsNear() | Dwelt():
-                self._floor.add(segment_id)
+                self._floor = _also(self._floor, segment_id)
             case InSegment():
                 self._segments.setdefault(leaf.segment_id, set()).add(segment_id)
             case _:
@@ -178,25 +203,39 @@ class Wakes:
         """The segments that ask whether somebody is in this one."""
         return frozenset(self._segments.get(segment_id, ()))
 
-    def woken_by(self, occurrence: Occurrence) -> Iterator[tuple[str, int]]:
-        """Segments whose answer for the person may be another now, and how; perhaps some twice."""
+    def woken_by(self, occurrence: Occurrence) -> Iterator[Wake]:
+        """The segments whose answer for the person may be another now, and how; perhaps some twice."""
         if occurrence.event is not None:
             yield from self._counting(occurrence.event)
-            yield from ((segment_id, EITHER) for segment_id in self._stated_in(occurrence.event))
-        elif occurrence.kind in _PLACES:
-            yield from ((segment_id, EITHER) for segment_id in self._floor)
+            if occurrence.event.kind == "identify" or occurrence.event.consent:
+                yield from self._stated_in(occurrence.event)
+        elif occurrence.kind in _PLACES and self._floor is not None:
+            yield self._floor
 
-    def _counting(self, event: AppEvent) -> Iterator[tuple[str, int]]:
+    def _counting(self, event: AppEvent) -> Iterator[Wake]:
         """Those that count such events; the filters find here what they will find when it is read again."""
         for name in {event.name, None}:
-            for segment_id, tests, effect in self._events.get((event.kind, name), ()):
+            counted = self._events.get((event.kind, name))
+            if counted is None:
+                continue
+            if counted.wake is not None:
+                yield counted.wake
+            for tests, wake in counted.filtered:
                 if all(passes(event.properties) for passes in tests):
-                    yield segment_id, effect
+                    yield wake
 
-    def _stated_in(self, event: AppEvent) -> Iterator[str]:
+    def _stated_in(self, event: AppEvent) -> Iterator[Wake]:
         if event.kind == "identify":
-            yield from self._identifiers
-            for name in event.traits if self._traits else ():
-                yield from self._traits.get(name, ())
-        for purpose in event.consent:
-            yield from self._purposes.get(purpose, ())
+            if self._identifiers is not None:
+                yield self._identifiers
+            yield from _those(self._traits, event.traits)
+        yield from _those(self._purposes, event.consent)
+
+
+def _also(wake: Wake | None, segment_id: str) -> Wake:
+    """With one segment more."""
+    return Wake({**(wake.effects if wake is not None else {}), segment_id: EITHER})
+
+
+def _those(wakes: Mapping[str, Wake], names: Iterable[str]) -> Iterator[Wake]:
+    return (wakes[name] for name in names if name in wakes) if wakes else iter(())

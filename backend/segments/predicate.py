@@ -26,6 +26,7 @@ from backend.segments.model import (
     IsIn,
     IsNear,
     Not,
+    nodes_of,
     parts_of,
 )
 from backend.segments.values import Passes, changes_on, passes_path, passing, today_of
@@ -78,7 +79,7 @@ def _all(node: AllOf, people: _People, crowd: Crowd, now: int) -> Answer:
     """Where one fails, nothing can change before that one does."""
     failed, changes_at = set[str](), dict[str, int]()
     undecided, soonest = people, dict[str, int]()
-    for child in node.of:
+    for child in _easiest_first(node):
         holds, turns = evaluate_all(child, undecided, crowd, now)
         decided = undecided - holds
         _weigh(turns, decided, changes_at, soonest)
@@ -94,7 +95,7 @@ def _any(node: AnyOf, people: _People, crowd: Crowd, now: int) -> Answer:
     """Where one holds, nothing can change before that one does."""
     members, changes_at = set[str](), dict[str, int]()
     undecided, soonest = people, dict[str, int]()
-    for child in node.of:
+    for child in _easiest_first(node):
         decided, turns = evaluate_all(child, undecided, crowd, now)
         _weigh(turns, decided, changes_at, soonest)
         members |= decided
@@ -103,6 +104,23 @@ def _any(node: AnyOf, people: _People, crowd: Crowd, now: int) -> Answer:
             break
     changes_at.update((person, at) for person, at in soonest.items() if person in undecided)
     return Answer(members, changes_at)
+
+
+_COSTS: dict[type, int] = {
+    Did: 1,
+    HasIdentifier: 2,
+    HasTrait: 3,
+    Agreed: 4,
+    HasRfm: 5,
+    IsIn: 6,
+    IsNear: 7,
+    Dwelt: 8,
+}
+
+
+def _easiest_first(node: AllOf | AnyOf) -> Sequence[Condition]:
+    """In the order of what it costs to know. Events are read anyhow: most are asked because of one."""
+    return sorted(node.of, key=lambda child: max(_COSTS.get(type(one), 0) for one in nodes_of(child)))
 
 
 def _weigh(
@@ -127,35 +145,37 @@ def _event(node: Did, people: _People, crowd: Crowd, now: int) -> Answer:
     Nobody needs to be asked who did nothing of the kind.
     """
     happened, span = crowd.events(node.kinds, node.name), (node.within_s or 0) * 1000
-    since, tests = node.since(now), [passing(asked) for asked in node.where]
-    enough = max(node.least if node.at_most is None else node.at_most + 1, 1)
-    holds, changes_at = set(people) if node.least == 0 else set[str](), dict[str, int]()
+    since, tests = now - span if span else -inf, [passing(asked) for asked in node.where]
+    least, limit = node.least, None if node.at_most is None else node.at_most + 1
+    holds, changes_at = set(people) if least == 0 else set[str](), dict[str, int]()
     for person in people & happened.keys():
-        times = _newest(happened[person], tests, -inf if since is None else since, enough)
-        count = len(times)
-        if count < node.least:
+        events = happened[person]
+        if tests:
+            events = _passing(events, tests, since, max(least, limit or 1))
+        if limit is not None and len(events) >= limit and (at := events[limit - 1].at) > since:
+            holds.discard(person)
+        elif least > 0 and len(events) >= least and (at := events[least - 1].at) > since:
+            holds.add(person)
+        else:
             continue
-        too_many = node.at_most is not None and count > node.at_most
-        (holds.discard if too_many else holds.add)(person)
-        decides = enough if too_many else node.least
-        if span and decides:
-            changes_at[person] = times[decides - 1] + span
+        if span:
+            changes_at[person] = at + span
     return Answer(holds, changes_at)
 
 
-def _newest(events: Sequence[EventFact], tests: Sequence[Passes], since: float, enough: int) -> Sequence[int]:
-    """When the newest events that pass happened, newest first, `enough` of them."""
-    if not tests:
-        return [event.at for event in events[:enough] if event.at > since]
-    times: list[int] = []
+def _passing(
+    events: Sequence[EventFact], tests: Sequence[Passes], since: float, enough: int
+) -> Sequence[EventFact]:
+    """The newest events that pass, `enough` of them."""
+    found: list[EventFact] = []
     for event in events:
         if event.at <= since:
             break
         if all(passes(event.properties) for passes in tests):
-            times.append(event.at)
-            if len(times) == enough:
+            found.append(event)
+            if len(found) == enough:
                 break
-    return times
+    return found
 
 
 def _trait(node: HasTrait, facts: Facts, now: int) -> Verdict:

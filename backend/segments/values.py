@@ -49,7 +49,7 @@ def passes_filter(properties: Any, asked: Filter) -> bool:
 
 
 def passing(asked: Filter) -> Passes:
-    """A filter, ready to be asked of the properties of many events: every event of everybody comes by here."""
+    """A filter, ready for the properties of many events: every event of everybody comes by here."""
     path, test, negate = asked.property, asked.test, asked.negate
     rule = _TESTS[type(test)]
 

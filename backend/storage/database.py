@@ -40,7 +40,10 @@ __all__ = [
 T = TypeVar("T")
 WAL_RETRY_S = 0.01
 CACHE_KIB = 32 * 1024  # of pages; with SQLite's own 2 MB most look-ups of the fold ask the system
-LOG_PAGES = 8_000  # 32 MB before the log goes into the file: at SQLite's 1,000 most commits waited for that
+LOG_PAGES: Mapping[Area, int] = {"journal": 1_000, "state": 8_000}
+"""How long the log grows before it goes into the file, which a commit waits for: 64 ms with 8,000 pages. The
+state's pages are written again and again, and with SQLite's 1,000 most of its commits waited; the journal's
+are written once, and its senders wait."""
 BUSY_MS = 5_000  # a command such as `token create` may hold the file for a moment
 
 
@@ -229,7 +232,7 @@ def _open(path: Path, area: Area) -> sqlite3.Connection:
         connection.execute(f"pragma busy_timeout = {BUSY_MS}")
         _use_wal(connection)
         connection.execute("pragma synchronous = full")
-        connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES}")
+        connection.execute(f"pragma wal_autocheckpoint = {LOG_PAGES[area]}")
         connection.execute("pragma foreign_keys = on")
         connection.execute(f"pragma cache_size = -{CACHE_KIB}")
         connection.execute("pragma secure_delete = on")  # erased means erased, also in free pages

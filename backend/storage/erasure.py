@@ -6,7 +6,7 @@ repeated, so a process that dies in between goes on where the row of `erasure_wo
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -27,6 +27,7 @@ from backend.profiles.erasure import (
 from backend.profiles.model import Device
 from backend.push.model import PushContent, encode_content
 from backend.segments.model import SegmentInvalid, parse_definition
+from backend.storage import segments
 from backend.storage.orders import forget_order_event
 from backend.storage.personal import AT_ONCE, HISTORY, By, Personal
 from backend.storage.session import Row, Session
@@ -432,11 +433,12 @@ def traits_mentioning(session: Session, traces: Traces, person: Person, after: t
     return Hits(found, reached, len(rows) == SEARCHED_AT_ONCE)
 
 
-def forget_in_traits(session: Session, person: Person, rows: Iterable[Row]) -> None:
+def forget_in_traits(session: Session, person: Person, rows: Sequence[Row]) -> None:
     """The trait stays; the name in it does not."""
     for row in rows:
         before, key = row["value"], {"profile_id": row["profile_id"], "name": row["name"]}
         session.run("rewrite_trait", **key, value=_blacked_out(before, person), before=before)
+    _ask_again(session, rows, person)
 
 
 def forget_in_definitions(session: Session, traces: Traces, person: Person) -> None:

@@ -154,8 +154,8 @@ def partition_of_row(row: Row) -> int:
 
 
 def visit_of(row: Row) -> Visit:
-    """A row of an open visit."""
-    return Visit(row["subject"], row["store_id"], row["entered_at"], row["idle_since"])
+    """A row of an open visit. While it was only a row nobody listened: whoever was in no zone may be back."""
+    return Visit(row["subject"], row["store_id"], row["entered_at"], row["idle_since"], row["last_zone"])
 
 
 def open_visits(session: Session, present: Present, holding: Holding) -> Visits:

@@ -28,7 +28,7 @@ MAX_WAITING = 2_000  # works waiting for a commit; beyond it a slow disk must sh
 WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behind it
 MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
 FOLDED_BYTES = 256 * 1024  # of app events at once, some 700: pushes and the dashboard wait for that file too
-DELETED_BYTES = 2 * 1024 * 1024  # at once: what goes is overwritten, some milliseconds in which nobody appends
+DELETED_BYTES = 2 * 1024 * 1024  # at once: what goes is overwritten, and nobody appends meanwhile
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # a stalled disk must not become our memory either
 
 
@@ -114,8 +114,18 @@ class Journal:
         Nothing is kept where its sequence is not the lane's next: then an earlier one failed to commit, or
         this one is committed already. Raises JournalBusy.
         """
-        size = len(append.payload or b"") + len(append.buried.payload if append.buried else b"")
-        return await self._submit(lambda group: _write_gateway(group, append), size, append.lane)
+        return (await self.append_gateways([append]))[0]
+
+    async def append_gateways(self, appends: Sequence[GatewayAppend]) -> list[int]:
+        """The same for several that came together: they are committed all, or none. Raises JournalBusy."""
+        reached: list[int] = []
+
+        def write(group: Group) -> int:
+            reached[:] = [_write_gateway(group, append) for append in appends]
+            return len(reached)
+
+        await self._submit(write, sum(map(_bytes_of, appends)), [append.lane for append in appends])
+        return reached
 
     async def append_events(self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None) -> int:
         """Commits app events, each message id once within seven days; how many were new.
@@ -123,6 +133,7 @@ class Journal:
         `encoded`: their bytes, where the caller has them. Raises JournalBusy, WireError.
         """
         sent = self._parcels(events, encode_each(events) if encoded is None else encoded)
+        del events, encoded  # only bytes wait for the commit
         return await self._submit(lambda group: sum(map(group.take, sent)), _weight(sent), sent=sent)
 
     async def bury(self, letter: DeadLetter | NewLetter) -> None:
@@ -180,12 +191,12 @@ class Journal:
         return await self._file.write(lambda s: s.run("forget_messages", before_hour=before))
 
     async def _submit(
-        self, write: Write, size: int, lane: LaneKey | None = None, sent: Sequence[Parcel] = ()
+        self, write: Write, size: int, lanes: Sequence[LaneKey] = (), sent: Sequence[Parcel] = ()
     ) -> int:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         if self._waiting_bytes + size > MAX_WAITING_BYTES or self._waiting.full():
             raise JournalBusy("the journal's disk cannot keep up; send again in a moment")
-        self._waiting.put_nowait(_Work(write, size, lane, sent, done))
+        self._waiting.put_nowait(_Work(write, size, lanes, sent, done))
         self._waiting_bytes += size
         return await done
 
@@ -208,7 +219,7 @@ class Journal:
 
     def _write(self, session: Session, works: Sequence["_Work"]) -> tuple[list[int], Cursor]:
         """Every work's result, and the head after them."""
-        lanes = (work.lane for work in works if work.lane is not None)
+        lanes = (lane for work in works for lane in work.lanes)
         group = Group(session, self._ids, lanes, (parcel for work in works for parcel in work.sent))
         results = [work.write(group) for work in works]
         return results, group.write()
@@ -241,14 +252,14 @@ class Journal:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """Something to write, its bytes, the lane and the events it asks about, and who waits for it.
+    """Something to write, its bytes, the lanes and the events it asks about, and who waits for it.
 
     A sender that went away has cancelled `done`.
     """
 
     write: Write
     size: int
-    lane: LaneKey | None
+    lanes: Sequence[LaneKey]
     sent: Sequence[Parcel]
     done: asyncio.Future[int]
 
@@ -294,6 +305,10 @@ def _place_of_source(source: str) -> int:
 def _partition_of_source(event: AppEvent) -> int:
     """Where one process folds everything, a request need not be taken apart."""
     return _place_of_source(event.source)
+
+
+def _bytes_of(append: GatewayAppend) -> int:
+    return len(append.payload or b"") + len(append.buried.payload if append.buried else b"")
 
 
 def _write_gateway(group: Group, append: GatewayAppend) -> int:

@@ -13,6 +13,8 @@ from backend.storage.session import Row, Session, StorageRetry
 
 NewIds: TypeAlias = Mapping[tuple[int, int], Sequence[int]]
 """Hashes by the hour of the client's clock and the hour of ours, since 1970."""
+Hashes: TypeAlias = dict[int, set[int]]
+"""By the hour of the client's clock."""
 Values: TypeAlias = dict[str, Any]
 
 RECENT_IDS: Final = 128_000  # twelve megabytes of memory; where an hour has three million, six to each page
@@ -24,7 +26,7 @@ _BYTES: Final = 8
 class MessageIds(Protocol):
     """What one commit of the journal asks and tells. All of it inside the commit's transaction."""
 
-    def known(self, session: Session, asked: Mapping[int, Sequence[int]]) -> dict[int, set[int]]:
+    def known(self, session: Session, asked: Mapping[int, Sequence[int]]) -> Hashes:
         """By hour of the clients' clocks, those of the hashes asked about that were taken in before."""
         ...
 
@@ -56,7 +58,7 @@ class TableOfIds:
     due = False
     pressing = 0
 
-    def known(self, session: Session, asked: Mapping[int, Sequence[int]]) -> dict[int, set[int]]:
+    def known(self, session: Session, asked: Mapping[int, Sequence[int]]) -> Hashes:
         """Asks the table, hour by hour."""
         return {hour: _in_table(session, hour, hashes) for hour, hashes in asked.items()}
 
@@ -78,24 +80,32 @@ class RecentFirst:
 
     Hashes are spread over the table at random: each one that is put there by itself has a page of its own
     written. So a commit appends its ids to the log, as one run. When there are many, they are sorted, in one
-    transaction, and then moved to the table, a portion in each; at every moment an id is in the log or in the
-    table. What is in the log is known in memory as well, read from there by number, never from what a
-    transaction was about to write: so memory holds what is committed, also after another process wrote or
-    after a transaction was rolled back. It may hold more than the log for a while, which the table has then.
+    transaction, and then moved to the table, a portion in each: at every moment an id is in the log, among
+    the sorted, or in the table.
+
+    What the table may not have yet is known in memory as well. It is read from the log, run by run and only
+    before a transaction writes, so it is never of what was rolled back, and another process's runs are among
+    it. Whoever sorts takes runs away and appends an empty one: so it shows in the numbers where something is
+    missing that we have not read.
     """
 
     def __init__(self) -> None:
-        self._recent: defaultdict[int, set[int]] = defaultdict(set)
-        self._seen = 0
-        self._runs = 0
+        self._recent: Hashes = defaultdict(set)
+        """Of the runs behind `_sorted_upto`, up to `_seen`."""
+        self._moving: Hashes = {}
+        """Of the runs up to `_sorted_upto`."""
+        self._sorted_upto = self._seen = 0
         self.due = False
         self.pressing = 0
 
-    def known(self, session: Session, asked: Mapping[int, Sequence[int]]) -> dict[int, set[int]]:
+    def known(self, session: Session, asked: Mapping[int, Sequence[int]]) -> Hashes:
         """Asks memory and the table."""
         self._follow(session)
         return {
-            hour: _in_table(session, hour, hashes) | self._recent.get(hour, _NONE).intersection(hashes)
+            hour: _in_table(session, hour, hashes).union(
+                self._recent.get(hour, _NONE).intersection(hashes),
+                self._moving.get(hour, _NONE).intersection(hashes),
+            )
             for hour, hashes in asked.items()
         }
 
@@ -104,30 +114,52 @@ class RecentFirst:
         session.many("append_recent_ids", [_run(key, array("q", hashes)) for key, hashes in new.items()])
 
     def settle(self, session: Session, *, whole: bool = False) -> bool:
-        """Moves what is sorted, else sorts what is not; at the end memory is to be read anew."""
+        """Moves what is sorted, else sorts what is not."""
         if moving := session.rows("next_sorted_ids", bytes=PORTION * _BYTES):
             _move(session, moving)
             return True
-        if _is_worth_it(session, whole):
-            session.many("append_recent_ids", list(_sorted_runs(session.rows("unsorted_ids"))))
-            session.run("drop_unsorted_ids")
+        log = session.row("recent_ids_size")
+        if log is None or log["first"] is None or log["first"] > self._sorted_upto:
+            self._moving = {}  # by now the table has it
+        if log is not None and _is_worth_it(log, whole):
+            self._follow(session)
+            self._sort(session, log["last"])
             return True
-        self._recent.clear()
-        self._seen = self._runs = self.pressing = 0
         self.due = False
         return False
 
+    def _sort(self, session: Session, last: int) -> None:
+        session.many("append_sorted_ids", list(_sorted(session.rows("recent_ids_after", run=0))))
+        session.run("drop_recent_ids", run=last)
+        session.many("append_recent_ids", [_run((0, 0), array("q"))])
+        for hour, hashes in self._moving.items():  # of a transaction that was rolled back
+            self._recent[hour] |= hashes
+        self._moving, self._recent = self._recent, defaultdict(set)
+        self._sorted_upto = self._seen = last
+
     def _follow(self, session: Session) -> None:
-        rows, came = session.rows("recent_ids_after", run=self._seen), 0
+        rows = session.rows("recent_ids_after", run=self._seen)
+        if rows and rows[0]["run"] != self._seen + 1:
+            rows = self._begin(session)
+        came = 0
         for row in rows:
             hashes = array("q", row["hashes"])
             self._recent[row["hour"]].update(hashes)
+            came += len(hashes)
             self._seen = row["run"]
-            came += 0 if row["is_sorted"] else len(hashes)
-        self._runs += len(rows)
         ids = sum(map(len, self._recent.values()))
-        self.due = ids >= RECENT_IDS or self._runs >= RECENT_RUNS
+        self.due = bool(self._moving) or _is_much(self._seen - self._sorted_upto, ids)
         self.pressing = 1 + 2 * came // PORTION if ids >= 2 * RECENT_IDS else 0
+
+    def _begin(self, session: Session) -> list[Row]:
+        """What is sorted is known, and the whole log is to be read."""
+        self._recent.clear()
+        self._moving = defaultdict(set)
+        for row in session.rows("all_sorted_ids"):
+            self._moving[row["hour"]].update(array("q", row["hashes"]))
+        rows = session.rows("recent_ids_after", run=0)
+        self._sorted_upto = rows[0]["run"] - 1
+        return rows
 
 
 _NONE: Final[frozenset[int]] = frozenset()
@@ -141,14 +173,17 @@ def _listed(hashes: Sequence[int]) -> str:
     return msgspec.json.encode(hashes).decode()
 
 
-def _is_worth_it(session: Session, whole: bool) -> bool:
-    size = session.row("unsorted_size")
-    if size is None or not size["runs"]:
+def _is_worth_it(log: Row, whole: bool) -> bool:
+    if not log["bytes"]:
         return False
-    return whole or size["bytes"] >= RECENT_IDS * _BYTES or bool(size["runs"] >= RECENT_RUNS)
+    return whole or _is_much(log["last"] - log["first"] + 1, log["bytes"] // _BYTES)
 
 
-def _sorted_runs(rows: Iterable[Row]) -> Iterator[Values]:
+def _is_much(runs: int, ids: int) -> bool:
+    return ids >= RECENT_IDS or runs >= RECENT_RUNS
+
+
+def _sorted(rows: Iterable[Row]) -> Iterator[Values]:
     """The hashes of many runs in the table's order, in portions."""
     together: defaultdict[tuple[int, int], list[bytes]] = defaultdict(list)
     for row in rows:
@@ -156,17 +191,12 @@ def _sorted_runs(rows: Iterable[Row]) -> Iterator[Values]:
     for key in sorted(together):
         hashes = np.sort(np.frombuffer(b"".join(together[key]), np.int64))  # others may run meanwhile
         for start in range(0, len(hashes), PORTION):
-            yield _run(key, hashes[start : start + PORTION], is_sorted=1)
+            yield _run(key, hashes[start : start + PORTION])
 
 
-def _run(key: tuple[int, int], hashes: "array[int] | NDArray[np.int64]", is_sorted: int = 0) -> Values:
+def _run(key: tuple[int, int], hashes: "array[int] | NDArray[np.int64]") -> Values:
     hour, received_hour = key
-    return {
-        "hour": hour,
-        "received_hour": received_hour,
-        "is_sorted": is_sorted,
-        "hashes": hashes.tobytes(),
-    }
+    return {"hour": hour, "received_hour": received_hour, "hashes": hashes.tobytes()}
 
 
 def _move(session: Session, runs: Sequence[Row]) -> None:
@@ -174,4 +204,4 @@ def _move(session: Session, runs: Sequence[Row]) -> None:
         hashes = array("q", run["hashes"]).tolist()
         told = {"hour": run["hour"], "received_hour": run["received_hour"]}
         session.run("remember_messages", **told, hashes=_listed(hashes))
-    session.run("drop_sorted_ids", run=runs[-1]["run"])
+    session.run("drop_sorted_ids", portion=runs[-1]["portion"])

@@ -24,6 +24,7 @@ from backend.campaigns.triggers import begins_with, holds_of, wait_for
 from backend.catalog.shelves import Shelves, ZoneRef
 from backend.occurrences import Occurrence
 from backend.profiles.behaviour import View
+from backend.proximity.visits import AWAY_MS
 from backend.push.model import Claimed
 from backend.storage import campaigns as campaign_rows
 from backend.storage import catalog, fences, orders, profiles, segments
@@ -277,7 +278,7 @@ def _told(view: View) -> dict[str, Any]:
     return {**msgspec.to_builtins(view), "price": price}
 
 
-def is_there_now(session: Session, campaign: Campaign, profile_id: str) -> bool | None:
+def is_there_now(session: Session, campaign: Campaign, profile_id: str, now: int) -> bool | None:
     """Whether the person is where the campaign's trigger looks; None where it looks at no one place."""
     trigger = campaign.trigger
     place = {name: getattr(trigger, name, None) for name in ("store_id", "zone_id", "fence_id")}
@@ -287,8 +288,7 @@ def is_there_now(session: Session, campaign: Campaign, profile_id: str) -> bool 
     query, names = found
     if any(place[name] is None for name in names):
         return None
-    row = session.row(query, profile_id=profile_id, **{name: place[name] for name in names})
-    return bool(row and row[0])
+    return _found_there(session, query, profile_id, {name: place[name] for name in names}, now)
 
 
 def _lies_in(session: Session, shelves: Shelves, zone: ZoneRef, view: View) -> bool:
@@ -407,7 +407,7 @@ def _objection(
             (address.kind, address.value) == (claimed.address_kind, claimed.address_value)
             for address in profiles.push_addresses_of(session, person)
         ),
-        still_there=_is_there(session, person, decision),
+        still_there=_is_there(session, person, decision, now),
         zone=zone,
         offered=[row["at"] for row in others],
         offered_here=[row["at"] for row in others if _place(row) == _place(decision)],
@@ -421,13 +421,19 @@ def _objection(
     return recheck(campaign, facts, now)
 
 
-def _is_there(session: Session, profile_id: str, decision: Row) -> bool:
+def _is_there(session: Session, profile_id: str, decision: Row, now: int) -> bool:
     """Whether the person is still where the offer belongs."""
     holds = decision["holds"]
     if holds not in _THERE:
         return True
     query, names = _THERE[holds]
-    row = session.row(query, profile_id=profile_id, **{name: decision[name] for name in names})
+    return _found_there(session, query, profile_id, {name: decision[name] for name in names}, now)
+
+
+def _found_there(
+    session: Session, query: str, profile_id: str, place: Mapping[str, str | None], now: int
+) -> bool:
+    row = session.row(query, profile_id=profile_id, in_a_zone_since=now - AWAY_MS, **place)
     return bool(row and row[0])
 
 

@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from sdk_bridge.server import answers, calls, normalise, phones
 from sdk_bridge.server.batches import read_batch
-from sdk_bridge.server.bodies import Rejected, decode, may_hold_nul, open_batch
+from sdk_bridge.server.bodies import OpenBatch, Rejected, decode, may_hold_nul, open_batch
 from sdk_bridge.server.id_tokens import IdTokens, identities_in
 from sdk_bridge.server.keys import key_of_header, usable_key
 from sdk_bridge.server.letters import letters_of
@@ -157,21 +157,29 @@ class Bridge:
     # The calls --------------------------------------------------------------------------------------------
 
     async def _batch(self, request: web.Request) -> web.StreamResponse:
+        appended, letters = self._read_in(*await self._open(request))
+        await appended
+        await self._bury(letters)
+        return answers.ok(answers.Taken())
+
+    async def _open(self, request: web.Request) -> tuple[OpenBatch, Arrival]:
         at = self._clock()
         source = await self._source_of_header(request, at)
         body = await body_of(request)
         opened = open_batch(body)
         source = source or await self._source_of_key(request, opened.write_key, at)
         self._take(source, len(opened.batch), at)
-        arrival = await self._arrival(source, at, body)
+        return opened, await self._arrival(source, at, body)
+
+    def _read_in(self, opened: OpenBatch, arrival: Arrival) -> tuple[Awaitable[int], list[DeadLetter]]:
+        """The batch on its way into the journal, and what has to be buried of it."""
         kept, rejects = read_batch(opened, arrival)
-        await self._append(kept)
-        await self._bury(letters_of(rejects, opened, arrival))
-        return answers.ok(answers.Taken())
+        return self._append(kept), letters_of(rejects, opened, arrival)
 
     def _segment(self, kind: str) -> Answer:
         def understand(call: calls.SegmentCall, arrival: Arrival) -> AppEvent:
-            return normalise.segment_event(call, kind, arrival, 0)
+            usual = normalise.usual_event(call, kind, arrival, 0)
+            return usual or normalise.segment_event(call, kind, arrival, 0)
 
         return self._own(calls.segment_call, understand)
 
@@ -180,10 +188,12 @@ class Bridge:
     ) -> Answer:
         """A handler for bodies of one call."""
 
-        async def handle(request: web.Request) -> web.StreamResponse:
-            call, arrival, holds_nul = await self._read(request, decoder)
+        def read_in(call: C, arrival: Arrival, holds_nul: bool) -> Awaitable[int]:
             self._take(arrival.source, 1, arrival.received_at)
-            await self._append(finished([understand(call, arrival)], holds_nul=holds_nul))
+            return self._append(finished([understand(call, arrival)], holds_nul=holds_nul))
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            await read_in(*await self._read(request, decoder))
             return answers.ok(answers.Taken())
 
         return handle
@@ -293,13 +303,21 @@ class Bridge:
 
     # The journal ------------------------------------------------------------------------------------------
 
-    async def _append(self, kept: Storable) -> int:
-        """How many were new."""
-        if not kept.events:
-            return 0
-        new = await self._journal.append_events(kept.events, kept.encoded)
+    def _append(self, kept: Storable) -> Awaitable[int]:
+        """How many were new.
+
+        Nothing here holds the events until they are committed: their bytes are all that has to wait, and
+        objects that die young leave their memory in the processor's cache for those of the next request.
+        """
+        events = len(kept.events)
+        return self._counted(
+            self._journal.append_events(kept.events, kept.encoded) if events else None, events
+        )
+
+    async def _counted(self, appending: Awaitable[int] | None, events: int) -> int:
+        new = 0 if appending is None else await appending
         self.tally.accepted += new
-        self.tally.duplicates += len(kept.events) - new
+        self.tally.duplicates += events - new
         return new
 
     async def _bury(self, letters: Sequence[DeadLetter]) -> None:

@@ -133,9 +133,7 @@ def open_batch(body: bytes) -> OpenBatch:
     if len(batch) > MAX_BATCH_EVENTS:
         raise Refusal(400, "too_many_events", f"a batch holds at most {MAX_BATCH_EVENTS} events")
     shared = _shared_context(bytes(context), len(batch))
-    return OpenBatch(
-        batch, envelope.write_key, envelope.sent_at, context, shared, may_hold_nul(body), strict
-    )
+    return OpenBatch(batch, envelope.write_key, envelope.sent_at, context, shared, may_hold_nul(body), strict)
 
 
 def _shared_context(raw: bytes, events: int) -> dict[str, Any] | None:

@@ -160,6 +160,16 @@ SEGMENT_KINDS: dict[str, SegmentKind] = {
 PLAIN_LEVELS = 4  # of nesting in what a usual call says; each more doubles what the decoder has to know
 
 
+class PlainBatch(Struct):
+    """The calls of a batch in which all are plain, typed in one go; whatever else it says is not looked at.
+
+    A plain call nests so little that nothing has to be counted, and what it says besides is what Segment's
+    own SDKs say, of which nothing is kept.
+    """
+
+    batch: list[SegmentCall]
+
+
 def _nested(levels: int) -> Any:
     """The type of JSON that nests no deeper than this."""
     kinds: Any = str | int | float | bool | None
@@ -168,15 +178,14 @@ def _nested(levels: int) -> Any:
     return kinds
 
 
-def _plain_call() -> type[SegmentCall]:
-    """A Segment call with nothing in it that would need a second look: it nests little, and what it says
-    besides is what Segment's own SDKs say, of which nothing is kept."""
+def _plain_call() -> type[Struct]:
     said = _nested(PLAIN_LEVELS)
+    objects = dict[str, said] | list[said] | None  # type: ignore[valid-type] # made at run time
     besides = ("integrations", "channel", "version", "project_id", "received_at")
     return msgspec.defstruct(
         "PlainCall",
         [
-            *((name, dict[str, said] | list[said] | None, None) for name in ("context", "properties", "traits")),
+            *((name, objects, None) for name in ("context", "properties", "traits")),
             *((name, said, None) for name in besides),
             ("metadata", said, msgspec.field(default=None, name="_metadata")),
         ],
@@ -188,17 +197,10 @@ def _plain_call() -> type[SegmentCall]:
     )
 
 
-PlainCall = _plain_call()
-
-
-class PlainBatch(Struct):
-    """The events of a batch in which all are plain, typed in one go; what else it says is not looked at."""
-
-    batch: list[PlainCall]  # type: ignore[valid-type] # made at run time
-
-
 segment_call = msgspec.json.Decoder(SegmentCall)
-plain_batch = msgspec.json.Decoder(PlainBatch)
+plain_batch: "msgspec.json.Decoder[PlainBatch]" = msgspec.json.Decoder(
+    msgspec.defstruct("PlainCalls", [("batch", list[_plain_call()])], bases=(PlainBatch,))  # type: ignore[misc]
+)
 device_call = msgspec.json.Decoder(DeviceCall)
 logout_call = msgspec.json.Decoder(LogoutCall)
 receipt_call = msgspec.json.Decoder(ReceiptCall)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from sdk_bridge.server.bodies import OpenBatch, open_batch
 from sdk_bridge.server.batches import read_batch
+from sdk_bridge.server.bodies import OpenBatch, open_batch
 from sdk_bridge.server.normalise import Arrival, Reject
 from sdk_bridge.server.ports import DeadLetter, Source
 from sdk_bridge.wire.app_events import AppEvent

@@ -32,7 +32,6 @@ from sdk_bridge.wire.identifiers import usable
 MAX_ID_CHARS = 512
 MAX_ADDRESS_CHARS = 4096
 
-_EMPTY: dict[str, Any] = {}
 _PROOFS = frozenset({"userHash", "idToken", "externalIds"})
 _TELLING = _PROOFS | {"device", "consent", "traits"}  # what in a context an event says elsewhere, too
 _USUAL: dict[str, Kind] = {"track": "track", "page": "page", "screen": "screen"}
@@ -91,45 +90,65 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
         properties = {**properties, "category": call.category}
     context = context_of(call)
     traits = object_of(call.traits, "traits")
-    person = traits if known == "identify" else context.get("traits")
-    event = _event(
-        call, known, arrival, context, person, index, text_of(call.previous_id), name, properties, traits
+    about = _about(call, arrival, context, traits if known == "identify" else context.get("traits"))
+    event = AppEvent(
+        kind=known,
+        message_id=about.message_id,
+        source=arrival.source.source_id,
+        occurred_at=about.occurred_at,
+        received_at=arrival.received_at,
+        original_at=about.original_at,
+        index=index,
+        anonymous_id=about.anonymous_id,
+        user_id=about.user_id,
+        previous_id=text_of(call.previous_id),
+        proven=about.proven,
+        name=name,
+        properties=properties,
+        traits=traits,
+        context=about.context,
     )
-    more = _more(call, properties, context)
+    more = _more(call, about, properties, context)
     return _of_somebody(msgspec.structs.replace(event, **more) if more else event)
 
 
 def usual_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: int) -> AppEvent | None:
     """What `segment_event` finds in a call as most are, with half the work: somebody did or saw something.
 
-    None for a call that is not so plain: with proofs, devices, consent or traits, numbers for texts, blank
-    texts, or a fault. No text of the call may hold NUL. Raises Rejected.
+    None where the call has proofs, a device, consent or traits, numbers or blanks for texts, or a fault.
+    Raises Rejected for a time that is none.
     """
-    context, properties, stamp = call.context or {}, call.properties or {}, call.timestamp
-    user_id, anonymous_id, message_id = call.user_id or "", call.anonymous_id or "", call.message_id
+    context, properties, known = call.context or {}, call.properties or {}, _USUAL.get(kind or "")
+    user_id = "" if call.user_id is None else call.user_id
+    anonymous_id = "" if call.anonymous_id is None else call.anonymous_id
     if (
-        type(context) is not dict
+        known is None
+        or type(context) is not dict
         or type(properties) is not dict
         or type(user_id) is not str
         or type(anonymous_id) is not str
-        or type(message_id) is not str
-        or type(stamp) is not str
-        or not stamp
-        or not _TELLING.isdisjoint(context)
-        or "push_id" in properties
+        or type(call.message_id) is not str
+        or type(call.timestamp) is not str
         or call.original_timestamp is not None
         or call.previous_id is not None
         or call.user_hash
         or call.traits
         or call.category
         or arrival.identities
+        or "push_id" in properties
+        or not _TELLING.isdisjoint(context)
     ):
         return None
-    known, name = _USUAL.get(kind or ""), (call.event or "").strip()
-    user_id, anonymous_id, message_id = user_id.strip(), anonymous_id.strip(), message_id.strip()
-    if known is None or not name or not message_id or not (usable(user_id) or usable(anonymous_id)):
+    user_id, anonymous_id, message_id = user_id.strip(), anonymous_id.strip(), call.message_id.strip()
+    if not message_id or "\0" in f"{user_id}{anonymous_id}{message_id}":
         return None
-    source, received_at, original_at = arrival.source, arrival.received_at, unix_ms(stamp) or 0
+    name = _label(call.event)
+    if (name is None and known == "track") or not (usable(user_id) or usable(anonymous_id)):
+        return None
+    original_at = unix_ms(call.timestamp)
+    if original_at is None:
+        return None
+    received_at, source = arrival.received_at, arrival.source
     return AppEvent(
         kind=known,
         message_id=message_id,
@@ -142,14 +161,14 @@ def usual_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: in
         user_id=user_id or None,
         previous_id=None,
         proven=is_proven(source, user_id or None, None),
-        name=name,
+        name=name or _label(call.name),
         properties=properties,
         context=context,
     )
 
 
 def _name_of(call: SegmentCall, kind: Kind) -> str | None:
-    """What happened, of which group, on which page. Raises Rejected where the call lacks what its kind needs."""
+    """What happened, of which group, on which page. Raises Rejected for a call that lacks what it needs."""
     if kind == "group":
         return _needed(text_of(call.group_id), kind, "groupId")
     if kind == "alias":
@@ -168,7 +187,9 @@ def _needed(value: str | None, kind: Kind, spelling: str) -> str:
     return value
 
 
-def _more(call: SegmentCall, properties: dict[str, Any], context: dict[str, Any]) -> dict[str, Any]:
+def _more(
+    call: SegmentCall, about: "_About", properties: dict[str, Any], context: dict[str, Any]
+) -> dict[str, Any]:
     """The fields of which few of Segment's calls say anything. Raises Rejected."""
     more: dict[str, Any] = {}
     if "device" in context:
@@ -179,6 +200,8 @@ def _more(call: SegmentCall, properties: dict[str, Any], context: dict[str, Any]
         more.update(push_id=push_id, receipt=receipt)
     if "consent" in context:
         more["consent"] = _preferences(context)
+    if about.external_ids:
+        more["external_ids"] = about.external_ids
     return more
 
 
@@ -232,50 +255,49 @@ def consent_event(call: ConsentCall, arrival: Arrival) -> AppEvent:
 
 def event_of(call: Call, kind: Kind, arrival: Arrival, context: dict[str, Any], **more: Any) -> AppEvent:
     """The event with what all kinds share, and what is `more` about this one. Raises Rejected."""
-    event = _event(call, kind, arrival, context, context.get("traits"))
-    return msgspec.structs.replace(event, **more)
+    about = _about(call, arrival, context, context.get("traits"))
+    return AppEvent(
+        kind=kind,
+        source=arrival.source.source_id,
+        received_at=arrival.received_at,
+        **msgspec.structs.asdict(about),
+        **more,
+    )
 
 
-def _event(  # noqa: PLR0913 - the fields of an event that most of them have
-    call: Call,
-    kind: Kind,
-    arrival: Arrival,
-    context: dict[str, Any],
-    person: object,
-    index: int = 0,
-    previous_id: str | None = None,
-    name: str | None = None,
-    properties: dict[str, Any] = _EMPTY,
-    traits: dict[str, Any] = _EMPTY,
-) -> AppEvent:
-    """`person` are the person's traits: an identify's, else Segment's `context.traits`; a group's are no
-    person's. Raises Rejected."""
-    received_at, source = arrival.received_at, arrival.source
+class _About(Struct, frozen=True, gc=False):
+    """What every kind of event says: the fields of AppEvent that have these names."""
+
+    message_id: str
+    occurred_at: int
+    original_at: int
+    anonymous_id: str | None
+    user_id: str | None
+    proven: bool
+    context: dict[str, Any]
+    external_ids: list[ExternalId]
+
+
+def _about(call: Call, arrival: Arrival, context: dict[str, Any], traits: object) -> _About:
+    """`traits` are the person's: an identify's, else Segment's `context.traits`; a group's are no person's.
+    Raises Rejected."""
+    received_at = arrival.received_at
     user_id, proven, claims = _user_of(call, arrival, context)
     original = unix_ms(call.original_timestamp or call.timestamp)
     if original is None:
         occurred_at = received_at
     else:
         occurred_at = occurred_ms(original, skew_ms(call.sent_at, received_at), received_at)
-    event = AppEvent(
-        kind=kind,
-        message_id=text_of(call.message_id) or arrival.new_id(),
-        source=source.source_id,
-        occurred_at=occurred_at,
-        received_at=received_at,
-        original_at=original or 0,
-        index=index,
-        anonymous_id=text_of(call.anonymous_id),
-        user_id=user_id,
-        previous_id=previous_id,
-        proven=proven,
-        name=name,
-        properties=properties,
-        traits=traits,
-        context=_without_proofs(context),
+    return _About(
+        text_of(call.message_id) or arrival.new_id(),
+        occurred_at,
+        original or 0,
+        text_of(call.anonymous_id),
+        user_id,
+        proven,
+        _without_proofs(context),
+        external_ids_of(arrival.source, traits, context, claims),
     )
-    external = external_ids_of(source, person, context, claims)
-    return msgspec.structs.replace(event, external_ids=external) if external else event
 
 
 def _user_of(

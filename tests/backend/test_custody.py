@@ -41,27 +41,34 @@ class DiskOfTheTest:
         self.upto = 0
         self.waiting: list[tuple] = []
 
-    async def append_gateway(self, append) -> int:
+    async def append_gateways(self, appends) -> list[int]:
         done = asyncio.get_running_loop().create_future()
-        self.waiting.append((append, done))
+        self.waiting.append((appends, done))
         return await done
 
     def commit(self, how_many: int, reported: bool = True) -> None:
         """One group commit; `reported` False: durable, but its answer was lost."""
-        for append, done in self._next(how_many):
-            if append.first == self.upto + 1:
-                self.upto = append.upto
-                self.kept.append(append.first)
+        for appends, done in self._next(how_many):
+            reached = [self._append(append) for append in appends]
             if done.done():
                 continue
             if reported:
-                done.set_result(self.upto)
+                done.set_result(reached)
             else:
                 done.set_exception(JournalBusy("input/output error"))
 
+    def _append(self, append) -> int:
+        if append.first == self.upto + 1:
+            self.upto = append.upto
+            self.kept.append(append.first)
+        return self.upto
+
     def fail(self, how_many: int) -> None:
-        for _append, done in self._next(how_many):
-            done.set_exception(JournalBusy("disk full"))
+        for appends, done in self._next(how_many):
+            if len(appends) > 1:  # each goes again, alone
+                done.set_exception(OverflowError("one of them"))
+            else:
+                done.set_exception(JournalBusy("disk full"))
 
     def _next(self, how_many: int) -> list[tuple]:
         group, self.waiting = self.waiting[:how_many], self.waiting[how_many:]
@@ -119,11 +126,23 @@ class GoBackN(RuleBasedStateMachine):
         for _ in range(copies):
             self.receive(seq)
 
+    @precondition(lambda self: self.channel)
+    @rule(count=st.integers(2, WINDOW))
+    def deliver_together(self, count: int) -> None:
+        """In one piece of what the socket had."""
+        together, self.channel = self.channel[:count], self.channel[count:]
+        for seq in together:
+            self.arrive(seq)
+        self.turn()
+
     def receive(self, seq: int) -> None:
+        self.arrive(seq)
+        self.turn()
+
+    def arrive(self, seq: int) -> None:
         beat = codec.encode(Heartbeat("", seq, "hearing", 1, 1, 0, 0, 0, 0, True, "1"))
         properties = Envelope("live", EPOCH, seq, 1).properties()
         self.loop.call_soon(self.connection.receive, TOPIC, beat, properties)
-        self.turn()
 
     @precondition(lambda self: self.disk.waiting)
     @rule(
@@ -154,7 +173,7 @@ class GoBackN(RuleBasedStateMachine):
 
     def stop_receiver(self) -> None:
         self.task.cancel()
-        for _append, done in self.disk.waiting:
+        for _appends, done in self.disk.waiting:
             done.cancel()
         self.turn()
 

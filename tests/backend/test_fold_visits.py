@@ -1,8 +1,11 @@
 """Visits to stores, and phones that hear a zone's beacon, through a fold on real files."""
 
+import msgspec
 import pytest
 
+from backend.campaigns.model import parse_campaign
 from backend.proximity.visits import AWAY_MS
+from backend.storage import campaigns as campaign_rows
 from sdk_bridge.wire.app_events import BeaconSighting
 
 ANNA = "ibeacon:00000000-0000-0000-0000-0000000000aa:1:1"
@@ -160,3 +163,64 @@ async def test_a_region_entered_and_left_is_a_visit(attic, running):
         await near_the_shelf(attic, seconds=1, what="leave", rssi=None, key=ATTIC)
     [visit] = await attic.rows("select * from zone_visits")
     assert (visit["zone_id"], visit["entered_at"], visit["left_at"]) == ("attic", entered_at, attic.clock())
+
+
+# Where nobody listens -------------------------------------------------------------------------------------
+
+
+async def deaf(shop, seconds: int) -> None:
+    """Time passes; no gateway is heard of."""
+    for _ in range(seconds // 4 + 1):
+        shop.clock.forward(4000)
+        await shop.journal.append_events([shop.event("track", name="Somewhere", user_id="nobody")])
+    await shop.folded()
+
+
+async def come_back_campaign(shop) -> None:
+    definition = {
+        "campaign_id": "bye",
+        "name": "Bye",
+        "trigger": {"type": "store_left"},
+        "offer": {"title": "Bye", "body": "Come back", "life_s": 3600},
+        "guardrails": {"quiet_hours": None},
+        "state": "live",
+    }
+    campaign = parse_campaign(msgspec.json.encode(definition))
+    await shop.state.write(lambda s: campaign_rows.save_campaign(s, campaign, shop.clock()))
+    shop.fold.refresh()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_shop_without_network_does_not_empty(shop, running, restarts):
+    """Nobody is told goodbye who stands in the shop, and a visit stays one visit."""
+    await come_back_campaign(shop)
+    async with running(shop.fold.run()):
+        await shop.person("anna", ANNA)
+        await shop.folded()
+        await shop.hear(ANNA, "g-a", seconds=5)
+        await deaf(shop, 30)
+    if restarts:
+        shop.fold = shop.new_fold()
+        await shop.fold.load()
+    async with running(shop.fold.run()):
+        await deaf(shop, 600)
+        await shop.hear(ANNA, "g-a", seconds=5)
+        await shop.folded()
+    assert await shop.rows("select * from decisions") == []
+    [visit] = await shop.rows("select * from visits")
+    assert (visit["left_at"], visit["idle_since"]) == (None, None)
+    assert len(await shop.rows("select * from zone_visits")) == 2
+
+
+async def test_who_is_gone_when_the_network_is_back_left_at_some_time(live_shop):
+    shop = live_shop
+    await come_back_campaign(shop)
+    await shop.person("anna", ANNA)
+    await shop.folded()
+    await shop.hear(ANNA, "g-a", seconds=5)
+    await deaf(shop, 600)
+    await quiet(shop, AWAY_MS // 1000 + 8)
+    [visit] = await shop.rows("select * from visits")
+    [zone] = await shop.rows("select * from zone_visits")
+    assert visit["left_at"] == zone["left_at"]
+    assert await shop.column("select confidence from decisions") == ["low"]

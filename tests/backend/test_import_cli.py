@@ -206,7 +206,7 @@ def test_orders_keep_their_days_and_a_file_brought_weeks_later_changes_nothing(t
     assert json.loads(refunded[2])["total"] == 4.0
     backend.stop()
     journal = sqlite3.connect(backend.folder / "data" / "journal.db")
-    for ids in ("message_ids", "recent_message_ids"):
+    for ids in ("message_ids", "recent_message_ids", "sorted_message_ids"):
         journal.execute(f"delete from {ids}")  # as after seven days
     journal.commit()
     journal.close()

@@ -305,8 +305,8 @@ class _Deaf:
 
 
 class _Nowhere:
-    async def append_gateway(self, append) -> int:
-        return append.upto
+    async def append_gateways(self, appends) -> list[int]:
+        return [append.upto for append in appends]
 
 
 async def test_a_flood_that_the_disk_cannot_take_is_neither_kept_nor_acknowledged(

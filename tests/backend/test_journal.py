@@ -241,6 +241,7 @@ async def test_ids_of_an_earlier_version_are_known(tmp_path, clock, running):
     open_for_writing(path, "journal").close()
     with sqlite3.connect(path) as old:
         old.execute("drop table recent_message_ids")
+        old.execute("drop table sorted_message_ids")
         old.execute("drop table message_ids")
         old.execute(
             "create table message_ids (hour integer not null, hash integer not null, received_hour integer"

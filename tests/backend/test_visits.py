@@ -2,7 +2,7 @@
 
 import pytest
 
-from backend.proximity.visits import AWAY_MS, Visits
+from backend.proximity.visits import AWAY_MS, DEAF_MS, Visits
 from backend.proximity.zones import Place, Transition
 
 ENTRANCE, SHOES, ELSEWHERE = Place("s", "entrance"), Place("s", "shoes"), Place("t", "door")
@@ -66,3 +66,46 @@ def test_a_withdrawal_ends_the_visit_at_once():
     list(visits.moved(entered(SHOES, 5)))
     assert [(one.kind, one.at) for one in visits.forget("tag", 9)] == [("left", 9)]
     assert list(visits.forget("tag", 9)) == []
+
+
+# Where nobody listens -------------------------------------------------------------------------------------
+
+
+class Deaf:
+    """A visit in a zone whose gateway fell silent at 10; `listened_since` is what the engine would say."""
+
+    def __init__(self) -> None:
+        self.visits, self.listened_since = Visits(), None
+        list(self.visits.moved(entered(SHOES, 0)))
+        list(self.visits.moved(left(SHOES, 10, "unknown")))
+
+    def at(self, now: int) -> list[tuple]:
+        def since(place: Place) -> int | None:
+            assert place == SHOES
+            return self.listened_since
+
+        return [(one.kind, one.at, one.confidence) for one in self.visits.expire(now, since)]
+
+
+def test_nobody_leaves_a_shop_because_it_lost_its_network():
+    deaf = Deaf()
+    assert deaf.at(DEAF_MS // 2) == []
+    deaf.listened_since = DEAF_MS // 2
+    assert deaf.at(DEAF_MS // 2 + AWAY_MS) == []
+    [resumed] = deaf.visits.moved(entered(SHOES, DEAF_MS // 2 + AWAY_MS))
+    assert resumed.kind == "resumed", "one visit, not two"
+    list(deaf.visits.moved(left(SHOES, DEAF_MS)))
+    assert deaf.at(DEAF_MS + AWAY_MS + 1) == [("left", DEAF_MS, "high")]
+
+
+def test_who_is_not_heard_when_the_gateway_is_back_left_nobody_knows_when():
+    deaf = Deaf()
+    deaf.listened_since = 900_000
+    assert deaf.at(900_000 + AWAY_MS) == []
+    assert deaf.at(900_000 + AWAY_MS + 1) == [("left", 10, "low")]
+
+
+def test_a_gateway_that_never_comes_back_keeps_nobody_in_the_shop_for_ever():
+    deaf = Deaf()
+    assert deaf.at(10 + DEAF_MS) == []
+    assert deaf.at(11 + DEAF_MS) == [("left", 10, "none")]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdk_bridge.server.beacon_keys import canonical_beacon_key, canonical_region_key, regions_of
 from sdk_bridge.server.batches import read_batch
+from sdk_bridge.server.beacon_keys import canonical_beacon_key, canonical_region_key, regions_of
 from sdk_bridge.server.bodies import (
     MAX_BATCH_BYTES,
     MAX_DEPTH,

@@ -4,6 +4,12 @@ create table recent_message_ids (
   run integer primary key autoincrement, -- never reused, or a reader would pass over what is new
   hour integer not null,
   received_hour integer not null,
-  is_sorted integer not null,            -- 1: on its way to message_ids
   hashes blob not null                   -- 64-bit numbers, as they lie in memory
+);
+-- Those on their way to `message_ids`, in its order.
+create table sorted_message_ids (
+  portion integer primary key,
+  hour integer not null,
+  received_hour integer not null,
+  hashes blob not null
 );

@@ -16,36 +16,40 @@ delete from message_ids where received_hour < :before_hour
   and (hour < :before_hour or hour > :before_hour + 24 * 7);
 
 -- name: append_recent_ids!
--- Ids of one hour that one commit took in, or a sorted portion of those of many.
-insert into recent_message_ids (hour, received_hour, is_sorted, hashes)
-values (:hour, :received_hour, :is_sorted, :hashes);
+-- Ids of one hour that one commit took in.
+insert into recent_message_ids (hour, received_hour, hashes) values (:hour, :received_hour, :hashes);
 
 -- name: recent_ids_after
 -- What was appended since somebody last looked.
-select run, hour, is_sorted, hashes from recent_message_ids where run > :run order by run;
+select run, hour, received_hour, hashes from recent_message_ids where run > :run order by run;
 
--- name: unsorted_ids
--- What has not begun to move.
-select hour, received_hour, hashes from recent_message_ids where is_sorted = 0;
+-- name: recent_ids_size
+-- From which run to which the log reaches, and how much it is.
+select min(run) as first, max(run) as last, sum(length(hashes)) as bytes from recent_message_ids;
 
--- name: unsorted_size
--- How much that is.
-select count(*) as runs, coalesce(sum(length(hashes)), 0) as bytes from recent_message_ids where is_sorted = 0;
-
--- name: drop_unsorted_ids!
+-- name: drop_recent_ids!
 -- It was sorted.
-delete from recent_message_ids where is_sorted = 0;
+delete from recent_message_ids where run <= :run;
+
+-- name: append_sorted_ids!
+-- A part of what was sorted, in the order of the table it moves to.
+insert into sorted_message_ids (hour, received_hour, hashes) values (:hour, :received_hour, :hashes);
+
+-- name: all_sorted_ids
+-- What has not moved yet.
+select hour, hashes from sorted_message_ids;
 
 -- name: next_sorted_ids
--- What is to move next, in the order of the table it moves to: so many bytes, the last run begun whole.
-select moving.run, moving.hour, moving.received_hour, moving.hashes
+-- What is to move next: so many bytes, the last part whole.
+select s.portion, s.hour, s.received_hour, s.hashes
 from (
-  select run, sum(length(hashes)) over (order by run) - length(hashes) as bytes_before
-  from recent_message_ids where is_sorted = 1) waiting
-cross join recent_message_ids moving
-where moving.run = waiting.run and waiting.bytes_before < :bytes
-order by moving.run;
+  select portion, coalesce(sum(length(hashes)) over (
+    order by portion rows between unbounded preceding and 1 preceding), 0) as bytes_before
+  from sorted_message_ids) waiting
+cross join sorted_message_ids s
+where s.portion = waiting.portion and waiting.bytes_before < :bytes
+order by s.portion;
 
 -- name: drop_sorted_ids!
 -- It has moved.
-delete from recent_message_ids where is_sorted = 1 and run <= :run;
+delete from sorted_message_ids where portion <= :portion;

@@ -140,13 +140,15 @@ select decision_id, campaign_id, campaign_version, profile_id, store_id, zone_id
 from decisions where decision_id = :decision_id;
 
 -- name: is_in_store$
--- Whether a person is in a store now, also as somebody who was merged into them.
+-- Whether a person is in a store now, also as somebody who was merged into them; who was in none of its zones for
+-- long may be anywhere.
 with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
 select count(*) from tree join visits using (profile_id)
-where visits.store_id = :store_id and visits.left_at is null;
+where visits.store_id = :store_id and visits.left_at is null
+  and (visits.idle_since is null or visits.idle_since >= :in_a_zone_since);
 
 -- name: left_since
 -- The pushes of a campaign that left last since a time.

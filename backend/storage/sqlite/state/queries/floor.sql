@@ -103,8 +103,13 @@ update visits set idle_since = :idle_since where subject = :subject and left_at 
 update visits set left_at = :left_at, idle_since = null where subject = :subject and left_at is null;
 
 -- name: open_visits
--- Everybody who is in a store.
-select subject, store_id, entered_at, idle_since, partition from visits where left_at is null order by subject;
+-- Everybody who is in a store; and of whoever is in none of its zones the last one, for a beacon that gateways hear.
+select v.subject, v.store_id, v.entered_at, v.idle_since, v.partition,
+  case when v.idle_since is not null and v.subject not like 'phone:%' then
+    (select z.zone_id from zone_visits z
+    where z.profile_id = v.profile_id and z.beacon_key = v.subject and z.store_id = v.store_id
+    order by z.entered_at desc limit 1) end as last_zone
+from visits v where v.left_at is null order by v.subject;
 
 -- name: save_gateway_health!
 -- The newest heartbeat of a gateway.

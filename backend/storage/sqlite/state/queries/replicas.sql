@@ -23,9 +23,13 @@ delete from handovers where partition = :partition and subject = :subject;
 select beacon_key, profile_id, store_id, engine, partition from presences where beacon_key = :subject;
 
 -- name: open_visit_of
--- The store that a subject is in.
-select subject, store_id, entered_at, idle_since, partition from visits
-where subject = :subject and left_at is null;
+-- The store that a subject is in, as open_visits tells of everybody.
+select v.subject, v.store_id, v.entered_at, v.idle_since, v.partition,
+  case when v.idle_since is not null and v.subject not like 'phone:%' then
+    (select z.zone_id from zone_visits z
+    where z.profile_id = v.profile_id and z.beacon_key = v.subject and z.store_id = v.store_id
+    order by z.entered_at desc limit 1) end as last_zone
+from visits v where v.subject = :subject and v.left_at is null;
 
 -- name: fence_presences_of
 -- The fences that a phone is near.

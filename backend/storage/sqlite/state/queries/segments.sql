@@ -68,20 +68,15 @@ order by profile_id limit :limit;
 -- Everybody who could be in a segment.
 select count(*) from profiles where merged_into is null and id_type <> 'claimed_user_id';
 
--- name: segment_trees
--- The whole person around each of the profiles given.
-with recursive
-  up (profile_id, parent) as (
-    select p.profile_id, p.merged_into
-    from json_each(cast(:profiles as text)) asked cross join profiles p where p.profile_id = asked.value
-    union
-    select p.profile_id, p.merged_into from up join profiles p on p.profile_id = up.parent),
-  tree (person_id, profile_id) as (
-    select up.profile_id, up.profile_id from up where up.parent is null
-    union all
-    select tree.person_id, p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select person_id, tree.profile_id from tree cross join profiles r
-where r.profile_id = tree.person_id and r.id_type <> 'claimed_user_id';
+-- name: segment_profiles
+-- What profiles are merged into, and what they began with.
+select p.profile_id, p.merged_into, p.id_type
+from json_each(cast(:profiles as text)) asked cross join profiles p where p.profile_id = asked.value;
+
+-- name: segment_profiles_below
+-- What is merged into profiles.
+select p.profile_id, p.merged_into
+from json_each(cast(:profiles as text)) asked cross join profiles p where p.merged_into = asked.value;
 
 -- name: segment_profiles_behind
 -- The profiles that identifiers belong to, or once did.
