@@ -148,14 +148,21 @@ class Fold:
 
     async def _round(self) -> None:
         self._journal.appended.clear()
-        if self._stale:
-            self._stale = False
-            await self._reload()
-        entries = await self._journal.after(self.position, ENTRIES_A_TRANSACTION)
+        entries = await self._next_entries()
         await self._fold_all(entries)
         await self._delete_folded()
         if len(entries) < ENTRIES_A_TRANSACTION and not self._more:
             await self._wait()
+
+    async def _next_entries(self) -> Sequence[Entry]:
+        """What comes next, and before it whatever was changed before any of it came."""
+        while True:
+            if self._stale:
+                self._stale = False
+                await self._reload()
+            entries = await self._journal.after(self.position, ENTRIES_A_TRANSACTION)
+            if not self._stale:
+                return entries
 
     async def _delete_folded(self) -> None:
         now = asyncio.get_running_loop().time()

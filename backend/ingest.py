@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TypeAlias
 
@@ -356,7 +356,7 @@ class Ingest:
         if found is None:
             raise WireError("it can be read, but its rotating ids cannot be named yet; try again in a while")
         payload, forgotten = self._kept(offset, *found)
-        return replace(append, boot_offset=offset, payload=payload, forgotten=forgotten)
+        return msgspec.structs.replace(append, boot_offset=offset, payload=payload, forgotten=forgotten)
 
     async def drain(self) -> None:
         """Waits for what was taken to reach the disk, and says so; at shutdown."""

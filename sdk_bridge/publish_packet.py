@@ -2,6 +2,7 @@
 
 from typing import Final, NamedTuple
 
+_PUBLISH: Final = 0x30  # with the flags in the lower half
 _USER_PROPERTY: Final = 0x26
 _SUBSCRIPTION_ID: Final = 0x0B
 _BYTES: Final = {0x01: 1, 0x02: 4, 0x23: 2}  # payload format, message expiry, topic alias
@@ -20,6 +21,30 @@ class Publish(NamedTuple):
     mid: int
     properties: tuple[tuple[str, str], ...]
     payload: bytes
+
+
+def pack_publish(topic: str, payload: bytes, *, retain: bool) -> bytes:
+    """A whole packet of QoS 0, without properties. Raises ValueError for what nobody may publish to."""
+    name = topic.encode()
+    if not name or "+" in topic or "#" in topic:
+        raise ValueError(f"{topic!r} is no topic to publish to")
+    length = 2 + len(name) + 1 + len(payload)
+    header = bytes([_PUBLISH | retain]) + _packed(length)
+    return b"".join((header, len(name).to_bytes(2, "big"), name, b"\0", payload))
+
+
+def whole_publish(data: bytes, at: int) -> tuple[int, int] | None:
+    """Where the body of the PUBLISH that begins there lies; None where it is another packet, or not all of it
+    is there yet.
+    """
+    if at >= len(data) or data[at] & 0xF0 != _PUBLISH:
+        return None
+    try:
+        length, begins = _variable(data, at + 1)
+    except MalformedPublish:
+        return None
+    ends = begins + length
+    return (begins, ends) if ends <= len(data) else None
 
 
 def parse_publish(qos: int, body: bytes) -> Publish:
@@ -83,6 +108,16 @@ def _variable(body: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + number + 1
     raise MalformedPublish("a length does not end")
+
+
+def _packed(value: int) -> bytes:
+    """A variable byte integer."""
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    digits.append(value)
+    return bytes(digits)
 
 
 def _topic(data: bytes) -> str:

@@ -172,7 +172,7 @@ class AudiencePart:
     def happened(self, occurrence: Occurrence) -> None:
         """Notes whom to ask."""
         person_id = occurrence.profile_id
-        if not person_id or not self._audiences.segments:
+        if not person_id or occurrence.segment_id is not None or not self._audiences.segments:
             return
         rests_until = self._audiences.rests.get(person_id, 0)
         for wake in self._audiences.wakes.woken_by(occurrence):
@@ -298,9 +298,7 @@ class AudiencePart:
     def _let_rest(self, facts: PeopleFacts, now: int) -> None:
         """A millisecond for each event: so even the heaviest take half a hundredth of the time."""
         rests = self._audiences.rests
-        for person_id, events in facts.events_read():
-            if events > HEAVY:
-                rests[person_id] = now + events
+        rests.update((person_id, now + events) for person_id, events in facts.who_did_more(than=HEAVY))
         if len(rests) > HEAVIES:
             self._audiences.rests = {person_id: until for person_id, until in rests.items() if until > now}
 

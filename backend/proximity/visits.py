@@ -78,6 +78,7 @@ class Visits:
 
         `listened_since` says since when a zone is listened to without a gap; None: it is not now.
         """
+        known: dict[Place, int | None] = {}
         for visit in list(self.open.values()):
             idle_since = visit.idle_since
             if idle_since is None or now - idle_since <= AWAY_MS:
@@ -85,7 +86,10 @@ class Visits:
             if visit.lost_in is None:
                 yield self._end(visit, idle_since)
                 continue
-            since = listened_since(Place(visit.store_id, visit.lost_in))
+            place = Place(visit.store_id, visit.lost_in)
+            if place not in known:
+                known[place] = listened_since(place)
+            since = known[place]
             if since is not None and now - since > AWAY_MS:
                 yield self._end(visit, idle_since, "low")
             elif now - idle_since > DEAF_MS:

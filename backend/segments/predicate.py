@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
+from backend.segments.dependencies import is_restless
 from backend.segments.facts import Crowd, EventFact, Facts, VisitFact
 from backend.segments.model import (
     Agreed,
@@ -119,8 +120,15 @@ _COSTS: dict[type, int] = {
 
 
 def _easiest_first(node: AllOf | AnyOf) -> Sequence[Condition]:
-    """In the order of what it costs to know. Events are read anyhow: most are asked because of one."""
-    return sorted(node.of, key=lambda child: max(_COSTS.get(type(one), 0) for one in nodes_of(child)))
+    """In the order of what it costs to know, and then what time cannot change: nobody waits for that.
+
+    Events come first, for they are read anyhow: most people are asked because of one.
+    """
+    return sorted(node.of, key=_dearness)
+
+
+def _dearness(condition: Condition) -> tuple[int, bool]:
+    return max(_COSTS.get(type(one), 0) for one in nodes_of(condition)), is_restless(condition)
 
 
 def _weigh(

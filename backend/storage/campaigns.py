@@ -1,6 +1,6 @@
 """Campaigns in the database: definitions with their versions, waits, decisions, codes."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from backend.occurrences import Confidence
 from backend.segments.model import references
 from backend.storage import segments
 from backend.storage.session import Row, Session
+
+MOST_AT_ONCE = 100  # an app's batch may date many events alike; each is told apart by a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,28 +179,43 @@ def record_decision(
 ) -> int | None:
     """Stores how a candidate ended; its id, or None where this moment was decided before."""
     waiting = candidate.waiting
-    row = session.row(
-        "record_decision",
-        campaign_id=chosen.campaign.campaign_id,
-        campaign_version=chosen.version,
-        profile_id=waiting.profile_id,
-        store_id=waiting.store_id or "",
-        zone_id=waiting.zone_id or "",
-        fence_id=waiting.fence_id,
-        entered_at=waiting.begun_at,
-        due_at=waiting.due_at,
-        completed_at=candidate.completed_at,
-        decided_at=now,
-        verdict=decision.verdict,
-        reason=decision.reason,
-        subject=waiting.subject,
-        holds=waiting.holds,
-        confidence=waiting.confidence,
-        variant=decision.variant,
-        send_at=decision.send_at if decision.verdict != "suppressed" else None,
-        active=int(decision.sends),
-    )
-    return None if row is None else int(row[0])
+    written = {
+        "campaign_id": chosen.campaign.campaign_id,
+        "campaign_version": chosen.version,
+        "profile_id": waiting.profile_id,
+        "store_id": waiting.store_id or "",
+        "zone_id": waiting.zone_id or "",
+        "fence_id": waiting.fence_id,
+        "due_at": waiting.due_at,
+        "completed_at": candidate.completed_at,
+        "decided_at": now,
+        "verdict": decision.verdict,
+        "reason": decision.reason,
+        "subject": waiting.subject,
+        "holds": waiting.holds,
+        "confidence": waiting.confidence,
+        "variant": decision.variant,
+        "send_at": decision.send_at if decision.verdict != "suppressed" else None,
+        "active": int(decision.sends),
+    }
+    for entered_at in range(waiting.begun_at, waiting.begun_at + MOST_AT_ONCE):
+        row = session.row("record_decision", **written, entered_at=entered_at)
+        if row is not None:
+            return int(row[0])
+        known = session.row("decision_of_moment", **_moment(written, entered_at))
+        if known is None or known["subject"] == waiting.subject:
+            return None
+    return None
+
+
+def _moment(written: Mapping[str, Any], entered_at: int) -> dict[str, Any]:
+    """What there is one decision of at the most."""
+    return {
+        "campaign_id": written["campaign_id"],
+        "profile_id": written["profile_id"],
+        "zone_id": written["zone_id"],
+        "entered_at": entered_at,
+    }
 
 
 # Codes ----------------------------------------------------------------------------------------------------

@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import TypeAlias
 
 import structlog
+from msgspec import Struct
 
 from backend.profiles.model import TRUST
 from backend.storage.entries import HOUR_MS, Cursor, Entry, LaneKey, Parcel
@@ -32,8 +33,7 @@ DELETED_BYTES = 2 * 1024 * 1024  # at once: what goes is overwritten, and nobody
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # a stalled disk must not become our memory either
 
 
-@dataclass(frozen=True, slots=True)
-class GatewayAppend:
+class GatewayAppend(Struct, frozen=True, gc=False):
     """What one accepted message of a gateway leaves behind, all in one transaction.
 
     `payload` None: nothing of it may be kept, but its sequence is consumed all the same. `buried`: it
@@ -47,7 +47,7 @@ class GatewayAppend:
     partition: int
     boot_offset: int | None = None
     payload: bytes | None = None
-    forgotten: dict[str, int] = field(default_factory=dict)
+    forgotten: dict[str, int] = {}
     buried: NewLetter | None = None
 
 

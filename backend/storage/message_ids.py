@@ -17,7 +17,9 @@ Hashes: TypeAlias = dict[int, set[int]]
 """By the hour of the client's clock."""
 Values: TypeAlias = dict[str, Any]
 
-RECENT_IDS: Final = 128_000  # twelve megabytes of memory; where an hour has three million, six to each page
+RECENT_IDS: Final = (
+    64_000  # three to a page where an hour has three million; twice as many take 30 ms to sort
+)
 RECENT_RUNS: Final = 5_000  # of few ids each: the next start reads them all before its first commit
 PORTION: Final = 2_048  # ids moved at once: some milliseconds, in which no sender is answered
 _BYTES: Final = 8

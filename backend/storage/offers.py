@@ -103,6 +103,11 @@ def person_facts(
     pool = offer_of(campaign, profile_id).code_pool
     offers = session.rows("offers_to_person", profile_id=profile_id, campaign_id=campaign.campaign_id)
     sent_today, sent_this_week = offers_around(session, profile_id, send_at, zone)
+    if sent_today >= rules.max_per_day or sent_this_week >= rules.max_per_week:
+        yielding = _yielding(session, campaign, waiting)
+        day, week = day_bounds(send_at, zone), week_bounds(send_at, zone)
+        sent_today -= sum(day[0] <= at < day[1] for at in yielding)
+        sent_this_week -= sum(week[0] <= at < week[1] for at in yielding)
     return PersonFacts(
         profile_id=profile_id,
         consents={purpose: profiles.consent_of(session, profile_id, purpose) for purpose in rules.purposes},
@@ -119,6 +124,17 @@ def person_facts(
         rivals=rivals_of(session, campaign.campaign_id, profile_id, waiting.due_at),
         erased=profiles.resolve(session, "profile_id", profile_id) is None,
     )
+
+
+def _yielding(session: Session, campaign: Campaign, waiting: Waiting) -> list[int]:
+    """When offers of the moment would leave that this campaign stops if it wins: they use up no limit."""
+    span = {"start": waiting.due_at - SAME_MOMENT_MS, "end": waiting.due_at + SAME_MOMENT_MS}
+    rows = session.rows(
+        "offers_that_yield", profile_id=waiting.profile_id, campaign_id=campaign.campaign_id, **span
+    )
+    found = [(row["at"], campaign_rows.campaign(session, row["campaign_id"])) for row in rows]
+    ours = campaign.guardrails.priority
+    return [at for at, one in found if one is not None and one.campaign.guardrails.priority < ours]
 
 
 def rivals_of(session: Session, campaign_id: str, profile_id: str, due_at: int) -> list[Rival]:

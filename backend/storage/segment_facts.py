@@ -54,16 +54,18 @@ class PeopleFacts:
         self._profiles = as_json(self._person_of)
         self._needs = needs
         self._now = now
-        self._events_read = Counter[str]()
+        self._events_read: Sequence[Row] = ()
         self.members = members
 
     def of(self, person_id: str) -> "PersonFacts":
         """One of them."""
         return PersonFacts(self, person_id)
 
-    def events_read(self) -> Iterator[tuple[str, int]]:
-        """How many events had to be read, by person; nothing where none were asked for."""
-        yield from self._events_read.items()
+    def who_did_more(self, than: int) -> Iterator[tuple[str, int]]:
+        """People of whom more events than so many had to be read, each with how many."""
+        if len(self._events_read) > than:
+            counts = Counter(self._person_of[row[0]] for row in self._events_read)
+            yield from ((person, count) for person, count in counts.items() if count > than)
 
     def events(self, kinds: Sequence[str], name: str | None) -> Mapping[str, Sequence[StoredEvent]]:
         """What people did, newest first; no more of the past than any of the conditions asks for."""
@@ -111,7 +113,7 @@ class PeopleFacts:
     def _histories(self) -> Mapping[tuple[tuple[str, ...], str | None], _Events]:
         """By what is counted: kinds, and a name or none. An event is in the history of all that count it."""
         asked = self._needs.events
-        rows = self._session.rows(
+        rows = self._events_read = self._session.rows(
             "segment_events",
             profiles=self._profiles,
             since=self._since(self._needs.since_s),
@@ -129,7 +131,6 @@ class PeopleFacts:
                     if kind in kinds and wanted in (None, name)
                 ]
             person, event = self._person_of[profile_id], StoredEvent(at, text)
-            self._events_read[person] += 1
             for history in into:
                 history[person].append(event)
         return histories

@@ -352,9 +352,11 @@ def put_timers(session: Session, due: Mapping[tuple[str, str], int]) -> None:
     """Looks at (profile, segment) at this time, or earlier if so was said before."""
     rows = [
         {"profile_id": profile_id, "segment_id": segment_id, "due_at": at}
-        for (profile_id, segment_id), at in due.items()
+        for (profile_id, segment_id), at in sorted(
+            due.items()
+        )  # neighbours in the index, one after the other
     ]
-    session.many("put_segment_timer", rows, together=True)
+    session.many("put_segment_timer", rows)
 
 
 def ask_again(session: Session, profiles: Iterable[str], now: int) -> None:

@@ -13,6 +13,8 @@ from sdk_bridge.wire.app_events import AppEvent
 
 def letters_of(rejects: Sequence[Reject], opened: OpenBatch, arrival: Arrival) -> list[DeadLetter]:
     """One letter for each reason, a batch of its own: 2,500 bad events make no 2,500 commits."""
+    if not rejects:
+        return []
     by_reason: dict[str, list[bytes]] = {}
     for reject in rejects:
         by_reason.setdefault(reject.reason, []).append(reject.raw)

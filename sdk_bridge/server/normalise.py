@@ -128,7 +128,6 @@ def usual_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: in
         or type(user_id) is not str
         or type(anonymous_id) is not str
         or type(call.message_id) is not str
-        or type(call.timestamp) is not str
         or call.original_timestamp is not None
         or call.previous_id is not None
         or call.user_hash

@@ -1,6 +1,5 @@
 """The AsyncAPI document of the wire, made from the code; `python -m sdk_bridge.wire.asyncapi` writes it."""
 
-import dataclasses
 import inspect
 import json
 from pathlib import Path
@@ -150,13 +149,13 @@ def _payload_schemas() -> dict[str, Any]:
 
 
 def _envelope_schema() -> dict[str, Any]:
-    fields = dataclasses.fields(Envelope)
+    fields = msgspec.structs.fields(Envelope)
     return {
         "title": "Envelope",
         "type": "object",
         "description": inspect.cleandoc(Envelope.__doc__ or ""),
         "properties": {field.name: _HEADERS[field.name] for field in fields},
-        "required": [field.name for field in fields if field.default is dataclasses.MISSING],
+        "required": [field.name for field in fields if field.required],
     }
 
 

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import cast
+
+from msgspec import Struct
 
 from sdk_bridge.wire.codec import WireError
 from sdk_bridge.wire.messages import Lane
@@ -13,8 +14,7 @@ _BOOT = re.compile(r"[0-9a-f-]{0,36}")
 _MAX = 2**53
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Struct, frozen=True, gc=False):
     """Beside a batch. Milliseconds throughout.
 
     `sent_at` is the sender's unix time, or 0 where its clock was never set. `boot_id` and `boot_ms` are its

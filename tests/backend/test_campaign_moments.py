@@ -537,3 +537,58 @@ async def test_a_dry_run_knows_who_bought_while_it_would_have_waited(live_shop):
         ("suppressed", "goal reached: Order Completed"),
         ("sent", "eligible"),
     ]
+
+
+async def test_of_events_with_one_time_each_is_decided(live_shop):
+    """An app that collects them offline may date them all alike; and what comes again is no other."""
+    shop = live_shop
+    await save(shop)
+    await shop.person("anna")
+    carts = [shop.event("track", name="Cart", user_id="anna") for _ in range(3)]
+    await shop.journal.append_events(carts)
+    await shop.folded()
+    await shop.journal.append_events(carts)
+    await shop.folded()
+    assert await told(shop) == [
+        ("c1", "sent", "eligible"),
+        ("c1", "suppressed", "an offer is on its way"),
+        ("c1", "suppressed", "an offer is on its way"),
+    ]
+
+
+async def test_a_campaign_that_was_live_before_an_event_came_sees_it(live_shop, monkeypatch, eventually):
+    """Also when the fold was just reading the journal as somebody made it live."""
+    shop, read, begun, told_of = live_shop, live_shop.journal.after, [], []
+    await shop.person("anna")
+    await shop.folded()
+
+    async def read_meanwhile(*about):
+        if not begun:
+            begun.append(True)
+            await save(shop)
+            await shop.journal.append_events([shop.event("track", name="Cart", user_id="anna")])
+            told_of.append(True)
+        return await read(*about)
+
+    monkeypatch.setattr(shop.journal, "after", read_meanwhile)
+    await eventually(lambda: told_of)
+    await shop.folded()
+    assert await told(shop) == [("c1", "sent", "eligible")]
+
+
+@pytest.mark.parametrize("limit", ["max_per_day", "max_per_week"])
+@pytest.mark.parametrize(("first", "second", "left"), [(1, 2, ["c2"]), (2, 1, ["c1"]), (1, 1, ["c1"])])
+async def test_what_a_higher_priority_stops_uses_up_no_limit(live_shop, limit, first, second, left):
+    """The lesser offer of the moment is in the queue already, and there is room for one."""
+    shop = live_shop
+    await save(shop, "c1", guardrails={**FREE, "priority": first, limit: 1})
+    await save(
+        shop, "c2", guardrails={**FREE, "priority": second, limit: 1}, trigger={**IN_A_MINUTE, "wait_s": 1}
+    )
+    await shop.person("anna")
+    await track(shop, "Cart", user_id="anna")
+    await after(shop, 1_500)
+    assert len(await told(shop)) == 2
+    may = SendChecks(shop.state).may_send
+    pushes = await PushStore(shop.state).claim("me", shop.clock(), 9)
+    assert [push.campaign_id for push in pushes if await may(push, shop.clock()) is None] == left

@@ -1,5 +1,6 @@
 """Erasure end to end: no blob and no raw byte knows the person any more, and only the past is refused."""
 
+import asyncio
 import contextlib
 import random
 import re
@@ -429,6 +430,24 @@ async def test_others_events_lose_the_name_and_nothing_else(office):
     assert await shop.column("select count(*) from traits") == [0]
     assert await office.decoded(*NAMES) == []
     assert office.raw(*NAMES) == {}
+
+
+async def test_whoever_loses_what_they_did_leaves_the_segments_that_ask_for_it(office):
+    shop = office.shop
+    buyers = parse_definition(b'{"name": "Buyers", "condition": {"type": "event", "name": "Bought"}}')
+    await shop.state.write(lambda s: segments.save_segment(s, "buyers", buyers, shop.clock(), "t"))
+    shop.fold.refresh()
+    claim = {"anonymous_id": "stranger-1", "user_id": USER, "proven": False}
+    await office.send(shop.event("identify", user_id=USER), shop.event("track", name="Bought", **claim))
+    await shop.folded()
+    assert await shop.column("select count(*) from segment_members") == [1]
+    shop.clock.forward(1000)
+    await office.erase()
+    for _ in range(500):
+        if await shop.column("select count(*) from segment_members") == [0]:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("the stranger is still taken for a buyer")
 
 
 async def test_an_address_that_a_family_shares_stays_the_others(office):

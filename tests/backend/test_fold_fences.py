@@ -103,6 +103,28 @@ async def test_what_the_phones_system_reports_counts(street):
     assert (stay["fence_id"], stay["left_at"]) == ("door", None)
 
 
+async def test_a_phone_that_changes_hands_takes_nobody_along(street):
+    """Anna was in the fence; berta, who goes out of it with the same phone, never was."""
+    await offer(street, {"type": "fence_left", "fence_id": "door"})
+    await street.person("berta")
+    await be_at(street, 50)
+    where = Location(LATITUDE + 900 / METRES_A_DEGREE, LONGITUDE, 10)
+    for ago, is_closed in ((60_000, False), (0, True)):  # what berta did before says nothing of now
+        at = street.clock() - ago
+        event = street.event(
+            "location", user_id="berta", device_id="phone-anna", location=where, occurred_at=at
+        )
+        await street.journal.append_events([event])
+        await street.folded()
+        [stay] = await street.rows("select profile_id, left_at from fence_visits")
+        assert (stay["left_at"] is not None) == is_closed
+        street.clock.forward(10_000)
+    [left] = await street.rows("select profile_id from decisions")
+    assert left["profile_id"] == stay["profile_id"]
+    names = "select id from identity_edges where id_type = 'user_id' and profile_id = '{}'"
+    assert await street.column(names.format(stay["profile_id"])) == ["anna"]
+
+
 @pytest.mark.parametrize("accuracy", [None, 20.0])
 async def test_a_system_that_tells_no_place_is_believed_of_a_small_fence(street, accuracy):
     """Its fix is its own business; only one that it tells, and that is worse than the fence, says nothing."""

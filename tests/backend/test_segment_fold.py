@@ -12,9 +12,9 @@ from backend.folding import audiences as audience_part
 from backend.profiles.service import ProfileService
 from backend.proximity.zones import ZoneSettings
 from backend.segments.model import Definition, parse_condition
-from backend.storage import database, segments
+from backend.storage import database, identities, segments
 from backend.storage.entries import BEGINNING, Cursor, Entry
-from sdk_bridge.wire.app_events import AppEvent, encode_events
+from sdk_bridge.wire.app_events import AppEvent, Location, encode_events
 
 NOON = 1_750_075_200_000  # 16 June 2025, 12:00 UTC
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -308,6 +308,52 @@ def test_a_browser_that_turns_out_to_be_shared_is_taken_out_again(base):
     base.fold(base.event("identify", user_id="berta", anonymous_id="browser-1"))
     assert base.members("viewers") == base.by_sql("viewers")
     assert base.person("user_id", "anna") not in base.members("viewers")
+
+
+def test_undoing_a_merge_asks_about_all_that_the_two_had_in_common(base):
+    """The browser is nobody's again, and somebody by itself."""
+    base.save("browsers", {"type": "identifier", "kind": "anonymous_id"})
+    base.settle()
+    for user in ("anna", "berta"):
+        base.fold(base.event("identify", user_id=user))
+    ids = map("p{}".format, range(9))
+    pair = ("user_id:berta", "user_id:anna", base.now)
+    merged = base.run(lambda session: identities.merge(session, *pair, lambda: next(ids)))
+    base.reload()
+    for user in ("anna", "berta"):
+        base.fold(base.event("identify", user_id=user, anonymous_id="browser-1"))
+    assert base.members("browsers") == {base.person("user_id", "anna")}
+    base.run(lambda session: identities.undo_merge(session, merged, base.now, lambda: next(ids)))
+    base.reload()
+    base.settle()
+    assert base.members("browsers") == {base.person("anonymous_id", "browser-1")} == base.by_sql("browsers")
+
+
+def test_a_tag_that_an_operator_gives_or_takes_is_asked_about(base):
+    tag = "altbeacon:" + "ab" * 20
+    base.save("tagged", {"type": "identifier", "kind": "beacon"})
+    base.settle()
+    base.fold(base.event("identify", user_id="anna"))
+    for change, members in (
+        (identities.assign_beacon, {base.person("user_id", "anna")}),
+        (identities.take_beacon, set()),
+    ):
+        base.run(lambda session, change=change: change(session, "user_id:anna", tag, base.now))
+        base.reload()
+        base.settle()
+        assert base.members("tagged") == members == base.by_sql("tagged")
+
+
+def test_who_is_not_to_be_located_may_still_tell_that_a_phone_is_shared(base):
+    """The location is forgotten; whose phone it is has changed all the same."""
+    base.save("phones", {"type": "identifier", "kind": "device_id"})
+    base.settle()
+    base.fold(base.event("device", user_id="anna", device_id="phone-1"))
+    assert base.members("phones") == {base.person("user_id", "anna")}
+    here = Location(48.2, 16.37, 10.0)
+    base.fold(base.event("location", user_id="berta", device_id="phone-1", location=here))
+    assert base.rows("select kind from events") == [("device",)]
+    assert base.members("phones") == {base.person("device_id", "phone-1")} == base.by_sql("phones")
 
 
 # Computing --------------------------------------------------------------------------------------------------

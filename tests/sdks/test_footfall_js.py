@@ -199,6 +199,15 @@ async def test_without_storage_it_sends_all_the_same(backend, door, shop):
     assert page.complaints == []
 
 
+async def test_what_is_no_json_breaks_neither_the_page_nor_the_calls_beside_it(backend, door, shop):
+    source = backend.open_source("web")
+    page = await shop.open(tag(source, door, page="manual"))
+    last = "footfall.push(['track', 'Bad', {n: 1n}], ['track', 'Good']); footfall.dropped"
+    assert await page.evaluate(f"footfall.track('Clicked', {{target: window}}); {last}") == 2
+    [event] = await backend.stored(source, 1)
+    assert event.name == "Good"
+
+
 async def test_a_visitor_outlives_the_write_key_and_so_do_calls_that_waited(backend, door, shop):
     before, after = backend.open_source("web"), backend.open_source("web")
     visitor = await shop.visitor()

@@ -1,12 +1,12 @@
 """The golden vectors, which other languages read too, hold for this code in both directions."""
 
-import dataclasses
 import json
 import re
 import time
 import tracemalloc
 from importlib import resources
 
+import msgspec
 import pytest
 
 from sdk_bridge.wire import codec
@@ -118,7 +118,7 @@ def test_vectors_are_named_once():
 @pytest.mark.parametrize("case", named(ENVELOPES["valid"]))
 def test_envelopes_mean_what_they_say(case):
     envelope = Envelope.from_properties([(name, value) for name, value in case["properties"]])
-    assert dataclasses.asdict(envelope) == case["envelope"]
+    assert msgspec.structs.asdict(envelope) == case["envelope"]
     assert Envelope.from_properties(envelope.properties()) == envelope
 
 

@@ -154,7 +154,7 @@ class Footfall {
     const about = own ? {} : { type: kind, context: context() };
     const body = { ...fields, ...about, ...this.who(), messageId: randomText(16), timestamp };
     if (this.queue.add({ path: own ? "/v1/consent" : BATCH, body })) this.sender.soon();
-    else console.warn("footfall: a call of more than 32 KB is not sent", fields);
+    else console.warn("footfall: a call that is no JSON, or of more than 32 KB, is not sent", fields);
   }
 
   /** Asked each time, for another tab may have logged in or out. */

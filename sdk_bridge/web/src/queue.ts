@@ -34,10 +34,10 @@ export class Queue {
     return this.store.keys(this.prefix).length;
   }
 
-  /** Adds a call; the oldest make room. False for one that the bridge would not take. */
+  /** Adds a call; the oldest make room. False for one that the bridge would not take, or that is no JSON. */
   add(call: Call): boolean {
-    const text = JSON.stringify(call);
-    if (bytesOf(text) > MAX_CALL_BYTES) {
+    const text = written(call);
+    if (text === null || bytesOf(text) > MAX_CALL_BYTES) {
       this.dropped += 1;
       return false;
     }
@@ -101,6 +101,15 @@ export function bytesOf(text: string): number {
 export function randomText(bytes: number): string {
   const random = crypto.getRandomValues(new Uint8Array(bytes));
   return Array.from(random, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Null for what goes in circles, such as an element of the page: that is no reason to break the page. */
+function written(call: Call): string | null {
+  try {
+    return JSON.stringify(call);
+  } catch {
+    return null;
+  }
 }
 
 function parsed(text: string): Call | null {

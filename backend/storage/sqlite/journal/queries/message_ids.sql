@@ -1,7 +1,9 @@
 -- name: known_messages
--- Which app events' ids of one hour, a JSON list, were there before.
+-- Which app events' ids of one hour, a JSON list, were there before. Often none of the hour are: that is asked
+-- first, and once.
 select m.hash from json_each(cast(:hashes as text)) one
-cross join message_ids m where m.hour = :hour and m.hash = cast(one.value as bigint);
+cross join message_ids m where m.hour = :hour and m.hash = cast(one.value as bigint)
+  and exists (select 1 from message_ids a where a.hour = :hour);
 
 -- name: remember_messages!
 -- App events' ids of one hour, a JSON list. `or ignore`, as SQLite then need not keep each page as it was for

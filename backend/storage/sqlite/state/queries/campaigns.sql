@@ -57,6 +57,11 @@ values (:campaign_id, :campaign_version, :profile_id, :store_id, :zone_id, :fenc
   :completed_at, :decided_at, :verdict, :reason, :subject, :holds, :confidence, :variant, :send_at, :active)
 on conflict do nothing returning decision_id;
 
+-- name: decision_of_moment
+-- Whose moment was decided there before.
+select subject from decisions where campaign_id = :campaign_id and profile_id = :profile_id
+  and zone_id = :zone_id and entered_at = :entered_at;
+
 -- name: end_decision!
 -- The last of its pushes came to its end.
 update decisions set active = 0
@@ -99,6 +104,18 @@ where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.campaign_id <>
   and d.due_at between :start and :end
   and (d.active = 1 or exists (select 1 from pushes
     where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')));
+
+-- name: offers_that_yield
+-- Other campaigns' offers to a person for what happened in a span of time of which nothing has begun to leave.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select d.campaign_id, d.send_at as at from tree cross join decisions d
+where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.active = 1 and d.campaign_id <> :campaign_id
+  and d.due_at between :start and :end
+  and not exists (select 1 from pushes
+    where pushes.decision_id = d.decision_id and pushes.sending_at is not null);
 
 -- name: sent_between$
 -- How many other offers have left for a person in a span of time, in whatever state they are.
