@@ -31,8 +31,7 @@ MOST_SHOWN = 1_000
 MAX_CODES = 50_000
 
 PROFILE = someone(
-    "profile",
-    "Whom to ask about, as `type:id`, such as `user_id:4711`.",
+    "profile", "Whom to ask about: a profile's id, or `type:id`, such as `user_id:4711`.", bare="profile_id"
 )
 DAYS = whole("days", "How many days back.", least=1, most=90, default=30)
 POOL = identifier("pool", "The pool's id.")

@@ -96,13 +96,17 @@ def _printable(text: str) -> str:
     return text
 
 
-def someone(name: str, about: str) -> Parameter[str]:
-    """Whom a call is about: `type:id`, spelled as it is stored."""
-    pattern = r"[^:\x00-\x1f\x7f]{1,64}:[^\x00-\x1f\x7f]{1,512}"
+def someone(name: str, about: str, *, bare: str = "") -> Parameter[str]:
+    """Whom a call is about: `type:id`, as it is stored; an id without a type is of the type `bare`."""
+    named_type = r"[^:\x00-\x1f\x7f]{1,64}:"
+    pattern = (f"({named_type})?" if bare else named_type) + r"[^\x00-\x1f\x7f]{1,512}"
     named = text(name, about, pattern=pattern, must="type:id, such as user_id:4711")
-    return Parameter(
-        name, about, must=named.must, schema=named.schema, read=lambda given: as_stored(named.parse(given))
-    )
+
+    def read(given: str) -> str:
+        who = named.parse(given)
+        return as_stored(who if ":" in who else f"{bare}:{who}")
+
+    return Parameter(name, about, must=named.must, schema=named.schema, read=read)
 
 
 def as_stored(who: str) -> str:

@@ -28,7 +28,7 @@ Write: TypeAlias = Callable[[Group], int]
 MAX_WAITING = 2_000  # works waiting for a commit; beyond it a slow disk must show as back-pressure
 WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behind it
 MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
-FOLDED_BYTES = 256 * 1024  # of app events at once, some 700: pushes and the dashboard wait for that file too
+FOLDED_BYTES = 64 * 1024  # of app events at once, some 300: pushes and the dashboard wait for that file too
 DELETED_BYTES = 2 * 1024 * 1024  # at once: what goes is overwritten, and nobody appends meanwhile
 MAX_WAITING_BYTES = 64 * 1024 * 1024  # a stalled disk must not become our memory either
 

@@ -34,6 +34,9 @@ class Taken(Struct):
     success: bool = True
 
 
+_TAKEN = msgspec.json.encode(Taken())
+
+
 class RefusedPart(Struct):
     """One of a call's parts cannot be understood; `index` is its place among them."""
 
@@ -60,6 +63,11 @@ class Watch(Struct):
 def ok(value: Any) -> web.Response:
     """200, with JSON."""
     return web.Response(body=msgspec.json.encode(value), headers=_JSON)
+
+
+def taken() -> web.Response:
+    """200: the events are on the disk."""
+    return web.Response(body=_TAKEN, headers=_JSON)
 
 
 def refused(refusal: Refusal) -> web.Response:

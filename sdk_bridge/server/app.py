@@ -160,7 +160,7 @@ class Bridge:
         appended, letters = self._read_in(*await self._open(request))
         await appended
         await self._bury(letters)
-        return answers.ok(answers.Taken())
+        return answers.taken()
 
     async def _open(self, request: web.Request) -> tuple[OpenBatch, Arrival]:
         at = self._clock()
@@ -194,7 +194,7 @@ class Bridge:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             await read_in(*await self._read(request, decoder))
-            return answers.ok(answers.Taken())
+            return answers.taken()
 
         return handle
 
@@ -243,7 +243,7 @@ class Bridge:
         redeemed = finished([links.redemption(call, arrival)], holds_nul=holds_nul)
         if not await self._append(redeemed):
             await links.settle_again(redeemed.events[0])
-        return answers.ok(answers.Taken())
+        return answers.taken()
 
     def _own_links(self) -> Links:
         if self._links is None:

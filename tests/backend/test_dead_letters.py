@@ -312,7 +312,7 @@ def test_letters_of_an_earlier_version_are_kept_and_counted(tmp_path):
     path = tmp_path / "journal.db"
     open_for_writing(path, "journal").close()
     with sqlite3.connect(path) as old:
-        for table in ("dead_letter_room", "dead_letters"):
+        for table in ("dead_letter_room", "dead_letters", "recent_message_ids", "sorted_message_ids"):
             old.execute(f"drop table {table}")
         old.execute(
             "create table dead_letters (letter_id integer primary key autoincrement, received_at integer"

@@ -184,6 +184,17 @@ async def test_what_a_campaign_brought(marketer):
     assert pools["pools"] == [{"pool_id": "ten", "name": "Ten", "codes": 3, "given": 1}]
 
 
+async def test_a_person_is_found_by_the_profiles_id_as_other_calls_tell_it(marketer):
+    await marketer.campaign()
+    await marketer.person("anna")
+    await marketer.known("anna")
+    profile_id = (await marketer.why("user_id:anna"))["profile_id"]
+    for who in (profile_id, f"profile_id:{profile_id}"):
+        told = await marketer.why(who)
+        assert (told["profile_id"], told["send"]) == (profile_id, True)
+    await marketer("POST", "/api/campaigns/cart/explain?profile=nobody", status=404)
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -2,15 +2,16 @@
 
 import asyncio
 import itertools
-import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from backend import ids
 from backend.campaigns.model import parse_campaign
 from backend.fold import Fold
 from backend.storage import campaigns as campaign_rows
@@ -192,9 +193,8 @@ async def test_one_history_makes_the_same_rows_on_both_engines(
     ended = {}
     for engine, (journal_file, state) in both.items():
         numbers = itertools.count(1)
-        monkeypatch.setattr(
-            secrets, "token_bytes", lambda size, numbers=numbers: next(numbers).to_bytes(size, "big")
-        )
+        chance = SimpleNamespace(urandom=lambda size, numbers=numbers: next(numbers).to_bytes(size, "big"))
+        monkeypatch.setattr(ids, "os", chance)
         async with AsyncExitStack() as stack:
             await history_on(stack, journal_file, state)
         ended[engine] = await state.read(lambda session, engine=engine: tables(session, raw, engine))
