@@ -7,6 +7,7 @@ from liquid.exceptions import UnknownFilterError
 
 from backend.campaigns.model import Campaign, CampaignInvalid, Offer
 from backend.campaigns.offers import OfferUnrenderable, content_of, filled_in, may_open, may_show, render
+from backend.campaigns.templates import names_in
 from backend.push.message import MessageError, PayloadTooLarge, check_content
 from backend.push.model import PushContent
 
@@ -57,6 +58,9 @@ def _check_texts(where: str, offer: Offer) -> None:
     for field in ("title", "body"):
         if not offer.templates[field].strip():
             raise CampaignInvalid(f"{where}.{field}: has nothing but blanks")
+    for field, template in offer.templates.items():
+        if offer.code_pool is None and "code" in names_in(template):
+            raise CampaignInvalid(f"{where}.{field}: gives a code, but the offer has no `code_pool`")
     try:
         texts = filled_in(offer, SAMPLE)
     except OfferUnrenderable as error:

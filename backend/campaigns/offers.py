@@ -35,13 +35,21 @@ def render(offer: Offer, facts: Mapping[str, Any]) -> Rendered:
     texts = filled_in(offer, facts)
     if not texts["title"] or not texts["body"]:
         raise OfferUnrenderable("the title or the body comes out empty")
-    image, link = (texts.get(name, "")[:MAX_LINK] for name in ("image", "deeplink"))
+    image, link = (texts.get(name, "") for name in ("image", "deeplink"))
     return Rendered(
-        texts["title"][:MAX_TITLE],
-        texts["body"][:MAX_BODY],
+        _cut(texts["title"], MAX_TITLE, facts),
+        _cut(texts["body"], MAX_BODY, facts),
         image if may_show(image) else None,
         link if may_open(link) else None,
     )
+
+
+def _cut(text: str, length: int, facts: Mapping[str, Any]) -> str:
+    """What a phone shows of it. Raises OfferUnrenderable where that lacks the code that the text gives."""
+    code = facts.get("code")
+    if code and code in text and code not in text[:length]:
+        raise OfferUnrenderable(f"the code comes behind the {length:,} characters that a phone shows")
+    return text[:length]
 
 
 def filled_in(offer: Offer, facts: Mapping[str, Any]) -> dict[str, str]:
@@ -55,16 +63,16 @@ def filled_in(offer: Offer, facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def may_show(image: str) -> bool:
-    """Whether phones load an image from there; they refuse all but HTTPS."""
-    return image.lower().startswith("https://")
+    """Whether phones load an image from there; they refuse all but HTTPS. Half an address is none."""
+    return image.lower().startswith("https://") and len(image) <= MAX_LINK
 
 
 def may_open(link: str) -> bool:
     """Whether an app may be sent there: not where text is run, nor to the phone's own files.
 
-    A product's link is what some browser said it was.
+    A product's link is what some browser said it was. Half a link is none.
     """
-    return bool(link) and _ACTING.match(_UNSEEN.sub("", link)) is None
+    return 0 < len(link) <= MAX_LINK and _ACTING.match(_UNSEEN.sub("", link)) is None
 
 
 def content_of(campaign: Campaign, offer: Offer, rendered: Rendered, due_at: int) -> PushContent:

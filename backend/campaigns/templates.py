@@ -44,6 +44,14 @@ def compiled(source: str) -> BoundTemplate:
     return template
 
 
+def names_in(source: str) -> frozenset[str]:
+    """What a template asks for that it does not make itself, such as `profile`. Raises TemplateInvalid."""
+    try:
+        return frozenset(compiled(source).global_variables())
+    except (LiquidError, RecursionError) as error:
+        raise TemplateInvalid(str(error)) from error
+
+
 def _bounded(work: Callable[..., object]) -> Callable[..., object]:
     """The filter, for values of a size that an offer may need."""
 

@@ -55,6 +55,8 @@ class HandoverPart:
         if row is None:
             return set()
         self._live.visits.open[subject] = floor.visit_of(row)
+        if subject.startswith(PHONE_TRACK) and row["profile_id"] is not None:
+            self._live.phones.setdefault(subject, row["profile_id"])
         self._session.run("move_visit", subject=subject, partition=partition)
         return {floor.partition_of_row(row)}
 

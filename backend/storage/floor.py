@@ -159,14 +159,14 @@ def visit_of(row: Row) -> Visit:
 
 
 def open_visits(session: Session, present: Present, holding: Holding) -> Visits:
-    """Everybody who is in a store, of our partitions."""
-    return Visits(
-        {
-            row["subject"]: visit_of(row)
-            for row in session.rows("open_visits")
-            if present.admits(row["subject"], partition_of_row(row), holding)
-        }
-    )
+    """Everybody who is in a store, of our partitions; between two zones only the visit knows who it is."""
+    found: dict[str, Visit] = {}
+    for row in session.rows("open_visits"):
+        if present.admits(row["subject"], partition_of_row(row), holding):
+            found[row["subject"]] = visit_of(row)
+            if row["profile_id"] is not None:
+                present.owners.setdefault(row["subject"], row["profile_id"])
+    return Visits(found)
 
 
 def save_tracks(

@@ -159,6 +159,7 @@ NEVER = [
     ({"deeplink": " JavaScript:alert('{{ profile.name }}')"}, "offer.deeplink"),
     ({"title": " \n "}, "offer.title"),
     ({"title": "{{ product.name | titelcase }}"}, "offer: "),
+    ({"body": "{% if code %}Your code: {{ code }}{% endif %}"}, "offer.body"),
 ]
 
 

@@ -20,7 +20,7 @@ from backend.campaigns.eligibility import (
     recheck,
 )
 from backend.campaigns.hours import QuietHours, day_bounds, time_zone, week_bounds
-from backend.campaigns.model import MAX_BODY, MAX_TITLE, CampaignInvalid, Offer, parse_campaign
+from backend.campaigns.model import MAX_BODY, MAX_LINK, MAX_TITLE, CampaignInvalid, Offer, parse_campaign
 from backend.campaigns.offers import OfferUnrenderable, render
 from backend.campaigns.uplift import Group, rate_of, uplift
 
@@ -447,6 +447,21 @@ def test_titles_are_filled_in(title, expected):
 def test_bodies_are_cut_to_what_a_phone_shows():
     body = "{% for x in profile.list limit: 100 %}buy three, pay for two; {% endfor %}"
     assert render(Offer("t", body), FACTS).body == ("buy three, pay for two; " * 100)[:MAX_BODY]
+
+
+def test_a_code_is_not_cut_off():
+    told = {**FACTS, "code": "SAVE-10"}
+    assert render(Offer("t", "x" * (MAX_BODY - 7) + "{{ code }} and more"), told).body.endswith("SAVE-10")
+    with pytest.raises(OfferUnrenderable, match="behind the 1,000"):
+        render(Offer("t", "x" * (MAX_BODY - 6) + "{{ code }}"), told)
+
+
+def test_half_a_link_is_none():
+    link = "https://shop.example/"
+    offer = Offer("t", "b", image=link + "{{ profile.path }}", deeplink=link + "{{ profile.path }}")
+    for length, shown in ((MAX_LINK - len(link), True), (MAX_LINK - len(link) + 1, False)):
+        rendered = render(offer, {"profile": {"path": "x" * length}})
+        assert (rendered.image is not None, rendered.deeplink is not None) == (shown, shown)
 
 
 @pytest.mark.parametrize(

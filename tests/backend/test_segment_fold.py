@@ -356,6 +356,23 @@ def test_who_is_not_to_be_located_may_still_tell_that_a_phone_is_shared(base):
     assert base.members("phones") == {base.person("device_id", "phone-1")} == base.by_sql("phones")
 
 
+def test_between_two_zones_a_visit_is_still_somebodys(base):
+    """A phone that hears no zone just now, in the moment when the live state is read anew."""
+    base.save("here", {"type": "in", "store_id": "s1"})
+    base.settle()
+    base.fold(base.event("identify", user_id="anna"))
+    anna = base.person("user_id", "anna")
+    visit = ("phone:p1", "s1", anna, base.now, base.now)
+    columns = "subject, store_id, profile_id, entered_at, idle_since"
+    base.connection.execute(f"insert into visits ({columns}) values (?, ?, ?, ?, ?)", visit)
+    base.run(lambda session: segments.ask_again(session, [anna], base.now))
+    base.reload()
+    base.settle()
+    assert base.members("here") == {anna} == base.by_sql("here")
+    base.fold(base.event("consent", user_id="anna", consent={"proximity": False}))
+    assert base.members("here") == set() == base.by_sql("here")
+
+
 # Computing --------------------------------------------------------------------------------------------------
 
 

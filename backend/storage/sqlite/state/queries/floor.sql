@@ -104,7 +104,7 @@ update visits set left_at = :left_at, idle_since = null where subject = :subject
 
 -- name: open_visits
 -- Everybody who is in a store; and of whoever is in none of its zones the last one, for a beacon that gateways hear.
-select v.subject, v.store_id, v.entered_at, v.idle_since, v.partition,
+select v.subject, v.store_id, v.profile_id, v.entered_at, v.idle_since, v.partition,
   case when v.idle_since is not null and v.subject not like 'phone:%' then
     (select z.zone_id from zone_visits z
     where z.profile_id = v.profile_id and z.beacon_key = v.subject and z.store_id = v.store_id

@@ -24,7 +24,7 @@ select beacon_key, profile_id, store_id, engine, partition from presences where 
 
 -- name: open_visit_of
 -- The store that a subject is in, as open_visits tells of everybody.
-select v.subject, v.store_id, v.entered_at, v.idle_since, v.partition,
+select v.subject, v.store_id, v.profile_id, v.entered_at, v.idle_since, v.partition,
   case when v.idle_since is not null and v.subject not like 'phone:%' then
     (select z.zone_id from zone_visits z
     where z.profile_id = v.profile_id and z.beacon_key = v.subject and z.store_id = v.store_id
