@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from backend.segments import model
 from backend.segments.dependencies import needs_of
-from backend.segments.predicate import Verdict, evaluate
+from backend.segments.predicate import Verdict, evaluate, evaluate_all
 from backend.storage import database, segments
 from backend.storage.postgres.line import Address, Line
 from backend.storage.segment_facts import PeopleFacts
@@ -366,6 +366,21 @@ def same_answers(run: Callable, world: World, condition: model.Condition) -> Non
 @given(worlds(), trees)
 def test_the_predicate_and_sqlite_say_the_same(on_sqlite, world, condition):
     same_answers(on_sqlite, world, condition)
+
+
+@settings(max_examples=100)
+@given(worlds(), trees)
+def test_whoever_is_asked_with_others_is_told_the_same(on_sqlite, world, condition):
+    def check(session: Session) -> None:
+        people, members = segments.trees(session, world.people), {person: set() for person in world.people}
+        for held in segments.memberships(session, people):
+            members[held.profile_id].add(held.segment_id)
+        facts = PeopleFacts(session, people, needs_of(condition), NOON, members)
+        holds, changes_at = evaluate_all(condition, people.keys(), facts, NOON)
+        together = {person: (person in holds, changes_at.get(person)) for person in people}
+        assert together == by_predicate(session, condition, world.people, NOON)
+
+    in_world(on_sqlite, world, check)
 
 
 @settings(max_examples=100)
