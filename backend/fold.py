@@ -19,7 +19,7 @@ from backend.proximity.zones import ZoneSettings
 from backend.shared_look import SharedLook
 from backend.storage import floor
 from backend.storage.entries import Cursor, Entry
-from backend.storage.journal import Journal
+from backend.storage.journal import Journal, may_have_more
 from backend.storage.letters import of_entry
 from backend.storage.ownership import Ownership, Sole
 from backend.storage.profiles import partitions_of_person
@@ -151,7 +151,7 @@ class Fold:
         entries = await self._next_entries()
         await self._fold_all(entries)
         await self._delete_folded()
-        if len(entries) < ENTRIES_A_TRANSACTION and not self._more:
+        if not (self._more or may_have_more(entries, ENTRIES_A_TRANSACTION)):
             await self._wait()
 
     async def _next_entries(self) -> Sequence[Entry]:

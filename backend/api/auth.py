@@ -10,6 +10,7 @@ from backend.api.errors import Problem
 from backend.storage import registry
 from backend.storage.registry import Caller
 from backend.storage.session import Database
+from sdk_bridge.server.answers import nowhere, readable
 
 ROLES = ("viewer", "marketer", "operator", "admin")
 _RANK = {"viewer": 0, "marketer": 1, "operator": 1, "admin": 2}
@@ -41,9 +42,14 @@ def check_every_route(app: web.Application) -> None:
 
 @web.middleware
 async def default_deny(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """401 without a known token, also where there is nothing; 403 where the role does not reach."""
+    """401 without a known token, also where there is nothing; 403 where the role does not reach.
+
+    Apps and sites have no token: what the bridge does not have is told to everybody.
+    """
     if request.match_info.route in request.app[PUBLIC]:
         return await handler(request)
+    if (answer := nowhere(request)) is not None:
+        return readable(request, answer)
     caller = await _caller(request)
     if caller is None:
         if request.path == "/floor" and request.method == "GET":

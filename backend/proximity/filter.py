@@ -264,10 +264,11 @@ class _Together:
         """Everybody walks, what was heard is weighed, and what it teaches is kept."""
         weights = self._walked(steps)
         expected, slope, chance = self._expected()
-        heard = (self._told == Hearing.HEARD).astype(np.float32)
         error = self._dbm - expected
-        error *= heard
-        slope *= heard
+        if len(self._heard_at) < self._told.size:
+            heard = (self._told == Hearing.HEARD).astype(np.float32)
+            error *= heard
+            slope *= heard
         followed = slope * self._unsure
         spread = slope * followed
         spread += self._noise
@@ -385,5 +386,5 @@ def encoded(weights: Array) -> list[bytes]:
 def decoded(weights: Sequence[bytes], directions: int) -> Array:
     """The weights as an array of direction × cell × beacon."""
     rows = np.frombuffer(b"".join(weights), np.uint8).reshape(len(weights), directions, -1)
-    result: Array = _WEIGHTS[np.ascontiguousarray(rows.transpose(1, 2, 0))]
+    result: Array = _WEIGHTS.take(np.ascontiguousarray(rows.transpose(1, 2, 0)), mode="clip")  # a byte fits
     return result

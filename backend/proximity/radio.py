@@ -86,7 +86,8 @@ class Hearing:
     def of(self, levels: Array, told: NDArray[np.intp]) -> tuple[Array, Array, Array]:
         """The mean level heard, its slope over the level, and the log chance of what was told (UNTOLD …)."""
         at = self._entry(levels)
-        return self._heard.take(at), self._follows.take(at), self._chances.take(at + told * self.ENTRIES)
+        chances = self._chances.take(at + told * self.ENTRIES, mode="clip")
+        return self._heard.take(at, mode="clip"), self._follows.take(at, mode="clip"), chances
 
     def _entry(self, levels: Array) -> NDArray[np.intp]:
         steps = (levels - np.float32(self.LOWEST_DBM)) * np.float32(self.TO_THE_DB)

@@ -273,6 +273,12 @@ def _is_disks_fault(error: Exception) -> bool:
     return isinstance(error, StorageError) and not isinstance(error, StorageConflict)
 
 
+def may_have_more(entries: Sequence[Entry], limit: int) -> bool:
+    """Whether `Journal.after`, asked for so many, gave as much as it gives at once."""
+    app_bytes = sum(len(entry.payload) for entry in entries if entry.kind == "app")
+    return len(entries) >= limit or app_bytes >= FOLDED_BYTES
+
+
 def message_hash(source: str, message_id: str) -> int:
     """64-bit identity of an app event: the source and the client's `messageId`. Signed, as SQLite stores."""
     digest = _hash_begun(source).copy()

@@ -47,7 +47,7 @@ class Numbered:
     sql: str
     values: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     together: str | None = None
-    """The same for ROWS_TOGETHER rows at once, where it is an insert of plain values, or an upsert of them."""
+    """The same for ROWS_TOGETHER rows at once, where it is an insert or upsert of plain values."""
 
 
 @cache

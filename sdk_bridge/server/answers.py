@@ -79,6 +79,18 @@ def refused(refusal: Refusal) -> web.Response:
     return response
 
 
+def nowhere(request: web.Request) -> web.Response | None:
+    """404 or 405 for a call that this API does not have; None for what is no business of it."""
+    error = request.match_info.http_exception
+    if error is None or not request.path.startswith("/v1/"):
+        return None
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        response = refused(Refusal(error.status, "method_not_allowed", f"not by {request.method[:20]}"))
+        response.headers["Allow"] = error.headers.get("Allow", "")
+        return response
+    return refused(Refusal(error.status, "unknown_call", "there is no such call; see /api/openapi.json"))
+
+
 def check_origin(request: web.Request, source: Source) -> None:
     """Raises Refusal for a page that the source does not list. Browsers always say it."""
     if not source.origins:

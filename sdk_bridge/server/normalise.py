@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -34,6 +35,8 @@ MAX_ADDRESS_CHARS = 4096
 
 _PROOFS = frozenset({"userHash", "idToken", "externalIds"})
 _TELLING = _PROOFS | {"device", "consent", "traits"}  # what in a context an event says elsewhere, too
+# A visitor's events come together, and a shop has some thousand visitors within minutes.
+_usable_id = lru_cache(maxsize=8_192)(usable)
 _USUAL: dict[str, Kind] = {"track": "track", "page": "page", "screen": "screen"}
 _RECEIPTS = {"push notification received": "received", "push notification tapped": "opened"}
 
@@ -142,7 +145,7 @@ def usual_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: in
     if not message_id or "\0" in f"{user_id}{anonymous_id}{message_id}":
         return None
     name = _label(call.event)
-    if (name is None and known == "track") or not (usable(user_id) or usable(anonymous_id)):
+    if (name is None and known == "track") or not (_usable_id(user_id) or _usable_id(anonymous_id)):
         return None
     original_at = unix_ms(call.timestamp)
     if original_at is None:

@@ -144,6 +144,20 @@ async def test_what_does_not_exist_says_so_only_to_those_who_may_ask(api, path):
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("POST", "/v1/trak", 404, "unknown_call"),
+        ("GET", "/v1/", 404, "unknown_call"),
+        ("GET", "/v1/track", 405, "method_not_allowed"),
+        ("DELETE", "/v1/batch/", 405, "method_not_allowed"),
+    ],
+)
+async def test_apps_and_sites_are_told_of_calls_that_there_are_not(api, method, path, status, code):
+    found = await api.call(method, path, role=None)
+    assert (found[0], found[1]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize(
     "header",
     [
         "",

@@ -638,8 +638,8 @@ SHOPS_OWN = {
     "stores", "zones", "gateways", "zone_beacons", "api_tokens", "sources", "source_keys", "campaigns",
     "campaign_versions", "segments", "segment_versions", "certificates", "enrolment_tokens", "configurations",
     "configuration_reports", "revoked_gateways", "heard_gateways", "categories", "category_mappings",
-    "category_ancestors", "products", "code_pools", "codes", "message_ids", "recent_message_ids", "sorted_message_ids", "lanes",
-    "forgotten", "forgotten_late",
+    "category_ancestors", "products", "code_pools", "codes", "message_ids", "recent_message_ids",
+    "sorted_message_ids", "lanes", "forgotten", "forgotten_late",
 }  # fmt: skip
 """Tables about the shop, its things and its staff, in which no customer is named."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from backend import ingest as ingest_module
 from backend.custody import Custody
 from backend.ingest import Ingest
 from backend.listening import Gateway, Listening, without_strangers
+from backend.storage import journal as journal_module
 from backend.storage.entries import BEGINNING
 from sdk_bridge import mqtt
 from sdk_bridge.wire import codec
@@ -319,6 +321,33 @@ async def test_a_flood_that_the_disk_cannot_take_is_neither_kept_nor_acknowledge
     assert max(ack.upto for ack in sender.acks) == 10
     assert ingest.counts["overloaded"] == 1  # the eleventh; those behind it are gaps
     assert len(await kept(journal)) == 10
+
+
+async def test_a_message_at_fault_fails_alone_among_those_it_came_with(ingest, sender, journal, monkeypatch):
+    write = journal_module._write_gateway
+
+    def fails_for_one(group, append):
+        if append.lane.gateway == "s1/g1" and append.first == 2:
+            raise OverflowError("too large for the disk")
+        return write(group, append)
+
+    monkeypatch.setattr(journal_module, "_write_gateway", fails_for_one)
+    other = GatewayAddress("s1", "g2").topic("up")
+    with suppress(OverflowError):  # told to whoever watches the tasks
+        for seq in (1, 2, 3):
+            sender.send(beat(seq), seq)
+            sender.send(beat(seq), seq, other)
+        await settled(ingest)
+    theirs = [entry.source for entry in await journal.after(BEGINNING, 100)]
+    assert (theirs.count("s1/g1"), theirs.count("s1/g2")) == (1, 3)
+    assert sender.acks[-1] == Ack(EPOCH, "live", 1, gap=True, server_ms=NOON)
+    sender.send(beat(2), 2)
+    await settled(ingest)
+    monkeypatch.undo()
+    for seq in (2, 3):  # whoever was at fault is expected again
+        sender.send(beat(seq), seq)
+    await settled(ingest)
+    assert sender.acks[-1] == Ack(EPOCH, "live", 3, gap=False, server_ms=NOON)
 
 
 # What is kept ---------------------------------------------------------------------------------------------

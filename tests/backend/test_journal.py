@@ -1,19 +1,15 @@
 """The journal: group commits, SIGKILL at any time, message ids, bounds, a full disk, a poisoned group."""
 
 import asyncio
-import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import textwrap
 
 import pytest
 
 from backend.storage import letters
 from backend.storage.database import SqliteFile, open_for_writing
-from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, EVENTS_TOGETHER, Cursor
+from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, EVENTS_TOGETHER, Cursor, Entry
 from backend.storage.group import LANES_A_GATEWAY
 from backend.storage.journal import (
     HOUR_MS,
@@ -41,6 +37,14 @@ def append(first: int, upto: int | None = None, lane: LaneKey = LANE, **more) ->
 def event(message_id: str, at: int = NOON, **more) -> AppEvent:
     defaults = {"source": "web", "occurred_at": at, "original_at": at, "received_at": NOON, "user_id": "u1"}
     return AppEvent(kind="track", message_id=message_id, **{**defaults, **more})
+
+
+async def everything(journal: Journal) -> list[Entry]:
+    cursor, found = BEGINNING, []
+    while page := await journal.after(cursor, 1_000):
+        found += page
+        cursor = cursor.past(page[-1])
+    return found
 
 
 async def column(file: SqliteFile, sql: str) -> list:
@@ -428,36 +432,18 @@ CHILD = textwrap.dedent("""
 KILLS = 20
 
 
-def run_until_killed(path, sent: int, acknowledgements: int) -> dict[str, int]:
-    """What the child had said to be committed when it died."""
-    acknowledged: dict[str, int] = {}
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(path), str(sent)], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        for number, line in enumerate(child.stdout):
-            if line.endswith("\n"):  # the kill may have cut the last one
-                name, upto = line.split()
-                acknowledged[name] = int(upto)
-            if number == acknowledgements:
-                os.kill(child.pid, signal.SIGKILL)
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
-    assert child.returncode == -signal.SIGKILL
-    return acknowledged
-
-
-async def test_whatever_was_acknowledged_is_there_once_after_every_kill(tmp_path, clock):
+async def test_whatever_was_acknowledged_is_there_once_after_every_kill(tmp_path, clock, said_until_killed):
     path, seed = tmp_path / "journal.db", 20_250_616
     chance, acknowledged = random.Random(seed), {"app": 0}
     for _ in range(KILLS):
-        acknowledged |= run_until_killed(path, acknowledged["app"], chance.randrange(0, 120))
+        told = (str(path), str(acknowledged["app"]))
+        for line in said_until_killed(CHILD, *told, lines=chance.randrange(0, 120)):
+            name, upto = line.split()
+            acknowledged[name] = int(upto)
     async with SqliteFile(path, "journal") as file:
         journal = Journal(file, clock)
         lanes = await journal.load()
-        entries = await journal.after(BEGINNING, 1_000_000)
+        entries = await everything(journal)
         forgotten = await column(file, "select sum(adverts) from forgotten")
         assert await column(file, "pragma integrity_check") == ["ok"]
     told = [entry.payload.decode() for entry in entries if entry.kind == "gateway"]

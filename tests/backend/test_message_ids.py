@@ -1,11 +1,8 @@
 """Message ids on their way from the log to the table: each known at every moment, whoever fails or dies."""
 
 import asyncio
-import os
 import random
-import signal
 import sqlite3
-import subprocess
 import sys
 import textwrap
 from collections import Counter
@@ -236,30 +233,13 @@ CHILD = textwrap.dedent("""
 KILLS = 12
 
 
-def run_until_killed(path: Path, upto: int, seed: int, answers: int) -> set[int]:
-    """What had been answered when it died."""
-    answered: set[int] = set()
-    arguments = [sys.executable, "-c", CHILD, str(path), str(upto), str(seed)]
-    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-    try:
-        for number, line in enumerate(child.stdout):
-            if line.endswith("\n"):  # the kill may have cut the last one
-                answered.update(map(int, line.split()))
-            if number == answers:
-                os.kill(child.pid, signal.SIGKILL)
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
-    assert child.returncode == -signal.SIGKILL
-    return answered
-
-
-async def test_killed_at_any_moment_each_event_is_there_once(tmp_path, clock, running):
+async def test_killed_at_any_moment_each_event_is_there_once(tmp_path, clock, running, said_until_killed):
     path, chance, answered = tmp_path / "journal.db", random.Random(20_261_122), {1}
     moving = 0
     for turn in range(KILLS):
-        answered |= run_until_killed(path, max(answered), turn, chance.randrange(10, 150))
+        told = (str(path), str(max(answered)), str(turn))
+        for line in said_until_killed(CHILD, *told, lines=chance.randrange(10, 150)):
+            answered.update(map(int, line.split()))
         with closing(sqlite3.connect(path)) as connection:
             moving += connection.execute("select count(*) > 0 from sorted_message_ids").fetchone()[0]
             twice = [one for one, times in Counter(ids_in(connection)).items() if times > 1]

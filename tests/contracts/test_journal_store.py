@@ -17,6 +17,7 @@ from backend.storage.journal import (
     GatewayAppend,
     Journal,
     LaneKey,
+    may_have_more,
 )
 from backend.storage.letters import NewLetter
 from backend.storage.session import Database
@@ -153,6 +154,23 @@ async def test_the_fold_gets_no_more_at_once_than_others_can_wait_for(journal: J
         seen[most] = sizes
     assert [sum(sizes) for sizes in seen.values()] == [8, 8, 8]
     assert max(seen[1]) <= 3 and max(seen[2_000]) <= 4 and seen[1_000_000] == [8]
+
+
+async def test_whether_more_may_follow_shows_in_what_came(journal: Journal, monkeypatch) -> None:
+    """Whoever took less than there is must not wait for the next append."""
+    for number in range(6):
+        await journal.append_events([event(f"m{number}", properties={"text": "x" * 100 * number})])
+    for most in (1, 150, 400, 10_000):
+        monkeypatch.setattr("backend.storage.journal.FOLDED_BYTES", most)
+        for limit in (1, 2, 5, 6, 100):
+            cursor, left = BEGINNING, 6
+            while left:
+                entries = await journal.after(cursor, limit)
+                left -= len(entries)
+                assert may_have_more(entries, limit) or not left
+                for entry in entries:
+                    cursor = cursor.past(entry)
+            assert not may_have_more(await journal.after(cursor, limit), limit)
 
 
 async def test_what_is_folded_goes_in_pieces(journal: Journal, monkeypatch) -> None:

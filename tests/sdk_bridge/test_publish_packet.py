@@ -1,15 +1,15 @@
-"""Reading a PUBLISH: the same as paho reads, and one clear error for whatever is none."""
+"""Reading and writing a PUBLISH: the same as paho does, and one clear error for whatever is none."""
 
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from paho.mqtt import client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from sdk_bridge.publish_packet import MalformedPublish, Publish, parse_publish
+from sdk_bridge.publish_packet import MalformedPublish, Publish, pack_publish, parse_publish, whole_publish
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 OTHERS = {
@@ -82,6 +82,30 @@ def test_a_topic_that_is_no_text_is_empty():
     assert parse_publish(0, body(b"\xff\xfe", None, b"\x00", b"x")) == Publish("", 0, (), b"x")
 
 
-@pytest.mark.parametrize("name", ["_sock_recv", "_handle_publish", "_packet_queue"])
+@pytest.mark.parametrize(
+    "name", ["_sock_recv", "_packet_read", "_handle_publish", "_packet_queue", "_mid_generate"]
+)
 def test_paho_still_has_the_private_names_that_our_connection_stands_on(name):
     assert callable(getattr(paho.Client, name))
+
+
+@given(TEXTS, st.binary(max_size=20_000), st.booleans(), st.binary(max_size=40), st.binary(max_size=40))
+def test_what_we_pack_is_found_in_a_stream_and_read_as_it_was_meant(topic, payload, retain, before, behind):
+    assume(topic and not set(topic) & set("+#"))
+    packet = pack_publish(topic, payload, retain=retain)
+    begins, ends = whole_publish(before + packet + behind, len(before))
+    assert (packet[0], ends) == (0x30 + retain, len(before) + len(packet))
+    assert parse_publish(0, (before + packet)[begins:ends]) == Publish(topic, 0, (), payload)
+    for cut in {1, 2, len(packet) // 2, len(packet) - 1}:
+        assert whole_publish(before + packet[:cut], len(before)) is None
+
+
+@pytest.mark.parametrize("data", [b"", b"\x40\x02\x00\x01", b"\x30", b"\x30\x80\x80\x80\x80\x01x"])
+def test_what_is_no_whole_publish_is_left_to_others(data):
+    assert whole_publish(data, 0) is None
+
+
+@pytest.mark.parametrize("topic", ["", "a/+", "a/#"])
+def test_nobody_publishes_to_a_filter(topic):
+    with pytest.raises(ValueError, match="no topic"):
+        pack_publish(topic, b"", retain=False)
