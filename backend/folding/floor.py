@@ -11,7 +11,6 @@ from backend.proximity.zones import Heard, Transition
 from backend.storage import fleet, floor
 from backend.storage.database import Session
 from backend.storage.entries import Entry
-from backend.storage.floor import Sighting
 from backend.storage.journal import partition_of_event
 from sdk_bridge.wire import codec
 from sdk_bridge.wire.app_events import AppEvent
@@ -223,10 +222,13 @@ def _begins(entry: Entry, batch: Batch) -> int | None:
     return None if entry.boot_offset is None else batch.base_ms + entry.boot_offset
 
 
-def _sightings(entry: Entry, batch: Batch, offset: int) -> Iterator[Sighting]:
+def _sightings(entry: Entry, batch: Batch, offset: int) -> list[tuple[str, str, int, int, int, int]]:
+    """As `Sighting`."""
     rows, keys, gateway = batch.readings, batch.keys, entry.source
     base = batch.base_ms + offset
-    for beacon, second, adverts, loss, best in zip(
-        rows.beacon, rows.second, rows.count, rows.loss, rows.best, strict=True
-    ):
-        yield Sighting(keys[beacon], gateway, (base + second * 1000) // 1000, adverts, loss, best)
+    return [
+        (keys[beacon], gateway, (base + second * 1000) // 1000, adverts, loss, best)
+        for beacon, second, adverts, loss, best in zip(
+            rows.beacon, rows.second, rows.count, rows.loss, rows.best, strict=True
+        )
+    ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -18,7 +18,10 @@ from sdk_bridge.wire.topics import partition_of
 
 
 class Sighting(NamedTuple):
-    """One second of one beacon at one gateway; `second` unix seconds, `loss` and `best` −dBm."""
+    """One second of one beacon at one gateway; `second` unix seconds, `loss` and `best` −dBm.
+
+    There are so many that the fold makes plain tuples of them, in this order.
+    """
 
     beacon_key: str
     gateway: str
@@ -26,6 +29,9 @@ class Sighting(NamedTuple):
     adverts: int
     loss: int
     best: int
+
+
+Sightings: TypeAlias = Iterable[tuple[str, str, int, int, int, int]]
 
 
 @dataclass(slots=True)
@@ -67,13 +73,13 @@ def move_to(session: Session, before: Cursor, reached: Cursor, holding: Holding 
         raise FoldMoved("the fold is not where this process left it")
 
 
-def add_sightings(session: Session, numbers: Numbers, sightings: Iterable[Sighting]) -> None:
+def add_sightings(session: Session, numbers: Numbers, sightings: Sightings) -> None:
     """Keeps what was heard, second by second."""
-    session.many("add_sighting", _rows(session, numbers, sightings))
+    session.many("add_sighting", _rows(session, numbers, sightings), together=True)
 
 
 def add_sightings_without_time(
-    session: Session, numbers: Numbers, boot_id: str, received_at: int, sightings: Iterable[Sighting]
+    session: Session, numbers: Numbers, boot_id: str, received_at: int, sightings: Sightings
 ) -> None:
     """Keeps what was heard in a boot whose clock was never set; `second` counts from that boot."""
     boot = {"boot_id": boot_id, "received_at": received_at}
@@ -273,7 +279,7 @@ def _presence(engine: ZoneEngine, beacon_key: str, track: Track, profile_id: str
     }
 
 
-def _rows(session: Session, numbers: Numbers, sightings: Iterable[Sighting]) -> Iterator[dict[str, int]]:
+def _rows(session: Session, numbers: Numbers, sightings: Sightings) -> Iterator[dict[str, int]]:
     """One for every reading there is, so the numbers that are known are taken without a call."""
     keys, gateways = numbers.keys, numbers.gateways
     for beacon_key, gateway, second, adverts, loss, best in sightings:

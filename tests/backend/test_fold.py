@@ -73,6 +73,17 @@ async def test_everything_is_folded_in_order_and_leaves_the_journal(live_shop, e
             await asyncio.sleep(0.1)
 
 
+async def test_a_backlog_is_folded_without_a_rest_however_little_is_taken_at_once(shop, running, monkeypatch):
+    monkeypatch.setattr("backend.storage.journal.FOLDED_BYTES", 1)
+    monkeypatch.setattr("backend.fold.TICK_S", 60.0)
+    for number in range(10):
+        await shop.journal.append_events([shop.event("track", user_id=f"u{number}", name="Seen")])
+    await shop.fold.load()
+    async with running(shop.fold.run()):
+        assert await shop.fold.caught_up("anybody", within_s=20)
+    assert await shop.column("select count(*) from events") == [10]
+
+
 @pytest.mark.parametrize("kind", ["gateway", "app", "rejected by the state"])
 async def test_a_poisoned_entry_is_buried_and_stops_nobody(live_shop, kind):
     shop = live_shop

@@ -192,18 +192,21 @@ async def test_what_somebody_says_counts_for_what_comes_after_it(street, said, k
     assert await street.column("select inside from fence_presences") == [1] * is_here
 
 
-async def test_a_stranger_who_was_merged_takes_their_refusal_along(street):
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_stranger_who_was_merged_takes_their_refusal_along(street, at_once):
     """A phone that refused before anybody knew whose it is refuses for its owner, in the same call too."""
     phone = {"device_id": "tablet"}
     here = Location(LATITUDE, LONGITUDE, 10.0)
-    said = [
-        street.event("consent", consent={"proximity": False}, **phone),
-        street.event("location", user_id="anna", location=here, **phone),
-    ]
-    await street.journal.append_events(said)
+    refused = street.event("consent", consent={"proximity": False}, **phone)
+    if not at_once:
+        await street.journal.append_events([refused])
+        await street.folded()
+    await be_at(street, 10)
+    seen = street.event("location", user_id="anna", location=here, **phone)
+    await street.journal.append_events([refused, seen] if at_once else [seen])
     await street.folded()
-    assert await street.column("select count(*) from events where kind = 'location'") == [0]
-    assert await street.column("select count(*) from fence_presences") == [0]
+    assert await street.column("select count(*) from events where kind = 'location'") == [1]
+    assert await street.column("select profile_id from fence_presences where subject = 'phone:tablet'") == []
 
 
 async def test_an_old_location_is_history(street):

@@ -366,3 +366,12 @@ async def test_the_api_tells_and_begins_a_run(state, make_token, running, clock)
             lambda s: [row["action"] for row in s._connection.execute("select * from audit")]
         )
         assert "retention asked for" in audit
+
+
+async def test_seconds_that_are_told_twice_in_one_breath_add_up(state):
+    """Rows go to the disk many at once; those of two boots that share a second are one all the same."""
+    made = [heard(BEFORE // 1000, number % 3, 0, 2, 60 + number % 3, 50 - number) for number in range(45)]
+    await state.write(lambda s: floor.add_sightings(s, Numbers(), made))
+    told = "select adverts, loss, best from sightings order by key_number"
+    rows_kept = await state.read(lambda s: [tuple(row) for row in s._connection.execute(told)])
+    assert rows_kept == [(30, 60, 8), (30, 61, 7), (30, 62, 6)]

@@ -299,6 +299,18 @@ def test_who_is_no_member_once_merged_leaves(base, monkeypatch):
     assert heard == [("segment_left", "shy", base.person("user_id", "anna"))]
 
 
+def test_the_whole_person_is_found_from_any_of_their_profiles(base):
+    base.fold(base.event("identify", user_id="anna", anonymous_id="browser-1"))
+    base.fold(base.event("identify", user_id="anna", anonymous_id="browser-2"))
+    base.fold(base.event(anonymous_id="browser-3", user_id="berta", proven=False, name="Anything"))
+    anna = base.person("user_id", "anna")
+    theirs = {profile for profile, into in base.rows("select profile_id, merged_into from profiles") if into}
+    assert len(theirs) == 2
+    for profiles in ({anna}, {min(theirs)}, theirs, {*theirs, anna}):
+        ((person, tree),) = base.run(lambda session, asked=profiles: segments.trees(session, asked)).items()
+        assert (person, tree[0], set(tree)) == (anna, anna, {anna, *theirs})
+
+
 def test_a_browser_that_turns_out_to_be_shared_is_taken_out_again(base):
     base.save("viewers", VIEWED)
     base.settle()

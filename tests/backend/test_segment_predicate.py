@@ -56,7 +56,10 @@ COUNTS = [
     ([10, 20, 30], Did("x", at_most=2), False, None),
     ([10], Not(Did("x", **HOURLY)), False, HOUR - 10),
     ([10], AllOf((Did("x", **HOURLY), Did("x", within_s=60))), True, 60 * SECOND - 10),
+    ([10], AllOf((Did("x", within_s=60), Did("x", **HOURLY))), True, 60 * SECOND - 10),
     ([10], AnyOf((Did("x", at_least=2), Did("x", **HOURLY))), True, HOUR - 10),
+    ([10], AllOf((Did("x", at_most=0, **HOURLY), Did("x", at_least=2))), False, None),
+    ([10], AnyOf((Did("x", **HOURLY), Did("x"))), True, None),
     ([2 * HOUR], AllOf((Did("x"), Did("x", at_most=0, **HOURLY))), True, None),
 ]
 
