@@ -73,6 +73,7 @@ log = structlog.get_logger()
 MAX_LINE_BYTES = 64 * 1024  # a pixel's address carries a whole event, and must be answered with the image
 HOUSEKEEPING_S = 3600.0
 RECOVER_EVERY_S = 3.0  # how late a dead replica's pushes are found, once it counts as dead
+SOURCES_MS = 1_000  # how late what another process changed about write keys may act
 SENDER_STOP_S = 5.0  # an answer that takes longer leaves its push `unknown`
 
 
@@ -154,12 +155,18 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         if sender is not None:
             fold.on_pushes = sender.wake
         door = GuardedJournal(journal, tombstones)
-        bridge = await _bridge(stack, config, door, state)
+        sources = StoredSources(state, unix_ms, known_for_ms=SOURCES_MS)
+        bridge = await _bridge(stack, config, door, state, sources)
+
+        def changed() -> None:
+            sources.forget()
+            fold.refresh()
+
         host = Host(
             state=state,
             journal=journal_file,
             now_ms=unix_ms,
-            changed=fold.refresh,
+            changed=changed,
             health=lambda: _health(ingest, fold, ownership),
             tally=lambda: {"bridge": bridge.tally, "gateways": ingest.counts},
         )
@@ -177,7 +184,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
             state, unix_ms, changed=fold.refresh, leads=lambda: ownership.holding.leads
         )
         if replica is not None:
-            replica.on_change, replica.on_lead = fold.refresh, eraser.wake
+            replica.on_change, replica.on_lead = changed, eraser.wake
             replica.on_audit = eids.desk.changed
         retention = app[RETENTION] = Retention(state, msgspec.structs.asdict(config.retention), unix_ms)
         parts = {
@@ -248,7 +255,8 @@ async def bridge_alone(config: Config) -> AsyncIterator[tuple[Running, set[async
         journal = Journal(journal_file, unix_ms, shared=True)
         await journal.load()
         app = web.Application()
-        (await _bridge(stack, config, journal, state)).add_to(app)
+        sources = StoredSources(state, unix_ms, known_for_ms=SOURCES_MS)
+        (await _bridge(stack, config, journal, state, sources)).add_to(app)
         app.router.add_get("/health", _bridge_health)
         parts = {asyncio.create_task(journal.run(), name="journal")}
         stack.push_async_callback(_cancel, parts)
@@ -266,14 +274,18 @@ async def _cancel(parts: set[asyncio.Task[None]]) -> None:
 
 
 async def _bridge(
-    stack: AsyncExitStack, config: Config, journal: GuardedJournal | Journal, state: Database
+    stack: AsyncExitStack,
+    config: Config,
+    journal: GuardedJournal | Journal,
+    state: Database,
+    sources: StoredSources,
 ) -> Bridge:
     places = StoredPlaces(state, unix_ms)
     http = await stack.enter_async_context(aiohttp.ClientSession())
     proofs = await open_proofs(config, state, http)
     return Bridge(
         journal,
-        StoredSources(state, unix_ms),
+        sources,
         unix_ms,
         beacons=places,
         places=places,

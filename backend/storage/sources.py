@@ -102,19 +102,44 @@ def source_of(session: Session, source_id: str) -> Source | None:
 
 
 class StoredSources:
-    """The bridge's sources; asked of the database each time, so that new keys and revocations act at once."""
+    """The bridge's sources. A key that is not known is looked up each time, so that new ones act at once.
 
-    def __init__(self, state: Database, now_ms: Callable[[], int]) -> None:
+    One that was found is not looked up again for `known_for_ms`, for that takes a thread's turn, which a busy
+    process gives late; whoever changes sources calls `forget`, and what another process changed acts after
+    that time.
+    """
+
+    def __init__(self, state: Database, now_ms: Callable[[], int], known_for_ms: int = 0) -> None:
         self._state = state
         self._now_ms = now_ms
+        self._known_for_ms = known_for_ms
+        self._known: dict[str, tuple[Source, range]] = {}
+        self._changes = 0
 
     async def source_for_key(self, write_key: str) -> Source | None:
-        known = {"key_hash": hash_secret(write_key), "now": self._now_ms()}
+        now, changes = self._now_ms(), self._changes
+        known = self._known.get(write_key)
+        if known is not None and now in known[1]:
+            return known[0]
+        asked = {"key_hash": hash_secret(write_key), "now": now}
         try:
-            row = await self._state.read(lambda session: session.row("source_by_key", **known))
+            row = await self._state.read(lambda session: session.row("source_by_key", **asked))
         except StorageError as error:
             raise JournalBusy(f"the sources cannot be read: {error}") from error
-        return None if row is None else _source_of(row)
+        self._known.pop(write_key, None)
+        if row is None:
+            return None
+        source = _source_of(row)
+        if changes == self._changes:  # or what was read may be of before the change
+            until = now + self._known_for_ms
+            ends = until if row["expires_at"] is None else min(until, row["expires_at"])
+            self._known[write_key] = (source, range(now, ends))
+        return source
+
+    def forget(self) -> None:
+        """Sources were changed: every key is looked up again."""
+        self._changes += 1
+        self._known.clear()
 
 
 def _source_of(row: Row) -> Source:

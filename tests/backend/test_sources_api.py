@@ -22,8 +22,9 @@ class Shop:
     """The API and the bridge, for one admin."""
 
     def __init__(self, state, journal_file, journal, clock) -> None:
-        host = Host(state, journal_file, clock, lambda: None, lambda: {"status": "ok"})
-        self.app = build(host, Bridge(journal, StoredSources(state, clock), clock).add_to)
+        self.sources = StoredSources(state, clock, known_for_ms=1_000)
+        host = Host(state, journal_file, clock, self.sources.forget, lambda: {"status": "ok"})
+        self.app = build(host, Bridge(journal, self.sources, clock).add_to)
         self.state = state
 
     async def call(self, method: str, path: str, **more):
@@ -88,6 +89,33 @@ async def test_a_revoked_key_is_refused_at_once_and_the_other_goes_on(shop):
     assert [await shop.send(key) for key in (old, made["write_key"])] == [401, 200]
     assert (await shop.call("DELETE", f"/site/keys/{old[:12]}"))[0] == 404
     assert (await shop.call("DELETE", "/other/keys/ffw_nothing0"))[0] == 404
+
+
+async def test_what_another_process_revoked_ends_within_a_second(shop, clock):
+    key = await shop.make()
+    assert await shop.send(key) == 200
+    await shop.state.write(
+        lambda s: s.run("revoke_source_key", source_id="site", key_id=key[:12], at=clock())
+    )
+    clock.forward(999)
+    assert await shop.send(key) == 200
+    clock.forward(1)
+    assert await shop.send(key) == 401
+
+
+async def test_a_change_while_a_key_is_looked_up_is_not_missed(shop, clock):
+    key = await shop.make()
+    read, revoked = shop.state.read, []
+
+    class Meanwhile:
+        async def read(self, work):
+            found = await read(work)
+            if not revoked:
+                revoked.append(await shop.call("DELETE", f"/site/keys/{key[:12]}"))
+            return found
+
+    shop.sources._state = Meanwhile()
+    assert [await shop.send(key) for _ in range(2)] == [200, 401]
 
 
 async def test_a_revoked_source_has_no_keys_and_gets_none(shop):

@@ -12,7 +12,7 @@ where source_id = :source_id and revoked_at is null;
 -- name: source_by_key
 -- The source of a write key, unless either was revoked or the key has run out.
 select sources.source_id, sources.kind, sources.proof, sources.proof_secret, sources.origins,
-  sources.events_per_second, sources.burst
+  sources.events_per_second, sources.burst, source_keys.expires_at
 from source_keys join sources on sources.source_id = source_keys.source_id
 where source_keys.key_hash = :key_hash and source_keys.revoked_at is null and sources.revoked_at is null
   and (source_keys.expires_at is null or source_keys.expires_at > :now);
