@@ -215,11 +215,11 @@ class Fold:
 
     async def _refusal(self, fold: Callable[[Entry], Awaitable[None]], entry: Entry) -> Exception | None:
         """What stood against folding an entry; None: nothing. Raises StorageError for the disk's fault."""
-        refusal: Exception | None = None
+        refusal: Exception | None
         try:
             await fold(entry)
         except _TakenBack:
-            pass
+            refusal = None
         except StorageConflict as error:
             refusal = error
         except StorageError:

@@ -98,7 +98,7 @@ def identities(folder: Path, events: Sequence[AppEvent], batch: int, before: Seq
 
     for part in parts(before, batch):
         apply(part)
-    garbage.settle()  # as the backend does; the benchmark's own lists of events are nobody's burden but its own
+    garbage.settle()  # as the backend does; and the lists of events here are nobody's burden but this one's
     started = clock()
     for part in parts(events, batch):
         apply(part)

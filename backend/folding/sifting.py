@@ -1,4 +1,4 @@
-"""Which events of an entry can be folded, where the whole of it cannot: none is lost beside a bad neighbour."""
+"""Which of an entry's events can be folded, where not all can: none is lost beside a bad neighbour."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
