@@ -6,6 +6,7 @@ folded. What an entry causes is in `backend/folding/`.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 
 import structlog
 
@@ -72,6 +73,8 @@ class Fold:
         self._moved = asyncio.Event()
         self._stale = False
         self._more = False
+        self._sifted: tuple[int, int] | None = None
+        """Line and position of the entry of which what cannot be folded was buried last."""
         self._deleted, self._delete_at = Cursor(), 0.0
         self.position = Cursor()
 
@@ -201,17 +204,21 @@ class Fold:
         if error is None:
             return
         good, bad = await sifted(entry, self._trial) if entry.kind == "app" else (None, [])
-        if good is not None and bad:
-            for one, why in bad:
-                await self._bury(one, why)
-            entry, error = good, await self._refusal(self._fold_in_the_end, good)
-        if error is not None:
-            await self._bury(entry, error)
+        if good is None:
+            bad = bad or [(entry, error)]
+        if self._sifted != (entry.line, entry.position):  # or it comes again, for what is good was in a race
+            for part, why in bad:
+                await self._bury(part, why)
+            self._sifted = entry.line, entry.position
+        error = None if good is None else await self._refusal(self._fold_in_the_end, good)
+        if good is not None and error is not None:
+            await self._bury(good, error)
+        if good is None or error is not None:
             await self._pass(entry)
 
     async def _trial(self, entry: Entry) -> Exception | None:
         """What stands against folding an entry, which is not folded yet."""
-        return await self._refusal(self._fold_and_take_back, entry)
+        return await self._refusal(partial(self._fold_in_the_end, only_try=True), entry)
 
     async def _refusal(self, fold: Callable[[Entry], Awaitable[None]], entry: Entry) -> Exception | None:
         """What stood against folding an entry; None: nothing. Raises StorageError for the disk's fault."""
@@ -231,20 +238,18 @@ class Fold:
         await self._reload()
         return refusal
 
-    async def _fold_and_take_back(self, entry: Entry) -> None:
-        await self._fold([entry], only_try=True)
-
-    async def _fold_in_the_end(self, entry: Entry) -> None:
+    async def _fold_in_the_end(self, entry: Entry, *, only_try: bool = False) -> None:
         """What contradicts another replica's rows may be a race, which a fresh look decides."""
+        races = (StorageConflict, StorageRetry) if only_try else StorageConflict
         for _ in range(0 if self._ownership.holding.whole else RACES):
             try:
-                await self._fold([entry])
-            except StorageConflict as error:
+                await self._fold([entry], only_try=only_try)
+            except races as error:
                 log.info("fold_again", error=str(error))
                 await self._reload()
             else:
                 return
-        await self._fold([entry])
+        await self._fold([entry], only_try=only_try)
 
     async def _bury(self, entry: Entry, error: Exception) -> None:
         log.error("entry_buried", position=entry.position, source=entry.source, exc_info=error)
@@ -263,6 +268,7 @@ class Fold:
         live, position = await self._state.write(self._read)
         if before is not None:
             live.engine.knows_gateways_of(before.engine)
+            live.visits.go_on(before.visits)
             if live.holding != before.holding:
                 gained = {
                     name

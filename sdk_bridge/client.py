@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,8 @@ MAX_PARTS = 50  # sightings or crossings in one call: half of what the bridge ta
 PACKED_BYTES = 1024  # below it gzip saves nothing worth a phone's battery
 MAX_ANSWER_BYTES = 64 * 1024
 BUSY_S = 0.1  # the app's loop stands still for it when somebody else writes to the queue's file
+MAX_HELD = 100  # calls in memory that the file did not take yet: 3 MB if all of them are of the largest
+MAX_BROKEN = 3  # damaged files that are kept; a disk that goes bad must not fill up with them
 MAX_RETRY_AFTER_S = 300.0  # a bridge that asks for a day must not silence a phone for a day
 _AGAIN = frozenset({408, 410, 429, 460})
 _NEVER_AGAIN = frozenset({501, 505})
@@ -129,7 +131,8 @@ class ClientSettings:
 @dataclass(slots=True)
 class ClientTally:
     """What became of calls that got no 200: pushed out of a full queue, refused for good, or never written
-    because the disk would not take them. `queues_broken` are files that could not be read any more.
+    because the disk would not take them. `queues_broken` are files that could not be read any more,
+    `mends_failed` how often not even a new one could be begun.
     """
 
     dropped_full: int = 0
@@ -137,6 +140,7 @@ class ClientTally:
     refused: int = 0
     retries: int = 0
     queues_broken: int = 0
+    mends_failed: int = 0
     refusals: deque[str] = field(default_factory=lambda: deque(maxlen=20))
 
 
@@ -145,7 +149,8 @@ class BridgeClient:
 
     With a `queue_path` what was not answered 200 survives the death of the process and is sent by the next
     client with that path, under the same message ids. A file there that is damaged is set aside, as
-    `….broken`, and a new one begun. A `session` given is shared and not closed.
+    `….broken-1`, and a new one begun with whatever could still be read. A `session` given is shared and not
+    closed.
     """
 
     def __init__(
@@ -298,7 +303,7 @@ class BridgeClient:
     @property
     def queued(self) -> int:
         """Calls that have no 200 yet."""
-        return self._queue.count
+        return len(self._queue)
 
     async def flush(self, within_s: float) -> None:
         """Waits until every call is answered. Raises TimeoutError."""
@@ -329,7 +334,7 @@ class BridgeClient:
         return message_id
 
     def _note_level(self) -> None:
-        if self._queue.count:
+        if len(self._queue):
             self._waiting.set()
             self._empty.clear()
         else:
@@ -347,7 +352,8 @@ class BridgeClient:
         while True:
             await self._waiting.wait()
             try:
-                wait = await self._send(session, self._queue.head())
+                calls = self._queue.head()
+                wait = await self._send(session, calls) if calls else 0.0
             except sqlite3.Error as error:  # a full disk, or whoever holds the file: both may pass
                 self._queue.mend(error)
                 self._note_level()
@@ -454,20 +460,30 @@ def _may_pass(status: int) -> bool:
 
 
 class _Queue:
-    """Calls in order, in a SQLite file or in memory; bounded: the oldest make room."""
+    """Calls in order, in a SQLite file or in memory; bounded: the oldest make room.
+
+    A call that the file does not take, for somebody else writes to it or the disk is full, is held in memory
+    until it does. Its length counts those too.
+    """
 
     def __init__(self, path: Path | None, limit: int, most_bytes: int, tally: ClientTally) -> None:
         self._path = path
         self._limit = limit
         self._most_bytes = most_bytes
         self._tally = tally
-        self.count = self._bytes = 0
+        self._held: deque[_Queued] = deque()
+        self._mending = False
+        self._aside: Path | None = None
+        self._count = self._bytes = 0
         try:
             self._open()
         except sqlite3.DatabaseError as error:
             if path is None or not _is_damage(error):
                 raise
             self.mend(error)
+
+    def __len__(self) -> int:
+        return self._count + len(self._held)
 
     def _open(self) -> None:
         self._database = sqlite3.connect(self._path or ":memory:", BUSY_S, isolation_level=None)
@@ -485,45 +501,82 @@ class _Queue:
             """
         )
         held = self._database.execute("select count(*), coalesce(sum(length(body)), 0) from calls").fetchone()
-        self.count, self._bytes = held
+        self._count, self._bytes = held
+
+    # Damage -----------------------------------------------------------------------------------------------
 
     def mend(self, error: sqlite3.Error) -> None:
-        """Sets a damaged file aside and begins a new one; any other error leaves all as it is."""
-        if self._path is None or not _is_damage(error):
+        """Sets a damaged file aside and begins a new one with what can still be read of it; any other error
+        leaves all as it is. Never raises: what fails of it is tried again with the next error.
+        """
+        if self._path is None or not (self._mending or _is_damage(error)):
+            return
+        self._mending = True
+        try:
+            self._database.close()
+            self._aside = self._aside or _set_aside(self._path)
+            self._open()
+        except (OSError, sqlite3.Error):  # a full disk, or no right to rename
+            self._tally.mends_failed += 1
             return
         self._tally.queues_broken += 1
-        self._database.close()
-        for end in ("-wal", "-shm"):
-            Path(f"{self._path}{end}").unlink(missing_ok=True)
-        self._path.replace(f"{self._path}.broken")
-        self._open()
+        self._save_from(self._aside)
+        self._mending, self._aside = False, None
+
+    def _save_from(self, aside: Path) -> None:
+        """Takes the calls of a damaged file over, under their numbers, up to the first that is not whole."""
+        with suppress(sqlite3.Error), closing(_readable(aside)) as damaged:
+            rows = damaged.execute("select number, message_id, path, body from calls order by number")
+            for call in (_Queued(*row) for row in rows):
+                if not _is_whole(call):
+                    break
+                self._insert(call)
+                self._make_room()
+
+    # Adding -----------------------------------------------------------------------------------------------
 
     def put(self, call: _Queued) -> None:
-        """Adds a call, and counts what had to make room, or the call itself where the disk is full."""
-        try:
-            self._add(call)
-        except sqlite3.Error as error:
+        """Adds a call; counts what had to make room for it, in the file or among those held in memory."""
+        self._held.append(call)
+        self._write_held()
+        while len(self._held) > MAX_HELD:
+            self._held.popleft()
             self._tally.dropped_unwritten += 1
+
+    def _write_held(self) -> None:
+        try:
+            while self._held:
+                self._insert(self._held[0])
+                self._held.popleft()
+            self._make_room()
+        except sqlite3.Error as error:
             self.mend(error)
 
-    def _add(self, call: _Queued) -> None:
+    def _insert(self, call: _Queued) -> None:
         self._database.execute(
-            "insert into calls (message_id, path, body) values (?, ?, ?)",
-            (call.message_id, call.path, call.body),
+            "insert into calls (number, message_id, path, body) values (?, ?, ?, ?)",
+            (call.number or None, call.message_id, call.path, call.body),
         )
-        self.count += 1
+        self._count += 1
         self._bytes += len(call.body)
-        while self.count > 1 and (self.count > self._limit or self._bytes > self._most_bytes):
+
+    def _make_room(self) -> None:
+        while self._count > 1 and (self._count > self._limit or self._bytes > self._most_bytes):
             self._drop_oldest()
             self._tally.dropped_full += 1
 
     def _drop_oldest(self) -> None:
         oldest = "delete from calls where number = (select min(number) from calls) returning length(body)"
         self._bytes -= self._database.execute(oldest).fetchone()[0]
-        self.count -= 1
+        self._count -= 1
+
+    # Sending ----------------------------------------------------------------------------------------------
 
     def head(self) -> list[_Queued]:
-        """The first call; with it those that follow, if they can all go in one batch."""
+        """The first call; with it those that follow, if they can all go in one batch. None at all where only
+        calls are left that the file does not take.
+        """
+        self._write_held()
         rows = self._database.execute(
             "select number, message_id, path, body from calls order by number limit ?", (MAX_BATCH_EVENTS,)
         )
@@ -537,19 +590,62 @@ class _Queue:
         return taken
 
     def delete(self, calls: Sequence[_Queued]) -> None:
-        """Removes calls that were dealt with, unless they had to make room meanwhile."""
+        """Removes calls that were dealt with, unless they had to make room meanwhile.
+
+        By their ids as well, for the numbers may be other calls' by now, in a file begun after damage.
+        """
         gone = size = 0
         with self._database:  # commits, or takes all of it back
             self._database.execute("begin")
             for call in calls:
-                done = self._database.execute("delete from calls where number = ?", (call.number,))
+                done = self._database.execute(
+                    "delete from calls where number = ? and message_id = ?", (call.number, call.message_id)
+                )
                 gone += done.rowcount
                 size += done.rowcount * len(call.body)
-        self.count -= gone
+        self._count -= gone
         self._bytes -= size
 
     def close(self) -> None:
+        """Ends it; what the file does not take even now is lost, and counted."""
+        self._write_held()
+        self._tally.dropped_unwritten += len(self._held)
+        self._held.clear()
         self._database.close()
+
+
+def _set_aside(path: Path) -> Path:
+    """Renames a damaged file, and the log beside it, where the newest calls may be alone; its new name.
+
+    The first few are kept; later ones take the last name.
+    """
+    names = [Path(f"{path}.broken-{number}") for number in range(1, MAX_BROKEN + 1)]
+    aside = next((name for name in names if not name.exists()), names[-1])
+    for old, new in ((f"{path}-wal", Path(f"{aside}-wal")), (path, aside)):
+        new.unlink(missing_ok=True)  # another file's log must not be taken for this one's
+        with suppress(FileNotFoundError):
+            Path(old).replace(new)
+    Path(f"{path}-shm").unlink(missing_ok=True)
+    return aside
+
+
+def _readable(damaged: Path) -> sqlite3.Connection:
+    """A file to read as far as it goes: `writable_schema` lets SQLite open one that was cut."""
+    database = sqlite3.connect(f"{damaged.absolute().as_uri()}?mode=ro", BUSY_S, uri=True)
+    database.execute("pragma writable_schema = on")
+    return database
+
+
+class _Named(msgspec.Struct, rename="camel"):
+    message_id: str
+
+
+def _is_whole(call: _Queued) -> bool:
+    """Whether a call from a damaged file is what was put there: its body is JSON and names the same id."""
+    try:
+        return msgspec.json.decode(call.body, type=_Named).message_id == call.message_id
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
+        return False
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -8,6 +8,7 @@ import asyncio
 import ssl
 import struct
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -155,6 +156,7 @@ class _Client(paho.Client):
     def _sock_recv(self, bufsize: int) -> bytes:
         if not self.reads_ahead:
             self._ahead, self._at = super()._sock_recv(max(bufsize, READ_BYTES)), 0
+            self._last_bytes_received = time.monotonic()  # or a late PINGRESP would look like a dead broker
         piece = self._ahead[self._at : self._at + bufsize]
         self._at += len(piece)
         return piece

@@ -54,7 +54,7 @@ class HandoverPart:
         row = self._session.row("open_visit_of", subject=subject)
         if row is None:
             return set()
-        self._live.visits.open[subject] = floor.visit_of(row)
+        self._live.visits.open[subject] = floor.visit_of(row, self._live.holding)
         if subject.startswith(PHONE_TRACK) and row["profile_id"] is not None:
             self._live.phones.setdefault(subject, row["profile_id"])
         self._session.run("move_visit", subject=subject, partition=partition)

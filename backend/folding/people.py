@@ -76,6 +76,7 @@ class PeoplePart:
             keep_order(self._session, did.profile_id, one.event, one.event_id, one.event_hash)
         forgotten, self._forgotten = self._forgotten, []
         carried = self._beacons_of_moved(did for _, did in (*forgotten, *kept))
+        yield from self._forget_moved_phones([*forgotten, *kept])
         for one, did in forgotten:
             if did.placed or did.moved:
                 yield from self._moved(one.event, did, carried)
@@ -159,9 +160,11 @@ class PeoplePart:
             return
         if event.kind not in _OBSERVED or event.device_id is None:
             return
+        if not self._agrees(person_id):
+            return  # they became a person who does not, in this very transaction
         track = PHONE_TRACK + event.device_id
         anothers = self._anothers(person_id, track)
-        if anothers and event.occurred_at < self._live.fence_tracks.last_fix_at.get(track, 0):
+        if anothers and event.occurred_at < self._followed_until(track):
             return  # it was theirs before the other's
         for part in anothers:  # whoever held the phone until now does not go where it goes with somebody else
             yield from part.forget(track, event.received_at)
@@ -174,7 +177,38 @@ class PeoplePart:
         """Where a phone is followed as somebody else's."""
         live = self._live
         held = (live.phones.get(track), self._floor), (live.fence_owners.get(track), self._fences)
-        return [part for owner, part in held if owner and person_of(self._rows, owner) != person_id]
+        return [
+            part
+            for owner, part in held
+            if owner and owner != person_id and person_of(self._rows, owner) != person_id
+        ]
+
+    def _followed_until(self, track: str) -> int:
+        """When a phone was last known to be anywhere, unix milliseconds."""
+        live = self._live
+        heard, visit = live.engine.tracks.get(track), live.visits.open.get(track)
+        return max(
+            live.fence_tracks.last_fix_at.get(track, 0),
+            heard.heard_at if heard is not None else 0,
+            (visit.idle_since or visit.entered_at) if visit is not None else 0,
+        )
+
+    def _agrees(self, person_id: str) -> bool:
+        """Whether somebody agrees to be seen, once all that the transaction says of them is told."""
+        person = person_of(self._rows, person_id)
+        return person in self._rows.agreeing({person}, profiles.PROXIMITY)
+
+    def _forget_moved_phones(self, told: Sequence[tuple[Numbered, Applied]]) -> Iterator[Occurrence]:
+        """Whoever turned out to be a person who does not agree leaves the floor and the fences at once."""
+        live = self._live
+        moved = {profile_id for _, did in told for profile_id in did.moved}
+        if not moved:
+            return
+        at = max(one.event.received_at for one, _ in told)
+        for owners, part in ((live.phones, self._floor), (live.fence_owners, self._fences)):
+            for track in [track for track, owner in owners.items() if owner in moved]:
+                if not self._agrees(owners[track]):
+                    yield from part.forget(track, at)
 
     def _forget_phones(self, person_id: str, at: int) -> Iterator[Occurrence]:
         live, theirs = self._live, set(profiles.profiles_of_person(self._session, person_id))

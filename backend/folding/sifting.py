@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from backend.storage.entries import Entry
 from sdk_bridge.wire.app_events import AppEvent, decode_events, encode_events
@@ -10,32 +10,37 @@ from sdk_bridge.wire.codec import WireError
 
 Trial: TypeAlias = Callable[[Entry], Awaitable[Exception | None]]
 """Folds an entry for the sake of seeing whether it can be, and takes it back; what stood against it."""
+MOST_PARTS: Final = (
+    16  # that are found bad; beyond, a part is taken for bad as a whole: each trial takes time
+)
 
 
 async def sifted(entry: Entry, fails: Trial) -> tuple[Entry | None, list[tuple[Entry, Exception]]]:
-    """Of an app's entry what can be folded, and each event that cannot, with why.
+    """Of an app's entry what can be folded, all at once, and what cannot, together by the reason.
 
-    Found by halves: one bad event among thousands takes a score of trials. An entry that cannot be read has
-    nothing that can be folded, and no events.
+    Found by halves, each tried with all that was found good before it: one bad event among hundreds takes a
+    score of trials. An entry that cannot be read has neither.
     """
     try:
         events = decode_events(entry.payload)
     except WireError:
         return None, []
     good: list[AppEvent] = []
-    bad: list[tuple[Entry, Exception]] = []
-    waiting = _halves(events)
+    bad: dict[str, tuple[list[AppEvent], Exception]] = {}
+    waiting, parts = _halves(events), 0
     while waiting:
         part = waiting.pop()
-        told = _with(entry, part)
-        error = await fails(told)
+        error = await fails(_with(entry, [*good, *part]))
         if error is None:
             good += part
-        elif len(part) == 1:
-            bad.append((told, error))
-        else:
+        elif len(part) > 1 and parts < MOST_PARTS:
             waiting += _halves(part)
-    return (_with(entry, good) if good else None), bad
+        else:
+            parts += 1
+            bad.setdefault(repr(error), ([], error))[0].extend(part)
+    return (_with(entry, good) if good else None), [
+        (_with(entry, part), error) for part, error in bad.values()
+    ]
 
 
 def _halves(events: Sequence[AppEvent]) -> list[Sequence[AppEvent]]:

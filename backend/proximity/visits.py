@@ -52,6 +52,13 @@ class Visits:
 
     open: dict[str, Visit] = field(default_factory=dict)
 
+    def go_on(self, before: "Visits") -> None:
+        """Takes over what was known of the same visits where they were only read anew, not out of sight."""
+        for subject, visit in self.open.items():
+            known = before.open.get(subject)
+            if known is not None and (known.store_id, known.idle_since) == (visit.store_id, visit.idle_since):
+                visit.lost_in = known.lost_in
+
     def moved(self, transition: Transition) -> Iterator[StoreTransition]:
         """What a zone's transition means for the store."""
         visit = self.open.get(transition.beacon_key)

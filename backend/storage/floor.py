@@ -159,9 +159,13 @@ def partition_of_row(row: Row) -> int:
     return partition_of(row["store_id"]) if row["partition"] is None else int(row["partition"])
 
 
-def visit_of(row: Row) -> Visit:
-    """A row of an open visit. While it was only a row nobody listened: whoever was in no zone may be back."""
-    return Visit(row["subject"], row["store_id"], row["entered_at"], row["idle_since"], row["last_zone"])
+def visit_of(row: Row, holding: Holding) -> Visit:
+    """A row of an open visit. While it was only a row nobody listened: whoever was in no zone may be back.
+
+    Not so where another replica listens to the store, and the subject was heard elsewhere since.
+    """
+    lost_in = row["last_zone"] if holding.has(partition_of(row["store_id"])) else None
+    return Visit(row["subject"], row["store_id"], row["entered_at"], row["idle_since"], lost_in)
 
 
 def open_visits(session: Session, present: Present, holding: Holding) -> Visits:
@@ -169,7 +173,7 @@ def open_visits(session: Session, present: Present, holding: Holding) -> Visits:
     found: dict[str, Visit] = {}
     for row in session.rows("open_visits"):
         if present.admits(row["subject"], partition_of_row(row), holding):
-            found[row["subject"]] = visit_of(row)
+            found[row["subject"]] = visit_of(row, holding)
             if row["profile_id"] is not None:
                 present.owners.setdefault(row["subject"], row["profile_id"])
     return Visits(found)

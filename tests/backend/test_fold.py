@@ -16,7 +16,7 @@ import pytest
 
 from backend import fold as fold_module
 from backend.folding import people as people_part
-from backend.storage.database import SqliteFile, StorageError
+from backend.storage.database import SqliteFile, StorageConflict, StorageError, StorageRetry
 from backend.storage.entries import BEGINNING, Cursor
 from sdk_bridge.server.ports import JournalBusy
 from sdk_bridge.wire.app_events import decode_events
@@ -150,6 +150,45 @@ async def test_an_entry_of_poison_alone_leaves_nothing_of_itself(live_shop):
     for table in ("events", "traits", "profiles"):
         assert await shop.column(f"select count(*) from {table}") == [0]
     assert len(await _letters(shop)) == 1
+
+
+async def test_events_that_fail_only_together_lose_the_later_one(live_shop):
+    shop = live_shop
+    sql = """create trigger poison before insert on events when new.message_id = 'b'
+             and exists (select 1 from events where message_id = 'a') begin select raise(abort, 'no'); end"""
+    await shop.state.write(lambda s: s._connection.execute(sql))
+    names = ["a", *(f"g{number}" for number in range(20)), "b"]
+    await shop.journal.append_events([shop.event("track", user_id="anna", message_id=one) for one in names])
+    await shop.folded()
+    assert await shop.column("select message_id from events order by event_id") == names[:-1]
+    [letter] = await _letters(shop)
+    assert [event.message_id for event in decode_events(letter["payload"])] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("turns", "bad"),
+    [
+        pytest.param([StorageConflict("a race")] * 2, [], id="refused twice for nothing of its own"),
+        pytest.param([None, None, StorageRetry("a race")], ["bad-1", "bad-2"], id="sifted, and then a race"),
+    ],
+)
+async def test_what_met_a_race_is_folded_and_nothing_is_buried_twice(live_shop, monkeypatch, turns, bad):
+    shop = live_shop
+    await shop.state.write(lambda s: s._connection.execute(POISON.replace("poison%", "bad%")))
+    fold, left = fold_module.Fold._fold, iter(turns)
+
+    async def racing(self, entries, *, only_try=False):
+        if entries and not only_try and (error := next(left, None)) is not None:
+            raise error
+        await fold(self, entries, only_try=only_try)
+
+    monkeypatch.setattr(fold_module.Fold, "_fold", racing)
+    names = ["g1", *bad[:1], "g2", *bad[1:]]
+    await shop.journal.append_events([shop.event("track", user_id="anna", message_id=one) for one in names])
+    await shop.folded()
+    assert await shop.column("select message_id from events order by event_id") == ["g1", "g2"]
+    told = [[event.message_id for event in decode_events(one["payload"])] for one in await _letters(shop)]
+    assert told == ([bad] if bad else [])
 
 
 async def _letters(shop) -> list[dict]:

@@ -209,6 +209,54 @@ async def test_a_stranger_who_was_merged_takes_their_refusal_along(street, at_on
     assert await street.column("select profile_id from fence_presences where subject = 'phone:tablet'") == []
 
 
+async def test_who_turns_out_to_have_refused_is_nowhere(street):
+    """A stranger agreed; then, in the same call, they are known to be somebody who refused."""
+    await street.person("ben", consent={"proximity": False})
+    visitor = {"anonymous_id": "x", "device_id": "tablet"}
+    agreed = street.event("consent", consent={"proximity": True}, proven=False, **visitor)
+    await street.journal.append_events([agreed])
+    await street.folded()
+    calls = [
+        street.event("location", location=Location(LATITUDE, LONGITUDE, 10.0), proven=False, **visitor),
+        street.event("consent", consent={"push": True}, proven=False, **visitor),
+        street.event("identify", user_id="ben", **visitor),
+    ]
+    await street.journal.append_events(calls)
+    await street.folded()
+    assert await street.column("select count(*) from fence_presences") == [0]
+    assert None not in await street.column("select left_at from fence_visits")
+
+
+async def test_who_is_in_a_fence_and_turns_out_to_have_refused_leaves_at_once(street):
+    await street.person("ben", consent={"proximity": False})
+    visitor = {"anonymous_id": "x", "device_id": "tablet"}
+    calls = [
+        street.event("consent", consent={"proximity": True}, proven=False, **visitor),
+        street.event("location", location=Location(LATITUDE, LONGITUDE, 10.0), proven=False, **visitor),
+    ]
+    await street.journal.append_events(calls)
+    await street.folded()
+    assert await street.column("select inside from fence_presences") == [1]
+    await street.journal.append_events([street.event("identify", user_id="ben", **visitor)])
+    await street.folded()
+    assert await street.column("select count(*) from fence_presences") == [0]
+    assert None not in await street.column("select left_at from fence_visits")
+
+
+async def test_a_phone_after_its_logout_is_followed_as_one(street):
+    """It is no account's any more, but the same phone with every fix."""
+    phone = {"anonymous_id": "a", "device_id": "phone-anna"}
+    agreed = street.event("consent", user_id="anna", consent={"proximity": True}, **phone)
+    await street.journal.append_events([agreed, street.event("logout", proven=False, **phone)])
+    for _ in range(4):
+        street.clock.forward(10_000)
+        where = Location(LATITUDE, LONGITUDE, 10.0)
+        await street.journal.append_events([street.event("location", location=where, proven=False, **phone)])
+        await street.folded()
+    stays = await street.column("select left_at from fence_visits")
+    assert stays in ([None], [])
+
+
 async def test_an_old_location_is_history(street):
     await offer(street, {"type": "fence_entered", "fence_id": "door"})
     await be_at(street, 10, occurred_at=street.clock() - 3_600_000)

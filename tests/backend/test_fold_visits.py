@@ -6,7 +6,10 @@ import pytest
 from backend.campaigns.model import parse_campaign
 from backend.proximity.visits import AWAY_MS
 from backend.storage import campaigns as campaign_rows
+from backend.storage.floor import visit_of
+from backend.storage.ownership import Holding
 from sdk_bridge.wire.app_events import BeaconSighting
+from sdk_bridge.wire.topics import partition_of
 
 ANNA = "ibeacon:00000000-0000-0000-0000-0000000000aa:1:1"
 SHELF = "ibeacon:00000000-0000-0000-0000-0000000000ff:1:2"
@@ -224,3 +227,44 @@ async def test_who_is_gone_when_the_network_is_back_left_at_some_time(live_shop)
     [zone] = await shop.rows("select * from zone_visits")
     assert visit["left_at"] == zone["left_at"]
     assert await shop.column("select confidence from decisions") == ["low"]
+
+
+async def test_reading_the_registry_anew_makes_nobody_less_sure(live_shop):
+    """The gateways listened all along, whatever an operator changed meanwhile."""
+    shop = live_shop
+    await come_back_campaign(shop)
+    await shop.person("anna", ANNA)
+    await shop.folded()
+    await shop.hear(ANNA, "g-a", seconds=5)
+    await quiet(shop, 20)
+    assert (await shop.rows("select * from visits"))[0]["idle_since"] is not None
+    shop.fold.refresh()
+    await quiet(shop, AWAY_MS // 1000 + 8)
+    assert await shop.column("select confidence from decisions") == ["high"]
+
+
+@pytest.mark.parametrize(("ours", "lost_in"), [(True, "a"), (False, None)])
+def test_a_visit_to_a_store_that_another_replica_listens_to_ends_as_ever(ours, lost_in):
+    """Nobody here would ever hear that its gateways are alive."""
+    row = {"subject": ANNA, "store_id": "s1", "entered_at": 1, "idle_since": 2, "last_zone": "a"}
+    partition = partition_of("s1") if ours else partition_of("s1") + 1
+    assert visit_of(row, Holding({partition: 1})).lost_in == lost_in
+
+
+async def test_what_a_phones_former_holder_saw_ends_nobodys_visit(shelf):
+    shop = shelf
+    await shop.person("anna")
+    await shop.person("berta")
+    await shop.folded()
+    told = shop.event(
+        "beacon_sighting",
+        user_id="berta",
+        device_id="phone-anna",
+        sighting=BeaconSighting(SHELF, "range", -50),
+    )
+    await near_the_shelf(shop, seconds=6)
+    late = msgspec.structs.replace(told, received_at=shop.clock())
+    await shop.journal.append_events([late])
+    await shop.folded()
+    [visit] = await shop.rows("select * from visits")
+    assert visit["left_at"] is None

@@ -216,44 +216,153 @@ async def test_a_queue_full_of_bytes_drops_the_oldest_too() -> None:
         assert (phone.queued, phone.tally.dropped_full) == (9, 16)
 
 
-@pytest.mark.parametrize("content", [b"no database" * 99, None], ids=["foreign", "cut"])
-async def test_a_damaged_queue_is_set_aside(
-    bridge: RunningBridge, tmp_path: Path, content: bytes | None
-) -> None:
+def ruin(path: Path) -> None:
+    """Overwrites a queue's file, whoever has it open; they notice with their next write."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("create table noticed (x)")
+        other.execute("pragma wal_checkpoint(truncate)")
+    path.write_bytes(b"no database" * 99)
+
+
+async def test_a_foreign_queue_is_set_aside(bridge: RunningBridge, tmp_path: Path) -> None:
     path = tmp_path / "queue"
-    if content is None:
-        async with client(
-            "http://127.0.0.1:1", queue_path=path, settings=ClientSettings(linger_s=0)
-        ) as phone:
-            for _ in range(500):
-                phone.track(ANNA, "Lost", {"text": "x" * 100})
-        content = path.read_bytes()[: 20 * 1024]
-    path.write_bytes(content)
+    path.write_bytes(b"no database" * 99)
     async with client(bridge.url, queue_path=path) as phone:
         sent = phone.track(ANNA, "Later")
         await phone.flush(5)
         assert (list(phone.acknowledged), phone.tally.queues_broken) == ([sent], 1)
-    assert (tmp_path / "queue.broken").read_bytes() == content
+    assert (tmp_path / "queue.broken-1").read_bytes() == b"no database" * 99
 
 
-async def test_a_disk_that_takes_nothing_for_a_while_costs_only_what_was_said_then(
+async def test_what_a_damaged_queue_still_holds_is_sent_in_order(
+    bridge: RunningBridge, tmp_path: Path
+) -> None:
+    path = tmp_path / "queue"
+    async with client("http://127.0.0.1:1", queue_path=path, settings=ClientSettings(linger_s=0)) as phone:
+        before = [phone.track(ANNA, "Before", {"text": "x" * 100}) for _ in range(500)]
+    cut = path.read_bytes()[: 20 * 1024]
+    path.write_bytes(cut)
+    async with client(bridge.url, queue_path=path) as phone:
+        later = phone.track(ANNA, "Later")
+        await phone.flush(5)
+        *saved, last = phone.acknowledged
+        assert (last, phone.queued, phone.tally.queues_broken) == (later, 0, 1)
+    assert 10 < len(saved) < 100
+    assert saved == before[: len(saved)]
+    assert (tmp_path / "queue.broken-1").read_bytes() == cut
+
+
+async def test_the_newest_calls_of_a_damaged_queue_are_set_aside_with_it(
+    bridge: RunningBridge, tmp_path: Path
+) -> None:
+    path = tmp_path / "queue"
+    offline = ClientSettings(linger_s=0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:  # keeps the log from being folded in
+        async with client("http://127.0.0.1:1", queue_path=path, settings=offline) as phone:
+            reader.execute("pragma wal_checkpoint(truncate)").fetchall()
+            newest = phone.track(ANNA, "Newest")
+        path.write_bytes(b"?" * 100 + path.read_bytes()[100:])
+        async with client(bridge.url, queue_path=path) as phone:
+            assert phone.tally.queues_broken == 1
+        assert newest.encode() in (tmp_path / "queue.broken-1-wal").read_bytes()
+
+
+async def test_an_answer_that_comes_after_damage_removes_no_newer_call(tmp_path: Path) -> None:
+    path, arrived, go_on = tmp_path / "queue", asyncio.Event(), asyncio.Event()
+
+    async def answer(_: web.Request) -> web.Response:
+        arrived.set()
+        await go_on.wait()
+        return web.json_response({"success": True})
+
+    async with serving(answer) as url, client(url, queue_path=path) as phone:
+        sent = [phone.track(ANNA, "On Its Way")]
+        await arrived.wait()
+        ruin(path)
+        sent += [phone.track(ANNA, name) for name in ("Meets The Damage", "After It")]
+        assert (phone.queued, phone.tally.queues_broken) == (2, 1)
+        go_on.set()
+        await phone.flush(5)
+        assert (list(phone.acknowledged), phone.tally.dropped_unwritten) == (sent, 0)
+
+
+async def test_of_many_damaged_queues_the_first_few_and_the_last_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "queue"
+    contents = [b"no database %d" % number * 99 for number in range(5)]
+    for content in contents:
+        path.write_bytes(content)
+        async with client("http://127.0.0.1:1", queue_path=path, settings=ClientSettings(linger_s=0)):
+            pass
+    kept = [name.read_bytes() for name in sorted(tmp_path.glob("queue.broken-?"))]
+    assert kept == [contents[0], contents[1], contents[4]]
+
+
+async def test_damage_that_cannot_be_mended_now_is_mended_later(
+    bridge: RunningBridge, tmp_path: Path
+) -> None:
+    path = tmp_path / "queue"
+    taken = [tmp_path / f"queue.broken{end}" for end in ("", "-1", "-2", "-3")]
+    async with client(bridge.url, queue_path=path) as phone:
+        for name in taken:  # nothing can be renamed to the name of a folder
+            name.mkdir()
+        ruin(path)
+        sent = [phone.track(ANNA, "Held"), phone.track(ANNA, "Held As Well")]
+        assert phone.tally.mends_failed == 2
+        while phone.tally.retries < 2:  # the sender lives on
+            await asyncio.sleep(0.01)
+        taken[-1].rmdir()
+        await phone.flush(5)
+        assert (list(phone.acknowledged), phone.tally.queues_broken) == (sent, 1)
+    assert [event.message_id for event in bridge.journal.events] == sent
+
+
+async def test_a_disk_that_takes_nothing_for_a_while_costs_nothing(
     bridge: RunningBridge, tmp_path: Path
 ) -> None:
     path = tmp_path / "queue"
     async with client(bridge.url, queue_path=path) as phone:
-        before = phone.track(ANNA, "Before")
+        sent = [phone.track(ANNA, "Before")]
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("begin immediate")
-            phone.track(ANNA, "Meanwhile")
+            sent.append(phone.track(ANNA, "Meanwhile"))
             for _ in range(1_000):
                 if phone.tally.retries:  # answered, and cannot be deleted
                     break
                 await asyncio.sleep(0.01)
-        after = phone.track(ANNA, "After")
+        sent.append(phone.track(ANNA, "After"))
         await phone.flush(5)
-        assert [before, after] == list(phone.acknowledged)
-        assert (phone.queued, phone.tally.dropped_unwritten) == (0, 1)
-    assert {event.name for event in bridge.journal.events} == {"Before", "After"}
+        assert list(phone.acknowledged) == sent
+        assert (phone.queued, phone.tally.dropped_unwritten) == (0, 0)
+    assert {event.message_id for event in bridge.journal.events} == set(sent)
+
+
+async def test_of_what_the_disk_does_not_take_so_many_are_held(
+    bridge: RunningBridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "queue"
+    monkeypatch.setattr("sdk_bridge.client.MAX_HELD", 3)
+    monkeypatch.setattr("sdk_bridge.client.BUSY_S", 0.0)
+    async with client(bridge.url, queue_path=path) as phone:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("begin immediate")
+            sent = [phone.track(ANNA, "Meanwhile") for _ in range(5)]
+            assert (phone.queued, phone.tally.dropped_unwritten) == (3, 2)
+        await phone.flush(5)
+        assert list(phone.acknowledged) == sent[2:]
+
+
+async def test_a_call_is_written_even_if_nothing_can_make_room_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "queue"
+    settings = ClientSettings(queue_limit=1, linger_s=0)
+    async with client("http://127.0.0.1:9", queue_path=path, settings=settings) as phone:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("create trigger t before delete on calls begin select raise(abort, 'no'); end")
+            for _ in range(2):
+                phone.track(ANNA, "Offline")
+            assert (phone.queued, phone.tally.dropped_full, phone.tally.dropped_unwritten) == (2, 0, 0)
+            other.execute("drop trigger t")
+        phone.track(ANNA, "Offline")
+        assert (phone.queued, phone.tally.dropped_full, phone.tally.dropped_unwritten) == (1, 2, 0)
 
 
 async def test_a_full_queue_drops_the_oldest_and_counts_them(bridge: RunningBridge) -> None:

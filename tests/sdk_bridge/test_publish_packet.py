@@ -1,6 +1,7 @@
 """Reading and writing a PUBLISH: the same as paho does, and one clear error for whatever is none."""
 
 import contextlib
+import time
 
 import pytest
 from hypothesis import assume, given
@@ -87,6 +88,12 @@ def test_a_topic_that_is_no_text_is_empty():
 )
 def test_paho_still_has_the_private_names_that_our_connection_stands_on(name):
     assert callable(getattr(paho.Client, name))
+
+
+def test_paho_still_knows_when_bytes_came_last_by_this_name():
+    """What our connection sets, so that a broker that talks is not taken for dead."""
+    before = time.monotonic()
+    assert before <= paho.Client(paho.CallbackAPIVersion.VERSION2)._last_bytes_received <= time.monotonic()
 
 
 @given(TEXTS, st.binary(max_size=20_000), st.booleans(), st.binary(max_size=40), st.binary(max_size=40))

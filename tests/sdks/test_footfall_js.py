@@ -265,6 +265,25 @@ async def test_a_no_sends_nothing_now_or_on_the_next_page(backend, door, shop):
     assert await stored_keys(page) == ["footfall:consent"]
 
 
+async def test_a_no_and_a_visitor_outlive_the_names_they_were_kept_under(backend, door, shop):
+    source = backend.open_source("web")
+    visitor = await shop.visitor()
+    old = f"footfall:{source.write_key}:"
+    page = await shop.open("", visitor)
+    await page.evaluate(f"""localStorage.setItem('{old}consent', '{{"analytics":false}}')""")
+    await page.evaluate(f"""localStorage.setItem('{old}who', '{{"anonymousId":"known"}}')""")
+    page = await shop.open(tag(source, door, consent="analytics"), visitor)
+    assert (door.posts, await page.evaluate("footfall.queued")) == ([], 0)
+    assert sorted(await stored_keys(page)) == ["footfall:consent", "footfall:who"]
+    await page.evaluate("footfall.consent({analytics: true}); footfall.track('Asked Again')")
+    *_, tracked = await backend.stored(source, 2)
+    assert (tracked.name, tracked.anonymous_id) == ("Asked Again", "known")
+    await page.evaluate("localStorage.setItem('footfall:another-key:who', '{}')")
+    await page.evaluate("footfall.consent({analytics: false})")
+    await page.wait_for_function("footfall.queued === 0")
+    assert await stored_keys(page) == ["footfall:consent"]
+
+
 async def test_whoever_withdraws_is_heard_and_then_forgotten(backend, door, shop):
     source = backend.open_source("web")
     page = await shop.open(tag(source, door, consent="analytics"))

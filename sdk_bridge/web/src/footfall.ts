@@ -38,6 +38,7 @@ class Footfall {
   constructor(private readonly settings: Settings) {
     this.queue = new Queue(this.store, queueOf(settings.writeKey));
     this.sender = this.senderOf(this.queue, settings.writeKey);
+    this.moveOldNames();
     if (this.answer) this.sendEarlier();
     addEventListener("online", () => this.sender.awake());
     addEventListener("pageshow", () => this.sender.awake());
@@ -122,7 +123,19 @@ class Footfall {
     for (const key of this.earlierKeys()) new Queue(this.store, queueOf(key)).clear();
     this.queue.clear();
     if (refusal) this.tell("consent", { consent: refusal });
-    this.store.remove(`${PREFIX}who`);
+    // Under the write keys' names as well: nobody else reads those any more.
+    for (const key of this.store.keys(PREFIX)) if (key.endsWith(":who")) this.store.remove(key);
+  }
+
+  /** Who and consent lay under the write key once: a visitor's NO outlives the move, and so does the visitor. */
+  private moveOldNames(): void {
+    for (const name of ["who", "consent"]) {
+      const old = `${PREFIX}${this.settings.writeKey}:${name}`;
+      const value = this.store.get(old);
+      if (value === null) continue;
+      if (this.store.get(PREFIX + name) === null) this.store.put(PREFIX + name, value);
+      this.store.remove(old);
+    }
   }
 
   /** What an earlier page left under a write key that has been replaced since goes under that key. */
