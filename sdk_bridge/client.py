@@ -621,7 +621,8 @@ def _set_aside(path: Path) -> Path:
     """
     names = [Path(f"{path}.broken-{number}") for number in range(1, MAX_BROKEN + 1)]
     aside = next((name for name in names if not name.exists()), names[-1])
-    for old, new in ((f"{path}-wal", Path(f"{aside}-wal")), (path, aside)):
+    # The file first: where that fails, its log must stay beside it.
+    for old, new in ((path, aside), (f"{path}-wal", Path(f"{aside}-wal"))):
         new.unlink(missing_ok=True)  # another file's log must not be taken for this one's
         with suppress(FileNotFoundError):
             Path(old).replace(new)
