@@ -15,11 +15,12 @@ where d.campaign_id = :campaign_id and d.decision_id > :after and d.decided_at >
 order by d.decision_id limit :limit;
 
 -- name: goal_events_of
--- When people did what a campaign is for; of browsers' doings those that are their people's.
+-- When people did what a campaign is for; of browsers' doings those that are their people's. The name is hidden from
+-- its index, which has everybody's.
 select e.profile_id, e.occurred_at as at
 from json_each(cast(:profiles as text)) asked
 join profiles p on p.profile_id = asked.value join events e on e.profile_id = asked.value
-where e.kind = 'track' and e.name = :name and e.occurred_at >= :since
+where e.kind = 'track' and coalesce(e.name, '') = :name and e.occurred_at >= :since
   and e.occurred_at between p.attach_from and p.attach_until;
 
 -- name: visits_of
