@@ -27,7 +27,9 @@ from backend.storage.pushes import PushStore
 RACES = int(os.environ.get("RACES", "400"))
 SEED = int(os.environ.get("SEED", "7"))
 TOGETHER = 60  # people in the shop at once
-BEHIND = 40  # entries: nothing leaves while the fold is further behind than 200 ms, and then nobody races
+BEHIND = (
+    4  # entries, of many events each: behind a fold that is later than 200 ms nothing leaves, nobody races
+)
 TOLD_EVERY = 5_000
 DRAIN_S = 300.0  # on a busy machine fold and sender lag behind the people
 CAMPAIGN = {
@@ -208,7 +210,7 @@ async def test_nothing_leaves_for_somebody_who_had_bought_or_said_no_before_it_w
     assert sum(states.values()) == len(set(await shop.column("select decision_id from pushes")))
     assert {state for state, _ in states} <= {"accepted", "suppressed"}
     assert states["suppressed", "goal reached: Order Completed"] > 0
-    assert race.left, "nothing left at all, so nothing raced"  # on a busy machine few are in time
+    assert len(race.left) > RACES / 20
     assert len(race.too_late) > RACES / 50, "the race was none: everything was claimed before the answer"
     assert await shop.column("select count(*) from decisions where active = 1") == [0]
     held_out = await shop.column("select count(*) from decisions where verdict = 'held_out'")
