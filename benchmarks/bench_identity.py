@@ -160,6 +160,8 @@ def usual_segments() -> list[Definition]:
 
 def save_segments(session: Session, definitions: Sequence[Definition]) -> None:
     """Computed for everybody already, since nobody is there yet: it is their following that is measured."""
+    session.run("save_store", store_id="vienna-1", name="Vienna", timezone="Europe/Vienna")
+    session.run("save_zone", store_id="vienna-1", zone_id="shoes", name="Shoes", categories="[]")
     for number, definition in enumerate(definitions):
         segment_id = f"s{number}"
         segments.save_segment(session, segment_id, definition, NOW, "bench")

@@ -107,8 +107,8 @@ class VersionList(Struct):
 async def put_campaign(request: web.Request, body: Campaign) -> Saved:
     """Saves a campaign. Its texts are Liquid templates, and are tried before they are stored.
 
-    Whatever it names (stores, zones, geofences, segments, code pools) must be there. What has ended stays
-    so: 409.
+    Whatever it names (stores, zones, geofences, segments, code pools) must be there; of one that has begun,
+    whatever it did not name before. What has ended stays so: 409.
     """
     campaign_id = CAMPAIGN.of(request)
     if body.campaign_id != campaign_id:
@@ -143,8 +143,11 @@ def _saving(request: web.Request, campaign: Campaign) -> Callable[[Session], Sav
 
     def save(session: Session) -> Saved:
         known = campaign_rows.campaign(session, campaign.campaign_id)
-        state = _followed(known.campaign.standing(now) if known else "draft", campaign, now)
-        missing = campaign_rows.missing_references(session, campaign)
+        before = known.campaign.standing(now) if known else "draft"
+        state = _followed(before, campaign, now)
+        begins = before in ("draft", "scheduled") and state in ("scheduled", "live")
+        standing = known.campaign if known and not begins else None
+        missing = campaign_rows.missing_references(session, campaign, standing)
         if missing:
             raise Problem(400, "reference", missing)
         return Saved(campaign.campaign_id, campaign_rows.save_campaign(session, campaign, now, by), state)

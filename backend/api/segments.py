@@ -285,10 +285,11 @@ async def post_preview(request: web.Request, body: TrialBody) -> Trial:
 
 
 def _checked(session: Session, condition: Condition) -> int:
-    """How many people there are, if the segments asked for are there. Raises Problem 400."""
-    for segment_id in sorted(references(condition)):
-        if segment_rows.segment(session, segment_id) is None:
-            raise Problem(400, "segment", f"there is no segment {segment_id}")
+    """How many people there are, if all that is named is there. Raises Problem 400."""
+    try:
+        segment_rows.check_named(session, condition)
+    except SegmentInvalid as error:
+        raise Problem(400, "segment", str(error)) from error
     return segment_rows.count_people(session)
 
 

@@ -3,6 +3,7 @@
 A campaign is a journey of one step: its trigger makes candidates, and each candidate ends as one decision.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -10,7 +11,8 @@ from msgspec import Meta, Struct
 
 from backend.campaigns.hours import QuietHours
 from backend.campaigns.templates import TemplateInvalid, compiled
-from backend.segments.model import Condition, Filter, SegmentInvalid, check
+from backend.segments.model import Condition, Filter, Named, SegmentInvalid, check, named_in
+from backend.segments.model import named_by as named_by_condition
 
 Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Words: TypeAlias = Annotated[str, Meta(min_length=1, max_length=512)]
@@ -303,6 +305,13 @@ def parse_campaign(body: bytes) -> Campaign:
     if campaign.state == "scheduled" and campaign.starts_at is None:
         raise CampaignInvalid("starts_at: a scheduled campaign needs one")
     return campaign
+
+
+def named_by(campaign: Campaign) -> Iterator[Named]:
+    """The places and segments that a campaign names."""
+    yield from named_in(campaign.trigger, "trigger.")
+    if campaign.audience is not None:
+        yield from named_by_condition(campaign.audience, "audience")
 
 
 def _check_offers(campaign: Campaign) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, Protocol, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -308,6 +308,37 @@ def nodes_of(condition: Condition) -> Iterator[Condition]:
 def references(condition: Condition) -> frozenset[str]:
     """The segments that a condition asks for."""
     return frozenset(node.segment_id for node in nodes_of(condition) if isinstance(node, InSegment))
+
+
+class Named(NamedTuple):
+    """A store, a zone (`key` is its store and itself), a geofence or a segment that somebody has to set up.
+
+    `where` is the field that names it.
+    """
+
+    where: str
+    kind: Literal["store", "zone", "fence", "segment"]
+    key: tuple[str, ...]
+
+
+def named_by(condition: Condition, root: str = "") -> Iterator[Named]:
+    """All that a condition names; an audience that hangs on what is not there would stay empty."""
+    for path, _, node in walk(condition, root):
+        yield from named_in(node, f"{path}." if path else "")
+
+
+def named_in(part: Struct, prefix: str) -> Iterator[Named]:
+    """What a condition or a trigger names by `store_id`, `zone_id`, `fence_id` and `segment_id`."""
+    store_id, zone_id = getattr(part, "store_id", None), getattr(part, "zone_id", None)
+    if store_id is not None:
+        yield Named(f"{prefix}store_id", "store", (store_id,))
+    if store_id is not None and zone_id is not None:
+        yield Named(f"{prefix}zone_id", "zone", (store_id, zone_id))
+    fence_id, segment_id = getattr(part, "fence_id", None), getattr(part, "segment_id", None)
+    if fence_id is not None:
+        yield Named(f"{prefix}fence_id", "fence", (fence_id,))
+    if segment_id is not None:
+        yield Named(f"{prefix}segment_id", "segment", (segment_id,))
 
 
 def ring_of(segment_id: str, asks_for: Mapping[str, frozenset[str]]) -> list[str] | None:

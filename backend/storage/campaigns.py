@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 
 from backend.campaigns.eligibility import Decision
-from backend.campaigns.model import Campaign
+from backend.campaigns.model import Campaign, named_by
 from backend.campaigns.triggers import Holds
 from backend.occurrences import Confidence
-from backend.segments.model import references
 from backend.storage import segments
 from backend.storage.session import Row, Session
 
@@ -75,23 +74,15 @@ def save_campaign(session: Session, campaign: Campaign, now: int, by: str = "") 
     return version
 
 
-def missing_references(session: Session, campaign: Campaign) -> str | None:
-    """What the campaign names and nobody has set up, in words; None where all is there."""
-    trigger = campaign.trigger
-    store_id, zone_id = getattr(trigger, "store_id", None), getattr(trigger, "zone_id", None)
-    if store_id is not None and session.row("store", store_id=store_id) is None:
-        return f"trigger.store_id: there is no store {store_id}"
-    if zone_id is not None and session.row("zone", store_id=store_id, zone_id=zone_id) is None:
-        return f"trigger.zone_id: the store {store_id} has no zone {zone_id}"
-    fence_id = getattr(trigger, "fence_id", None)
-    if fence_id is not None and session.row("fence", fence_id=fence_id) is None:
-        return f"trigger.fence_id: there is no geofence {fence_id}"
-    named: str | None = getattr(trigger, "segment_id", None)
-    asked = set() if named is None else {named}
-    asked |= references(campaign.audience) if campaign.audience is not None else set()
-    for segment_id in sorted(asked):
-        if segments.segment(session, segment_id) is None:
-            return f"there is no segment {segment_id}"
+def missing_references(session: Session, campaign: Campaign, standing: Campaign | None = None) -> str | None:
+    """What the campaign names and nobody has set up, in words; None where all is there.
+
+    What a `standing` one named already may be gone since.
+    """
+    before = named_by(standing) if standing is not None else ()
+    missing = segments.first_missing(session, named_by(campaign), before)
+    if missing is not None:
+        return missing
     for offer in (campaign.offer, *(variant.offer for variant in campaign.variants)):
         if offer.code_pool is not None and session.row("code_pool", pool_id=offer.code_pool) is None:
             return f"offer.code_pool: there is no pool {offer.code_pool}"

@@ -1,14 +1,22 @@
 """Segments in the database: definitions and their versions, members, changes, timers."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from backend.segments.dependencies import needs_of
-from backend.segments.model import Condition, Definition, SegmentInvalid, references, ring_of
+from backend.segments.model import (
+    Condition,
+    Definition,
+    Named,
+    SegmentInvalid,
+    named_by,
+    references,
+    ring_of,
+)
 from backend.storage.segment_facts import as_json, fence_stores, zone_categories
 from backend.storage.segment_sql import members_sql
 from backend.storage.session import Row, Session
@@ -88,13 +96,14 @@ def segment(session: Session, segment_id: str) -> StoredSegment | None:
 def save_segment(session: Session, segment_id: str, definition: Definition, now: int, by: str) -> int:
     """Stores a definition as the next version, to be computed for everybody. Its version.
 
-    Raises SegmentInvalid where it asks for segments that are not there, or in a ring for itself.
+    Raises SegmentInvalid where it names what is not there, or asks in a ring for itself.
     """
-    check_references(session, segment_id, definition.condition)
     row = session.row("segment", segment_id=segment_id)
     before = _stored(row) if row else None
     version = before.version + 1 if before else 1
     known = before if before is not None and before.state in ("computing", "live") else None
+    _check_ring(session, segment_id, definition.condition)
+    check_named(session, definition.condition, known.condition if known is not None else None)
     if known is not None and _same(known.definition, definition):
         return known.version
     if known is not None and _same(known.condition, definition.condition):
@@ -117,8 +126,8 @@ def _same(one: Any, other: Any) -> bool:
     return msgspec.json.encode(one) == msgspec.json.encode(other)
 
 
-def check_references(session: Session, segment_id: str, condition: Condition) -> None:
-    """Raises SegmentInvalid where a condition asks for segments that are not there, or for itself."""
+def _check_ring(session: Session, segment_id: str, condition: Condition) -> None:
+    """Raises SegmentInvalid where a condition asks for itself, or there are too many segments."""
     stored = {key: found for key, found in segments(session).items() if found.state != "deleting"}
     if segment_id not in stored and len(stored) >= MAX_SEGMENTS:
         raise SegmentInvalid(f"there may be {MAX_SEGMENTS} segments")
@@ -127,8 +136,40 @@ def check_references(session: Session, segment_id: str, condition: Condition) ->
     ring = ring_of(segment_id, asks_for)
     if ring is not None:
         raise SegmentInvalid(f"segments ask for each other in a ring: {' → '.join(ring)}")
-    for missing in sorted(references(condition) - asks_for.keys()):
-        raise SegmentInvalid(f"there is no segment {missing}")
+
+
+def check_named(session: Session, condition: Condition, standing: Condition | None = None) -> None:
+    """Raises SegmentInvalid where a condition names what nobody has set up.
+
+    What the `standing` one named already may be gone since: who corrects a name need not mend the rest.
+    """
+    before = named_by(standing) if standing is not None else ()
+    missing = first_missing(session, named_by(condition), before)
+    if missing is not None:
+        raise SegmentInvalid(missing)
+
+
+def first_missing(session: Session, named: Iterable[Named], before: Iterable[Named] = ()) -> str | None:
+    """The first field that names what is not there, in words; not what was named `before`."""
+    stood = {(one.kind, one.key) for one in before}
+    for where, kind, key in named:
+        if (kind, key) not in stood and not _IS_THERE[kind](session, *key):
+            return f"{where}: {_NOT_THERE[kind].format(*key)}"
+    return None
+
+
+_NOT_THERE = {
+    "store": "there is no store {0}",
+    "zone": "the store {0} has no zone {1}",
+    "fence": "there is no geofence {0}",
+    "segment": "there is no segment {0}",
+}
+_IS_THERE: Mapping[str, Callable[..., bool]] = {
+    "store": lambda session, store: session.row("store", store_id=store) is not None,
+    "zone": lambda session, store, zone: session.row("zone", store_id=store, zone_id=zone) is not None,
+    "fence": lambda session, fence: session.row("fence", fence_id=fence) is not None,
+    "segment": lambda session, segment_id: segment(session, segment_id) is not None,
+}
 
 
 def delete_segment(session: Session, segment_id: str, now: int) -> bool:

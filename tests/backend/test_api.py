@@ -370,6 +370,34 @@ async def test_saving_again_replaces_and_a_campaigns_version_rises(api):
     assert (found["state"], found["decisions"], found["pushes"]) == ("paused", [], [])
 
 
+FENCE = {
+    "fence_id": "f1",
+    "name": "Market",
+    "shape": {"type": "circle", "latitude": 48.2, "longitude": 16.3, "radius_m": 150},
+}
+
+
+async def test_a_campaign_names_only_what_is_there_and_outlives_what_goes(api):
+    await api.set_up()
+    near = {"type": "any", "of": [{"type": "near", "fence_id": "f1"}]}
+    fenced = {**CAMPAIGN, "trigger": {"type": "fence_entered", "fence_id": "f1"}, "audience": near}
+    at_market = {**CAMPAIGN, "audience": near}
+    for body, field in ((fenced, "trigger"), (at_market, "audience.any[0]")):
+        status, answer = await api.call("PUT", "/api/campaigns/c1", json=body)
+        assert (status, answer["error"]["message"]) == (400, f"{field}.fence_id: there is no geofence f1")
+    assert (await api.call("PUT", "/api/geofences/f1", json=FENCE))[0] == 200
+    assert (await api.call("PUT", "/api/campaigns/c1", json=fenced))[0] == 200
+    draft = {**fenced, "campaign_id": "c2", "state": "draft"}
+    assert (await api.call("PUT", "/api/campaigns/c2", json=draft))[0] == 200
+    assert (await api.call("DELETE", "/api/geofences/f1"))[0] == 204
+    assert (await api.call("PUT", "/api/campaigns/c1", json={**fenced, "name": "Market"}))[0] == 200
+    for state in ("paused", "live", "ended"):
+        assert (await api.call("POST", "/api/campaigns/c1/state", json={"state": state}))[0] == 200
+    status, answer = await api.call("POST", "/api/campaigns/c2/state", json={"state": "live"})
+    assert (status, answer["error"]["code"]) == (400, "reference"), "what begins needs all it names"
+    assert (await api.call("POST", "/api/campaigns/c2/state", json={"state": "ended"}))[0] == 200
+
+
 async def test_a_source_is_made_once_shown_once_and_can_be_revoked(api):
     status, made = await api.call("PUT", "/api/sources/web", json={"name": "Site", "kind": "web"})
     assert status == 201

@@ -256,6 +256,51 @@ async def test_what_others_ask_for_is_kept(call):
     assert (await call.get("/api/segments"))["segments"] == []
 
 
+def _all(condition):
+    return {"type": "all", "of": [VIEWED, {"type": "not", "of": condition}]}
+
+
+UNKNOWN = [
+    ({"type": "in", "store_id": "s9"}, "all[1].not.store_id: there is no store s9"),
+    ({"type": "in", "store_id": "s1", "zone_id": "z9"}, "all[1].not.zone_id: the store s1 has no zone z9"),
+    ({"type": "near", "store_id": "s9"}, "all[1].not.store_id: there is no store s9"),
+    ({"type": "near", "fence_id": "f9"}, "all[1].not.fence_id: there is no geofence f9"),
+    ({"type": "dwelt", "at_least_s": 1, "store_id": "s9"}, "all[1].not.store_id: there is no store s9"),
+    (
+        {"type": "dwelt", "at_least_s": 1, "store_id": "s1", "zone_id": "z9"},
+        "all[1].not.zone_id: the store s1 has no zone z9",
+    ),
+    ({"type": "segment", "segment_id": "y"}, "all[1].not.segment_id: there is no segment y"),
+]
+
+
+async def test_what_names_places_that_are_not_there_is_refused_at_the_node(call):
+    await call("PUT", "/api/stores/s1", {"name": "One"})
+    for condition, text in UNKNOWN:
+        for method, path, body in (
+            ("PUT", "/api/segments/x", {"name": "x", "condition": _all(condition)}),
+            ("POST", "/api/segments/preview", {"condition": _all(condition)}),
+        ):
+            status, answer = await call(method, path, body)
+            assert (status, answer.get("error", {}).get("message")) == (400, text), path
+    assert (await call.get("/api/segments"))["segments"] == []
+
+
+async def test_a_fence_that_goes_later_breaks_no_segment_that_stands(call):
+    shape = {"type": "circle", "latitude": 48.2, "longitude": 16.3, "radius_m": 150}
+    fence = {"fence_id": "f1", "name": "Market", "shape": shape}
+    assert (await call("PUT", "/api/geofences/f1", fence))[0] == 200
+    near = {"type": "any", "of": [VIEWED, {"type": "near", "fence_id": "f1"}]}
+    await call.put("keen", near)
+    assert (await call("DELETE", "/api/geofences/f1"))[0] == 204
+    await call.track("anna", "Product Viewed")
+    await call.eventually(lambda: _is_member(call, "anna", "keen"))
+    assert (await call.put("keen", near, "A better name"))["version"] == 2
+    await call.put("keen", {"type": "not", "of": near}, "Another condition, the same fence")
+    status, answer = await call("PUT", "/api/segments/other", {"name": "x", "condition": near})
+    assert (status, answer["error"]["message"]) == (400, "any[1].fence_id: there is no geofence f1")
+
+
 async def test_everything_survives_a_restart(tmp_path):
     async with a_backend(tmp_path) as call:
         await call.put("viewers", VIEWED)
@@ -272,4 +317,8 @@ async def test_everything_survives_a_restart(tmp_path):
 
 
 async def _in(call, user):
-    return "viewers" in await call.segments_of(user)
+    return await _is_member(call, user, "viewers")
+
+
+async def _is_member(call, user, segment_id):
+    return segment_id in await call.segments_of(user)

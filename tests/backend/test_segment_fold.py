@@ -370,6 +370,7 @@ def test_who_is_not_to_be_located_may_still_tell_that_a_phone_is_shared(base):
 
 def test_between_two_zones_a_visit_is_still_somebodys(base):
     """A phone that hears no zone just now, in the moment when the live state is read anew."""
+    base.run(lambda session: session.run("save_store", store_id="s1", name="Shop", timezone="UTC"))
     base.save("here", {"type": "in", "store_id": "s1"})
     base.settle()
     base.fold(base.event("identify", user_id="anna"))
