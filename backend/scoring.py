@@ -21,13 +21,14 @@ FIRST_PORTION = 500
 LARGEST_PORTION = 5_000
 DAY_MS = 86_400_000
 LOOK_EVERY_S = 600.0
+AGAIN_S = 5.0  # after a failure; a disk that is full stays so for a while
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far the present run is; `people` 0 while purchases are read."""
+    """How far the present run is; `people` 0 while purchases are read, `run_id` None at its beginning."""
 
-    run_id: int
+    run_id: int | None = None
     people: int = 0
     written: int = 0
 
@@ -54,7 +55,12 @@ class Scorer:
         self._changed = changed
         self._every_ms = every_ms
         self._wanted = asyncio.Event()
-        self.progress: Progress | None = None
+        self._progress: Progress | None = None
+
+    @property
+    def progress(self) -> Progress | None:
+        """Of the run that goes on or was asked for; None: there is none."""
+        return self._progress or (Progress() if self._wanted.is_set() else None)
 
     def request(self) -> None:
         """A run begins at once, or right after the one that is going on."""
@@ -63,39 +69,45 @@ class Scorer:
     async def run(self) -> None:
         """Runs when asked to, and whenever the last run is a day ago and there are orders."""
         while True:
-            try:
-                if self._wanted.is_set() or (self._leads() and await self._is_due()):
-                    self._wanted.clear()
-                    await self.score()
-                    continue
-            except StorageError as error:  # the disk's fault; the next look finds the run still due
-                log.warning("scoring_failed", error=str(error))
+            if self._wanted.is_set() or await self._is_due():
+                await self._try()
+                continue
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._wanted.wait()
             except TimeoutError:
                 continue
 
-    async def score(self) -> int:
-        """One run; its number."""
-        run_id = await self._state.write(lambda session: rfm.begin_run(session, self._now_ms()))
-        self.progress = Progress(run_id)
+    async def _try(self) -> None:
         try:
+            await self.score()
+        except StorageError as error:  # the disk's fault; whoever asked was told that a run begins
+            log.warning("scoring_failed", error=str(error))
+            self._wanted.set()
+            await asyncio.sleep(AGAIN_S)
+
+    async def score(self) -> int:
+        """One run; its number. It is the one that was asked for, if one was."""
+        self._wanted.clear()
+        progress = self._progress = Progress()
+        try:
+            run_id = await self._state.write(lambda session: rfm.begin_run(session, self._now_ms()))
+            progress.run_id = run_id
             changed = await asyncio.to_thread(self._state.view, _reckon)
             scored = changed.scored
-            self.progress.people = len(changed)
-            await self._write(run_id, changed)
+            progress.people = len(changed)
+            await self._write(run_id, progress, changed)
             await self._state.write(
                 lambda session: rfm.end_run(session, run_id, scored, len(changed), self._now_ms())
             )
         finally:
-            self.progress = None
+            self._progress = None
         if changed:
             self._changed()
         log.info("scored", run=run_id, people=len(scored.people), changed=len(changed))
         return run_id
 
-    async def _write(self, run_id: int, changed: Changes) -> None:
+    async def _write(self, run_id: int, progress: Progress, changed: Changes) -> None:
         """In portions that follow how long the last ones took."""
         written, portion = 0, FIRST_PORTION
         ask = await self._state.read(_any_segment_asks)
@@ -103,8 +115,7 @@ class Scorer:
             put = partial(self._put, run_id, changed, written, portion, ask)
             took = await self._state.write(put)
             written = min(written + portion, len(changed))
-            if self.progress is not None:
-                self.progress.written = written
+            progress.written = written
             portion = min(max(round(portion * min(PORTION_S / took, 2.0)), 50), LARGEST_PORTION)
 
     def _put(
@@ -118,7 +129,13 @@ class Scorer:
         return max(time.perf_counter() - began, 1e-6)
 
     async def _is_due(self) -> bool:
-        last = await self._state.read(lambda session: rfm.runs(session, 1))
+        if not self._leads():
+            return False
+        try:
+            last = await self._state.read(lambda session: rfm.runs(session, 1))
+        except StorageError as error:  # the next look will tell
+            log.warning("scoring_not_looked_at", error=str(error))
+            return False
         if not last:
             return False  # nobody has asked for scores yet
         return self._now_ms() - int(last[0]["started_at"]) >= self._every_ms

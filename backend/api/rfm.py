@@ -51,9 +51,12 @@ class Run(Struct):
 
 
 class Running(Struct):
-    """How far the present run is: of `people` whose scores change, `written` are stored."""
+    """How far the present run is: of `people` whose scores change, `written` are stored.
 
-    run_id: int
+    `run_id` is null for the moment until a run that was asked for has its number.
+    """
+
+    run_id: int | None
     people: int
     written: int
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend import scoring
 from backend.scoring import Scorer
 from backend.segments.rfm import CELLS, NAMES, bounds_of, name_of, scores_of
 from backend.storage import rfm
+from backend.storage.session import StorageError
 
 NOON = 1_750_075_200_000
 DAY = 86_400_000
@@ -174,3 +176,35 @@ async def test_a_run_begins_when_it_is_asked_for_and_a_day_later_by_itself(
     shop.clock.forward(DAY)
     async with running(scorer.run()):
         await finished(2)
+
+
+async def test_a_run_goes_on_from_the_moment_that_it_is_asked_for(live_shop, scorer, running, eventually):
+    assert scorer.progress is None
+    scorer.request()
+    assert scorer.progress is not None, "whoever asks how far it is right after the answer 202"
+    async with running(scorer.run()):
+        await eventually(lambda: scorer.progress is None)
+    assert await live_shop.column("select count(*) from rfm_runs where finished_at is not null") == [1]
+
+
+async def test_a_run_that_the_disk_stopped_is_begun_again(
+    live_shop, scorer, running, eventually, monkeypatch
+):
+    monkeypatch.setattr(scoring, "AGAIN_S", 0.01)
+    failures = iter([StorageError("the disk is full")] * 2)
+    begin, end = rfm.begin_run, rfm.end_run
+
+    def failing(work):
+        def once(*arguments):
+            for failure in failures:
+                raise failure
+            return work(*arguments)
+
+        return once
+
+    monkeypatch.setattr(rfm, "begin_run", failing(begin))
+    monkeypatch.setattr(rfm, "end_run", failing(end))
+    scorer.request()
+    async with running(scorer.run()):
+        await eventually(lambda: scorer.progress is None)
+    assert await live_shop.column("select count(*) from rfm_runs where finished_at is not null") == [1]
