@@ -145,7 +145,7 @@ class PeoplePart:
         self.disturbed |= did.moved | did.placed
         concerned: set[str] = set()
         if did.beacons_changed and event.beacon_key is not None:
-            self.disturbed.update(segments.profiles_behind(self._session, "beacon", [event.beacon_key]))
+            self.disturbed.update(segments.bearers_of(self._session, [event.beacon_key]))
             concerned = {event.beacon_key}
         if carried:
             for person_id in {person_of(self._rows, profile_id) for profile_id in did.moved}:

@@ -41,11 +41,19 @@ class Review:
     cause: str
 
 
+def merge_edge(profile: Profile) -> Edge:
+    """The merge of a profile into its parent, as history tells it."""
+    since, parent = profile.merged_at or 0, profile.parent or NOBODY
+    return Edge("profile", profile.profile_id, parent, since, profile.merged_cause, profile.merged_event)
+
+
 class MemoryProfiles:
     """Satisfies ProfileStore."""
 
     def __init__(self) -> None:
         self.profiles: dict[str, Profile] = {}
+        self.owners: dict[Identifier, str] = {}
+        """The profile of each identifier: its own, or a beacon's bearer's."""
         self.edges: dict[Identifier, Edge] = {}
         self.closed: list[tuple[Edge, int]] = []
         self.claims_on: dict[Identifier, dict[tuple[str, str], Claim]] = {}
@@ -64,13 +72,15 @@ class MemoryProfiles:
     # Profiles and edges -----------------------------------------------------------------------------------
 
     def profile_of(self, identifier: Identifier) -> str | None:
-        edge = self.edges.get(identifier)
-        return edge.profile_id if edge is not None else None
+        return self.owners.get(identifier)
 
     def profile(self, profile_id: str) -> Profile | None:
         return self.profiles.get(profile_id)
 
     def add_profile(self, profile: Profile) -> None:
+        if profile.identifier in self.owners:
+            raise ValueError(f"{profile.id_type} {profile.id} has a profile")
+        self.owners[profile.identifier] = profile.profile_id
         self.profiles[profile.profile_id] = profile
 
     def put_profile(self, profile: Profile) -> None:
@@ -80,6 +90,7 @@ class MemoryProfiles:
         if edge.identifier in self.edges:
             raise ValueError(f"{edge.id_type} {edge.id} has an open edge")
         self.edges[edge.identifier] = edge
+        self.owners[edge.identifier] = edge.profile_id
 
     def open_edge_of(self, identifier: Identifier) -> Edge | None:
         return self.edges.get(identifier)
@@ -89,8 +100,12 @@ class MemoryProfiles:
 
     def close_edge(self, identifier: Identifier, at: int) -> None:
         edge = self.edges.pop(identifier, None)
+        self.owners.pop(identifier, None)
         if edge is not None:
             self.closed.append((edge, at))
+
+    def end_merge(self, profile: Profile, at: int) -> None:
+        self.closed.append((merge_edge(profile), at))
 
     # Claims -----------------------------------------------------------------------------------------------
 

@@ -56,10 +56,12 @@ NEVER: Final = Stamp(-1, 0)
 class Profile(Struct, frozen=True, gc=False):
     """An identifier's own profile, for good; a person is the tree that parents make of them.
 
+    `cause` is what made it, at `created_at`, and `event_id` the event that did, unless an operator did.
     Of what happened under a profile with a parent, its person has what lies between `attach_from` and
     `attach_until` (both included, unix milliseconds). `shared`: it was seen with several people, so it is
     nobody's. `crowd`: it was seen with more than one person can have, so what it says of others counts no
-    more.
+    more. `merged_cause` is why it has its parent, and `merged_event` the event that told, unless an operator
+    did.
     """
 
     profile_id: str
@@ -72,6 +74,10 @@ class Profile(Struct, frozen=True, gc=False):
     attach_until: int = EVER
     shared: bool = False
     crowd: bool = False
+    cause: str = ""
+    event_id: int | None = None
+    merged_cause: str = ""
+    merged_event: int | None = None
 
     @property
     def identifier(self) -> Identifier:
@@ -79,7 +85,7 @@ class Profile(Struct, frozen=True, gc=False):
 
 
 class Edge(Struct, frozen=True, gc=False):
-    """An identifier belongs to a profile, since when and why; an edge is closed, never moved."""
+    """A beacon belongs to a profile, since when and why; an edge is closed, never moved."""
 
     id_type: IdType
     id: str

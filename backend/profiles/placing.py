@@ -12,7 +12,6 @@ from backend.profiles.model import (
     NOBODY,
     OPERATOR,
     Claim,
-    Edge,
     Identifier,
     IdType,
     Profile,
@@ -164,53 +163,51 @@ class Placing:
 
     def begin(self, identifier: Identifier, at: int, cause: str) -> Profile:
         """The identifier's own profile, made."""
-        profile = Profile(self.new_id(), *identifier, created_at=at)
+        id_type, name = identifier
+        profile = Profile(self.new_id(), id_type, name, at, cause=cause, event_id=self.event_id)
         self.store.add_profile(profile)
-        self.store.open_edge(Edge(*identifier, profile.profile_id, at, cause, self.event_id))
         return profile
 
     def began(self, profile: Profile, at: int, cause: str) -> Profile:
         """Whatever came first, a profile began with the earliest of all that would have made it."""
-        if at > profile.created_at:
+        if (at, cause) >= (profile.created_at, profile.cause):
             return profile
-        edge = self.store.open_edge_of(profile.identifier)
-        if edge is not None and (at, cause) < (edge.valid_from, edge.cause):
-            self.store.redate_edge(replace(edge, valid_from=at, cause=cause, event_id=self.event_id))
-        if at == profile.created_at:
-            return profile
-        earlier = replace(profile, created_at=at)
+        earlier = replace(profile, created_at=at, cause=cause, event_id=self.event_id)
         self.store.put_profile(earlier)
         return earlier
 
     def _move(self, before: Profile, wanted: Placement) -> None:
         store, profile_id = self.store, before.profile_id
         person_before = profile_id if before.parent is None else person_of(store, before.parent)
-        after = replace(
-            before,
-            parent=wanted.parent,
-            merged_at=wanted.since,
-            attach_from=wanted.attach_from,
-            attach_until=wanted.attach_until,
-            shared=wanted.shared,
-        )
+        after = self._placed(before, wanted)
         store.put_profile(after)
         person_after = profile_id if after.parent is None else person_of(store, after.parent)
         concerned = {profile_id, person_before, person_after}
         self.placed |= concerned
         if after.parent != before.parent:
-            self._turn_edge(before, after, wanted)
+            if before.parent is not None:
+                store.end_merge(before, self.at)
             self.merged.append(profile_id)
             if after.id_type not in _CLAIM_NOTHING or store.has_consents(profile_id):
                 self.moved |= concerned
         self._below(after)
 
-    def _turn_edge(self, before: Profile, after: Profile, wanted: Placement) -> None:
-        if before.parent is not None:
-            self.store.close_edge(("profile", before.profile_id), self.at)
-        if after.parent is not None:
-            since = wanted.since or 0
-            edge = Edge("profile", after.profile_id, after.parent, since, wanted.via, self.event_id)
-            self.store.open_edge(edge)
+    def _placed(self, profile: Profile, wanted: Placement) -> Profile:
+        """What told first of a merge is its cause, whatever says the same later."""
+        if wanted.parent == profile.parent:
+            cause, event_id = profile.merged_cause, profile.merged_event
+        else:
+            cause, event_id = wanted.via, self.event_id if wanted.parent is not None else None
+        return replace(
+            profile,
+            parent=wanted.parent,
+            merged_at=wanted.since,
+            attach_from=wanted.attach_from,
+            attach_until=wanted.attach_until,
+            shared=wanted.shared,
+            merged_cause=cause,
+            merged_event=event_id,
+        )
 
     def _ask_about(self, identifier: Identifier, claims: Sequence[Claim]) -> None:
         """Two people with one e-mail address, card or telephone: an operator decides."""

@@ -23,7 +23,7 @@ class ProfileStore(Protocol):
         ...
 
     def profile_of(self, identifier: Identifier) -> str | None:
-        """The profile at the identifier's open edge, merges not followed."""
+        """The identifier's own profile, merges not followed; of a beacon, whose it is."""
         ...
 
     def profile(self, profile_id: str) -> Profile | None:
@@ -31,7 +31,7 @@ class ProfileStore(Protocol):
         ...
 
     def add_profile(self, profile: Profile) -> None:
-        """A new profile."""
+        """A new profile; its identifier must not have one."""
         ...
 
     def put_profile(self, profile: Profile) -> None:
@@ -39,19 +39,23 @@ class ProfileStore(Protocol):
         ...
 
     def open_edge(self, edge: Edge) -> None:
-        """An identifier belongs to a profile from now on; it must not have an open edge."""
+        """A beacon belongs to a profile from now on; it must not have an open edge."""
         ...
 
     def open_edge_of(self, identifier: Identifier) -> Edge | None:
-        """The identifier's open edge."""
+        """The beacon's open edge."""
         ...
 
     def redate_edge(self, edge: Edge) -> None:
-        """The open edge of this identifier began earlier than was known, for another cause."""
+        """The open edge of this beacon began earlier than was known."""
         ...
 
     def close_edge(self, identifier: Identifier, at: int) -> None:
-        """Ends the identifier's open edge, if it has one."""
+        """Ends the beacon's open edge, if it has one."""
+        ...
+
+    def end_merge(self, profile: Profile, at: int) -> None:
+        """The merge of a profile into its parent is over: it goes into the history."""
         ...
 
     def claims(self, identifier: Identifier) -> Sequence[Claim]:

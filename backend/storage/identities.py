@@ -121,9 +121,15 @@ class _Noting(ProfileRows):
         super().__init__(session)
 
     def put_profile(self, profile: Profile) -> None:
-        self.concerned |= {profile.profile_id, person_of(self, profile.profile_id)}
+        self._concerns(profile.profile_id)
         super().put_profile(profile)
-        self.concerned.add(person_of(self, profile.profile_id))
+        self._concerns(profile.profile_id)
+
+    def _concerns(self, profile_id: str) -> None:
+        """A profile with what it is merged into, and its person."""
+        known = self.profile(profile_id)
+        above = known.parent if known is not None else None
+        self.concerned |= {profile_id, above or profile_id, person_of(self, profile_id)}
 
     def open_edge(self, edge: Edge) -> None:
         super().open_edge(edge)

@@ -61,7 +61,7 @@ AT_ONCE: Final = (
     _row("beacons", "beacon", "erase_tag", "beacon_key"),
     _row("eid_beacons", "beacon", "erase_rotating_tag", "beacon_key"),
     _row("heard_keys", "beacon", "hide_heard_key", "beacon_key key_number"),
-    _row("profiles", "profile", "erase_profile", "profile_id merged_into", exported=True),
+    _row("profiles", "profile", "erase_profile", "profile_id id merged_into", exported=True),
 )
 """Emptied in the first transaction, in this order: whatever makes somebody known, reached or seen."""
 

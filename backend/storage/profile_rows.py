@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import msgspec
 
-from backend.profiles.memory import Address, MemoryProfiles
+from backend.profiles.memory import Address, MemoryProfiles, merge_edge
 from backend.profiles.model import (
     NOBODY,
     Claim,
@@ -46,7 +46,7 @@ class ProfileRows(MemoryProfiles):
             self._know_nothing(session)
         self._session = session
         self._mark = None
-        self._read.difference_update([one for one in self._passing if one not in self.edges])
+        self._read.difference_update([one for one in self._passing if one not in self.owners])
         self._passing.clear()
 
     def end(self) -> None:
@@ -110,14 +110,13 @@ class ProfileRows(MemoryProfiles):
     def _said_of_strangers(self, users: Iterable[str]) -> Iterator[Identifier]:
         """What the rules ask about users who have just appeared."""
         for user_id in users:
-            if ("user_id", user_id) not in self.edges:
+            if ("user_id", user_id) not in self.owners:
                 yield from _said_before_known(user_id)
 
     def profile_of(self, identifier: Identifier) -> str | None:
         if identifier not in self._read:
             self._read_identifiers([identifier])
-        edge = self.edges.get(identifier)
-        return edge.profile_id if edge is not None else None
+        return self.owners.get(identifier)
 
     def open_edge_of(self, identifier: Identifier) -> Edge | None:
         self._know(identifier)
@@ -181,13 +180,15 @@ class ProfileRows(MemoryProfiles):
         self._read.update(new)
         wanted = _json(new).decode()
         others: dict[str, None] = {}
-        for *its_profile, since, cause, event_id in self._session.rows("identities_named", wanted=wanted):
-            profile_id, id_type, name, created_at = its_profile[:4]
-            self.edges[id_type, name] = Edge(id_type, name, profile_id, since, cause, event_id)
-            if created_at is None:  # a beacon, which has no profile of its own
-                others[profile_id] = None
-            elif profile_id not in self._read_profiles:
-                others[self._keep_profile(its_profile)] = None
+        for row in self._session.rows("profiles_named", wanted=wanted):
+            if row[0] not in self._read_profiles:
+                others[self._keep_profile(row)] = None
+        beacons = [name for id_type, name in new if id_type == "beacon"]
+        if beacons:
+            for row in self._session.rows("beacons_named", wanted=_json(beacons).decode()):
+                self.edges["beacon", row[1]] = edge = Edge(*row)
+                self.owners["beacon", row[1]] = edge.profile_id
+                others[edge.profile_id] = None
         for row in self._session.rows("claims_named", wanted=wanted):
             others[self._keep_claim(row)] = None
         others.pop(NOBODY, None)
@@ -211,14 +212,15 @@ class ProfileRows(MemoryProfiles):
 
     def _keep_profile(self, row: Iterable[Any]) -> str:
         """Keeps what `profiles_by_id` found; the profile that it is merged into, or nobody."""
-        profile_id, id_type, name, begun, parent, merged_at, start, end, shared, crowd, has_consents = row
-        self.profiles[profile_id] = Profile(
-            profile_id, id_type, name, begun, parent, merged_at, start, end, bool(shared), bool(crowd)
-        )
+        *told, said = row
+        profile = Profile(*told)
+        profile_id = profile.profile_id
+        self.profiles[profile_id] = profile
+        self.owners[profile.id_type, profile.id] = profile_id
         self._read_profiles.add(profile_id)
-        if not has_consents:
+        if not said:
             self._read_consents.add(profile_id)
-        return parent or NOBODY
+        return profile.parent or NOBODY
 
     def _know_consents(self, profile_id: str) -> None:
         if profile_id in self._read_consents:
@@ -264,7 +266,8 @@ class ProfileRows(MemoryProfiles):
 
     def add_profile(self, profile: Profile) -> None:
         profile_id = profile.profile_id
-        self.profiles[profile_id] = profile
+        self._know((profile.id_type, profile.id))
+        super().add_profile(profile)
         self._new_profiles[profile_id] = None
         self._read_profiles.add(profile_id)
         self._read_claimed.add(profile_id)
@@ -277,13 +280,9 @@ class ProfileRows(MemoryProfiles):
             self._changed_profiles[profile.profile_id] = None
 
     def open_edge(self, edge: Edge) -> None:
-        identifier: Identifier = (edge.id_type, edge.id)
-        if edge.id_type != "profile":  # merges go by their profile's parent, whose edge nobody reads here
-            self._know(identifier)
-        if identifier in self.edges:
-            raise ValueError(f"{edge.id_type} {edge.id} has an open edge")
-        self.edges[identifier] = edge
-        self._new_edges[identifier] = edge
+        self._know(edge.identifier)
+        super().open_edge(edge)
+        self._new_edges[edge.identifier] = edge
 
     def redate_edge(self, edge: Edge) -> None:
         self._know(edge.identifier)
@@ -292,15 +291,18 @@ class ProfileRows(MemoryProfiles):
         changed[edge.identifier] = edge
 
     def close_edge(self, identifier: Identifier, at: int) -> None:
-        if identifier[0] != "profile":
-            self._know(identifier)
+        self._know(identifier)
         self.edges.pop(identifier, None)
+        self.owners.pop(identifier, None)
         passed = self._new_edges.pop(identifier, None)
         if passed is not None:
             self._passed_edges.append((passed, at))
             return
         self._redated.pop(identifier, None)
         self._ended_edges.append((identifier, at))
+
+    def end_merge(self, profile: Profile, at: int) -> None:
+        self._passed_edges.append((merge_edge(profile), at))
 
     def add_claim(self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp) -> bool:
         self._know(identifier)
@@ -382,16 +384,22 @@ class ProfileRows(MemoryProfiles):
     def flush(self) -> None:
         """Writes all that changed; reads by other ways see it from here on."""
         self._lock_merged()
+        begun, placed = self._added()
         many = self._session.many
         for query, rows in (
-            ("add_profile", map(self._profile_row, self._new_profiles)),
-            ("put_profile", map(self._profile_row, self._changed_profiles)),
+            ("add_profile", map(_begun_row, begun)),
+            ("add_placed_profile", map(_profile_row, placed)),
+            ("put_profile", (_profile_row(self.profiles[one]) for one in self._changed_profiles)),
             ("close_identity_edge", map(_ended, self._ended_edges)),
-            ("add_identity_edge", self._edge_rows()),
+            ("add_past_edge", (_edge(edge) | {"valid_to": at} for edge, at in self._passed_edges)),
+            ("open_identity_edge", map(_edge, self._new_edges.values())),
             ("redate_identity_edge", map(_redated, self._redated.values())),
             ("drop_identity_claim", map(_claim_key, self._gone_claims)),
-            ("add_identity_claim", (self._claim_row(key, None) for key in self._new_claims)),
-            ("put_identity_claim", (self._claim_row(*item) for item in self._put_claims.items())),
+            ("add_identity_claim", map(self._claim_row, self._new_claims)),
+            (
+                "put_identity_claim",
+                (self._claim_row(key) | {"undone_at": at} for key, at in self._put_claims.items()),
+            ),
             ("add_trait", self._trait_rows(of_new=True)),
             ("put_trait", self._trait_rows(of_new=False)),
             ("put_consent", (self._consent_row(*key) for key in self._said)),
@@ -444,35 +452,26 @@ class ProfileRows(MemoryProfiles):
         ):
             changed.clear()
 
-    def _profile_row(self, profile_id: str) -> dict[str, Any]:
-        profile = self.profiles[profile_id]
-        return {
-            "profile_id": profile_id,
-            "id_type": profile.id_type,
-            "created_at": profile.created_at,
-            "merged_into": profile.parent,
-            "merged_at": profile.merged_at,
-            "attach_from": profile.attach_from,
-            "attach_until": profile.attach_until,
-            "shared": int(profile.shared),
-            "crowd": int(profile.crowd),
-        }
+    def _added(self) -> tuple[list[Profile], list[Profile]]:
+        """New profiles: those that stand by themselves, nearly all, and those that do not."""
+        begun: list[Profile] = []
+        placed: list[Profile] = []
+        for profile in map(self.profiles.__getitem__, self._new_profiles):
+            alone = profile.parent is None and not (profile.shared or profile.crowd)
+            (begun if alone else placed).append(profile)
+        return begun, placed
 
-    def _edge_rows(self) -> Iterator[dict[str, Any]]:
-        for edge, at in self._passed_edges:
-            yield _edge(edge, at)
-        for edge in self._new_edges.values():
-            yield _edge(edge, None)
-
-    def _claim_row(self, key: tuple[Identifier, str, str], undone_at: int | None) -> dict[str, Any]:
+    def _claim_row(self, key: tuple[Identifier, str, str]) -> dict[str, Any]:
         identifier, profile_id, via = key
         claim = self.claims_on[identifier][profile_id, via]
         return {
-            **_claim_key(key),
+            "id_type": identifier[0],
+            "id": identifier[1],
+            "profile_id": profile_id,
+            "via": via,
             "first_at": claim.first_at,
             "last_at": claim.last.occurred_at,
             "last_hash": claim.last.event_hash,
-            "undone_at": undone_at,
         }
 
     def _trait_rows(self, *, of_new: bool) -> Iterator[dict[str, Any]]:
@@ -560,13 +559,42 @@ def _said_before_known(user_id: str) -> tuple[Identifier, Identifier]:
     return ("anonymous_id", user_id), ("claimed_user_id", user_id)
 
 
-def _edge(edge: Edge, valid_to: int | None) -> dict[str, Any]:
+def _begun_row(profile: Profile) -> dict[str, Any]:
+    return {
+        "profile_id": profile.profile_id,
+        "id_type": profile.id_type,
+        "id": profile.id,
+        "created_at": profile.created_at,
+        "cause": profile.cause,
+        "event_id": profile.event_id,
+    }
+
+
+def _profile_row(profile: Profile) -> dict[str, Any]:
+    return {
+        "profile_id": profile.profile_id,
+        "id_type": profile.id_type,
+        "id": profile.id,
+        "created_at": profile.created_at,
+        "cause": profile.cause,
+        "event_id": profile.event_id,
+        "merged_into": profile.parent,
+        "merged_at": profile.merged_at,
+        "attach_from": profile.attach_from,
+        "attach_until": profile.attach_until,
+        "shared": int(profile.shared),
+        "crowd": int(profile.crowd),
+        "merged_cause": profile.merged_cause,
+        "merged_event_id": profile.merged_event,
+    }
+
+
+def _edge(edge: Edge) -> dict[str, Any]:
     return {
         "id_type": edge.id_type,
         "id": edge.id,
         "profile_id": edge.profile_id,
         "valid_from": edge.valid_from,
-        "valid_to": valid_to,
         "cause": edge.cause,
         "event_id": edge.event_id,
     }

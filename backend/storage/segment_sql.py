@@ -143,8 +143,10 @@ class _Builder:
         if node.one_of:
             listed = ", ".join(self._text(value) for value in node.one_of)
             wanted = f" and i.id in ({listed})"
-        return f"""r.person_id in (select t.person_id from tree t cross join identity_edges i
-          where i.profile_id = t.profile_id and i.valid_to is null
+        known = "identity_edges" if node.kind == "beacon" else "profiles"
+        lasting = " and i.valid_to is null" if node.kind == "beacon" else ""
+        return f"""r.person_id in (select t.person_id from tree t cross join {known} i
+          where i.profile_id = t.profile_id{lasting}
             and i.id_type = {self._text(node.kind)}{wanted})"""
 
     def consent(self, node: Agreed) -> str:

@@ -308,9 +308,9 @@ def _roots(session: Session, profiles: Iterable[str]) -> list[str]:
     return roots
 
 
-def profiles_behind(session: Session, id_type: str, identifiers: Iterable[str]) -> list[str]:
-    """The profiles that identifiers belong to, or once did."""
-    rows = session.rows("segment_profiles_behind", id_type=id_type, ids=as_json(identifiers))
+def bearers_of(session: Session, beacons: Iterable[str]) -> list[str]:
+    """The profiles that carry beacons, or once did."""
+    rows = session.rows("segment_bearers", beacons=as_json(beacons))
     return [row["profile_id"] for row in rows]
 
 

@@ -153,7 +153,7 @@ async def test_nothing_is_left_of_an_erased_person(office):
     await lived(office)
     await shop.person("berta-0002-keeps", "altbeacon:" + "c" * 40)
     await shop.folded()
-    [profile] = await shop.column(f"select profile_id from identity_edges where id = '{USER}'")
+    [profile] = await shop.column(f"select profile_id from profiles where id = '{USER}'")
     assert set(office.raw(*NAMES)) == set(NAMES)
     assert await shop.column("select count(*) from pushes") == [1]
     started = time.monotonic()
@@ -165,7 +165,7 @@ async def test_nothing_is_left_of_an_erased_person(office):
     receipt = await office.receipt(receipt_id)
     assert receipt.finished_at is not None
     assert receipt.counts.items() >= {"events": 6, "orders": 1, "push_addresses": 1, "traits": 3}.items()
-    kept = await shop.column("select id from identity_edges where id_type = 'user_id'")
+    kept = await shop.column("select id from profiles where id_type = 'user_id'")
     assert kept == ["berta-0002-keeps"]
 
 
@@ -197,13 +197,13 @@ async def test_what_is_not_folded_yet_cannot_be_erased(office, monkeypatch):
 async def test_the_same_person_may_register_anew(office):
     shop = office.shop
     await lived(office)
-    [before] = await shop.column(f"select profile_id from identity_edges where id = '{USER}'")
+    [before] = await shop.column(f"select profile_id from profiles where id = '{USER}'")
     await office.erase()
     shop.clock.forward(1000)
     assert await office.send(*life(shop)) == 6
     await shop.hear(TAG, seconds=8)
     await shop.folded()
-    [after] = await shop.column(f"select profile_id from identity_edges where id = '{USER}'")
+    [after] = await shop.column(f"select profile_id from profiles where id = '{USER}'")
     assert after != before
     assert await shop.column("select count(*) from events") == [6]
     assert await shop.column(f"select zone_id from presences where profile_id = '{after}'") == ["a"]
@@ -308,8 +308,8 @@ async def shared_phone(office) -> None:
 async def test_of_a_shared_phone_only_their_part_goes(office):
     shop = office.shop
     await shared_phone(office)
-    [anna] = await shop.column(f"select profile_id from identity_edges where id = '{USER}'")
-    [berta] = await shop.column("select profile_id from identity_edges where id = 'berta-0002-keeps'")
+    [anna] = await shop.column(f"select profile_id from profiles where id = '{USER}'")
+    [berta] = await shop.column("select profile_id from profiles where id = 'berta-0002-keeps'")
     await office.erase()
     assert await office.decoded(USER, anna) == []
     assert office.raw(USER, anna) == {}
@@ -494,7 +494,7 @@ async def test_whom_an_alias_called_theirs_leaves_no_trace_with_them(office):
     await aliased(office)
     await office.erase(f"user_id:{CHLOE}")
     assert (await office.decoded(CHLOE), office.raw(CHLOE)) == ([], {})
-    assert await office.shop.column("select id from identity_edges where id_type = 'user_id'") == [DORA]
+    assert await office.shop.column("select id from profiles where id_type = 'user_id'") == [DORA]
 
 
 async def test_short_identifiers_hit_nobody_else(office):

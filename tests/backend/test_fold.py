@@ -783,18 +783,18 @@ CONTENTS = {
     "position": "select position from fold",
     "sightings": "select * from sightings",
     "visits": """select beacon_key, store_id, zone_id, entered_at, left_at, e.id from zone_visits
-                 join identity_edges e using (profile_id)
+                 join profiles e using (profile_id)
                  where e.id_type = 'user_id' order by beacon_key, entered_at""",
     # Not seen_at: whether the last second was weighed already depends on when the child was stopped.
     "presences": "select beacon_key, zone_id, entered_at from presences order by 1",
     "timers": "select * from campaign_waits order by 1, 2, 3",
     "decisions": """select d.campaign_id, e.id, d.entered_at, d.due_at, d.completed_at, d.verdict, d.reason
-                    from decisions d join identity_edges e using (profile_id)
+                    from decisions d join profiles e using (profile_id)
                     where e.id_type = 'user_id' order by decision_id""",
     "pushes": """select decision_id, campaign_id, address_value, state, due_at, completed_at
                  from pushes order by 1, 3""",
     "events": "select event_id, message_id, kind from events order by 1",
-    "consents": """select e.id, c.purpose, c.granted from consents c join identity_edges e using (profile_id)
+    "consents": """select e.id, c.purpose, c.granted from consents c join profiles e using (profile_id)
                    where e.id_type = 'user_id' order by 1, 2""",
     "forgotten": "select * from forgotten_late",
 }

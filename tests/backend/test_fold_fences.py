@@ -121,7 +121,7 @@ async def test_a_phone_that_changes_hands_takes_nobody_along(street):
         street.clock.forward(10_000)
     [left] = await street.rows("select profile_id from decisions")
     assert left["profile_id"] == stay["profile_id"]
-    names = "select id from identity_edges where id_type = 'user_id' and profile_id = '{}'"
+    names = "select id from profiles where id_type = 'user_id' and profile_id = '{}'"
     assert await street.column(names.format(stay["profile_id"])) == ["anna"]
 
 

@@ -144,7 +144,7 @@ def consents(store: MemoryProfiles, root: str) -> dict[str, bool]:
 
 
 def everybody(store: MemoryProfiles) -> list[Identifier]:
-    return sorted(key for key in store.edges if key[0] not in ("profile", "beacon"))
+    return sorted(key for key in store.owners if key[0] != "beacon")
 
 
 def told(events: list[AppEvent]) -> World:

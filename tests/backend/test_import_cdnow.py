@@ -82,8 +82,7 @@ def stored_scores(path) -> dict[str, tuple[int, int, int]]:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         rows = connection.execute(
-            "select id, r, f, m from rfm_scores join identity_edges using (profile_id)"
-            " where id_type = 'user_id'"
+            "select id, r, f, m from rfm_scores join profiles using (profile_id) where id_type = 'user_id'"
         )
         return {customer: (r, f, m) for customer, r, f, m in rows}
     finally:
@@ -94,7 +93,7 @@ def stored(path) -> Counter:
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         found = connection.execute(
-            "select id, occurred_at, properties from events join identity_edges using (profile_id)"
+            "select id, occurred_at, properties from events join profiles using (profile_id)"
             " where id_type = 'user_id' and name = 'Order Completed'"
         )
         return Counter(

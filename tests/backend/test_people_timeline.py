@@ -299,15 +299,25 @@ async def test_pages_of_a_search_join(api):
 async def test_searches_use_their_indexes(state):
     values = {"name": "email", "low": "a", "high": "b", "after_value": "", "after_profile": "", "limit": 1,
               "id_type": "user_id", "after": "", "before": 9}  # fmt: skip
-    for query, index in (
-        ("traits_with_prefix", "traits_for_search"),
-        ("identifiers_with_prefix", "identity_open"),
+    for query, *indexes in (
+        ("traits_with_prefix", "traits_for_search (name=? AND <expr>>"),
+        ("identifiers_with_prefix", "profiles_by_id (id_type=? AND id>", "identity_open (id_type=? AND id>"),
     ):
         sql = named_queries("state")[query]
         plan = await state.read(
             lambda s, q=sql: [row[3] for row in s._connection.execute(f"explain query plan {q}", values)]
         )
-        assert f"INDEX {index} " in plan[0], plan
+        searches = [step for step in plan if step.startswith(("SEARCH", "SCAN"))]
+        assert len(searches) == len(indexes), plan
+        assert all(f"INDEX {index}" in step for index, step in zip(indexes, searches, strict=True)), plan
+
+
+@pytest.mark.parametrize("query", ["erase_identity_edges", "segment_bearers"])
+async def test_edges_are_found_by_their_indexes(state, query):
+    values = {"profile_id": "p", "beacons": "[]"}
+    sql = f"explain query plan {named_queries('state')[query]}"
+    plan = await state.read(lambda s: [row[3] for row in s._connection.execute(sql, values)])
+    assert not any(step.startswith(("SCAN e", "SCAN identity_edges")) for step in plan), plan
 
 
 @pytest.mark.parametrize("query", ["goal_reached", "goal_events_of"])

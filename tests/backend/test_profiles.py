@@ -104,10 +104,19 @@ def test_what_opens_and_closes_at_once_stays_in_the_history(database: sqlite3.Co
     assert [tuple(row) for row in rows] == [("p1", 1, 2), ("p2", 2, None)]
 
 
-def test_an_identifier_has_one_open_edge(run: Run) -> None:
+def test_a_beacon_has_one_open_edge(run: Run) -> None:
     def twice(store: ProfileStore) -> None:
-        store.open_edge(Edge("user_id", "u1", "p1", 1, "identify", 1))
-        store.open_edge(Edge("user_id", "u1", "p2", 1, "identify", 1))
+        store.open_edge(Edge(*BEACON, "p1", 1, "device", 1))
+        store.open_edge(Edge(*BEACON, "p2", 1, "device", 1))
+
+    with pytest.raises((ValueError, StorageConflict)):
+        run(twice)
+
+
+def test_an_identifier_has_one_profile(run: Run) -> None:
+    def twice(store: ProfileStore) -> None:
+        store.add_profile(Profile("p1", "user_id", "u1", 1))
+        store.add_profile(Profile("p2", "user_id", "u1", 1))
 
     with pytest.raises((ValueError, StorageConflict)):
         run(twice)
@@ -137,13 +146,14 @@ def test_claims_keep_the_first_and_the_last_time(run: Run) -> None:
 
 
 def test_profiles_change(run: Run) -> None:
-    leaf = Profile("leaf", "anonymous_id", "a1", 5)
+    leaf = Profile("leaf", "anonymous_id", "a1", 5, cause="page", event_id=1)
 
     def first(store: ProfileStore) -> None:
         store.add_profile(leaf)
-        store.open_edge(Edge(*A1, "leaf", 5, "page", 1))
+        assert store.profile_of(A1) == "leaf"
 
-    merged = Profile("leaf", "anonymous_id", "a1", 4, "root", 9, 2, 8, shared=True, crowd=True)
+    moved = {"cause": "identify", "event_id": 2, "merged_cause": "seen", "merged_event": 3}
+    merged = Profile("leaf", "anonymous_id", "a1", 4, "root", 9, 2, 8, shared=True, crowd=True, **moved)
     run(first)
     assert run(lambda store: store.profile("leaf")) == leaf
     run(lambda store: store.put_profile(merged))
@@ -340,9 +350,8 @@ def test_both_stores_come_to_the_same_answers(database: sqlite3.Connection, seed
 
     def compare(session: Any) -> None:
         people = {person_of(memory, profile_id) for profile_id in memory.profiles}
-        for key, edge in memory.edges.items():
-            if key[0] != "profile":
-                assert profiles.resolve(session, *key) == person_of(memory, edge.profile_id)
+        for key, profile_id in memory.owners.items():
+            assert profiles.resolve(session, *key) == person_of(memory, profile_id)
         for person in people:
             assert set(profiles.profiles_of_person(session, person)) == set(memory.tree(person))
             for purpose in ("push", "proximity"):
@@ -486,3 +495,55 @@ def test_the_timeline_spans_the_merged_profiles(database: sqlite3.Connection) ->
         assert len(profiles.timeline(session, person, before=4, limit=1)) == 1
 
     transaction(database, "state", check)
+
+
+def test_identifiers_and_merges_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
+    """They were edges then; `u2` was merged into `u1`, apart again, and merged anew."""
+    path = tmp_path / "earlier.db"
+    with open_for_writing(path, "state") as old:
+        old.execute("drop index profiles_by_id")
+        for column in ("id", "cause", "event_id", "merged_cause", "merged_event_id"):
+            old.execute(f"alter table profiles drop column {column}")
+        for profile_id, parent, at in (("p1", None, None), ("p2", "p1", 7)):
+            row = (profile_id, "user_id", 1, parent, at)
+            old.execute(
+                "insert into profiles (profile_id, id_type, created_at, merged_into, merged_at)"
+                " values (?, ?, ?, ?, ?)",
+                row,
+            )
+            own = ("user_id", f"u{profile_id[1]}", profile_id, 1, None, "identify", 4)
+            old.execute("insert into identity_edges values (?, ?, ?, ?, ?, ?, ?)", own)
+        for edge in ((5, 6, "operator", None), (7, None, "link", 9)):
+            old.execute("insert into identity_edges values ('profile', 'p2', 'p1', ?, ?, ?, ?)", edge)
+        old.execute("pragma user_version = 20")
+    old.close()
+    connection = open_for_writing(path, "state")
+    found = transaction(connection, "state", _known_of_p2)
+    connection.close()
+    assert found == (
+        Profile(
+            "p2",
+            "user_id",
+            "u2",
+            1,
+            "p1",
+            7,
+            cause="identify",
+            event_id=4,
+            merged_cause="link",
+            merged_event=9,
+        ),
+        [("profile", "p2", "p1", 5, 6, "operator"), ("profile", "p2", "p1", 7, None, "link")],
+        [(7, None, "link"), (5, 6, "operator")],
+    )
+
+
+def _known_of_p2(session: Any) -> tuple[Profile | None, list[Any], list[Any]]:
+    """The profile, its merges in the history of its person, and the same on the timeline."""
+    history = session.rows("identity_history_of_person", profile_id="p1", limit=9)
+    timeline = session.rows("timeline_merges", profile_id="p1")
+    return (
+        ProfileRows(session).profile("p2"),
+        [tuple(row) for row in history if row["id_type"] == "profile"],
+        [(row["at"], row["valid_to"], row["cause"]) for row in timeline],
+    )

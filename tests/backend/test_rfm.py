@@ -97,7 +97,7 @@ async def test_a_run_scores_stores_its_bounds_and_tells_what_changed(live_shop, 
     await shop.folded()
     first = await scorer.score()
     scores = await shop.rows(
-        "select r, f, m, name from rfm_scores join identity_edges using (profile_id) order by id"
+        "select r, f, m, name from rfm_scores join profiles using (profile_id) order by id"
     )
     assert [row["r"] for row in scores] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert [row["f"] for row in scores] == [row["r"] for row in scores]
@@ -111,7 +111,7 @@ async def test_a_run_scores_stores_its_bounds_and_tells_what_changed(live_shop, 
     await shop.folded()
     await scorer.score()
     history = await shop.rows(
-        "select c.r from rfm_changes c join identity_edges e using (profile_id) where e.id = 'u0' order by 1"
+        "select c.r from rfm_changes c join profiles e using (profile_id) where e.id = 'u0' order by 1"
     )
     assert [row["r"] for row in history] == [1, 5]
     assert len(scorer.asked) == 2

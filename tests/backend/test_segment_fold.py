@@ -96,7 +96,10 @@ class Base:
         return [tuple(change) for *change, found in rows if found == backfill]
 
     def person(self, id_type: str, identifier: str) -> str:
-        known = self.rows("select id_type, id, profile_id from identity_edges where valid_to is null")
+        known = self.rows(
+            "select id_type, id, profile_id from profiles union all"
+            " select id_type, id, profile_id from identity_edges where valid_to is null"
+        )
         profile = next(profile for *key, profile in known if key == [id_type, identifier])
         return self.run(lambda session: next(iter(segments.trees(session, [profile]))))
 
@@ -636,7 +639,10 @@ def _takes_turns(base: Base) -> None:
     """Nobody enters twice, or leaves what they are not in; merged people bring what they were in."""
     merged = {
         profile
-        for row in base.rows("select id, profile_id from identity_edges where id_type = 'profile'")
+        for row in base.rows(
+            "select id, profile_id from identity_edges where id_type = 'profile' union all"
+            " select profile_id, merged_into from profiles where merged_into is not null"
+        )
         for profile in row
     }
     inside: set[tuple[str, str]] = set()

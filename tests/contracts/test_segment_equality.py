@@ -99,6 +99,7 @@ def worlds(draw) -> World:
                 "profiles",
                 profile_id=profile,
                 id_type=kind,
+                id=f"id of {profile}",
                 created_at=0,
                 merged_into=parent,
                 merged_at=merged_at,
@@ -106,8 +107,8 @@ def worlds(draw) -> World:
             )
             world.add(
                 "identity_edges",
-                id_type=kind,
-                id=f"id of {profile}",
+                id_type="beacon",
+                id=f"beacon of {profile}",
                 profile_id=profile,
                 valid_from=0,
                 valid_to=draw(st.none() | moments),
@@ -273,8 +274,8 @@ leaves = st.one_of(
     st.builds(model.HasTrait, trait_paths, trait_tests),
     st.builds(
         model.HasIdentifier,
-        st.sampled_from(("user_id", "email", "anonymous_id")),
-        st.just(()) | st.just(("id of p0", "id of p1-0")),
+        st.sampled_from(("user_id", "email", "anonymous_id", "beacon")),
+        st.just(()) | st.just(("id of p0", "id of p1-0", "beacon of p0", "beacon of p1-0")),
     ),
     st.builds(model.Agreed, st.sampled_from(PURPOSES)),
     st.builds(model.IsIn, st.sampled_from(STORES), st.none() | st.sampled_from(ZONES)),

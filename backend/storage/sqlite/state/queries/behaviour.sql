@@ -64,8 +64,7 @@ with recursive tree (profile_id, attach_from, attach_until) as (
   union
   select p.profile_id, p.attach_from, p.attach_until
   from tree join profiles p on p.merged_into = tree.profile_id)
-select c.profile_id, c.purpose, c.granted, c.occurred_at, c.event_hash, i.id
+select c.profile_id, c.purpose, c.granted, c.occurred_at, c.event_hash, p.id
 from tree join profiles p on p.profile_id = tree.profile_id
 join consents c on c.profile_id = tree.profile_id
-left join identity_edges i on i.profile_id = tree.profile_id and i.id_type = 'claimed_user_id'
 where p.id_type = 'claimed_user_id';

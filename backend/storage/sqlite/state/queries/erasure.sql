@@ -2,14 +2,16 @@
 
 -- name: erasure_edges
 -- What a profile is or was known by.
+select id_type, id from profiles where profile_id = :profile_id
+union all
 select id_type, id from identity_edges where profile_id = :profile_id and id_type <> 'profile';
 
 -- name: erasure_called
 -- Profiles of what an alias took for an anonymous id, and is a user id of this profile.
 select distinct a.profile_id
-from identity_edges u
+from profiles u
 join identity_claims c on c.id_type = 'anonymous_id' and c.id = u.id and c.via = 'alias'
-join identity_edges a on a.id_type = 'anonymous_id' and a.id = u.id and a.valid_to is null
+join profiles a on a.id_type = 'anonymous_id' and a.id = u.id
 where u.profile_id = :profile_id and u.id_type = 'user_id';
 
 -- name: erasure_claims
@@ -42,7 +44,9 @@ where (name = 'email' or name = 'name' or name = 'firstName' or name = 'lastName
 
 -- name: erasure_known_again
 -- Whether somebody is known by an identifier.
-select 1 as known from identity_edges where id_type = :id_type and id = :id and valid_to is null;
+select 1 as known from profiles where id_type = :id_type and id = :id
+union all
+select 1 from identity_edges where id_type = :id_type and id = :id and id_type = 'beacon' and valid_to is null;
 
 -- name: erasure_known_address
 -- Whether somebody has a push address.
@@ -124,8 +128,9 @@ delete from device_clocks where profile_id = :profile_id;
 delete from profiles where profile_id = :profile_id;
 
 -- name: erase_identity_edges!
--- What a profile is or was known by, and its merges.
-delete from identity_edges where profile_id = :profile_id or (id_type = 'profile' and id = :profile_id);
+-- The beacons that were a profile's, and its former merges.
+delete from identity_edges
+where profile_id = :profile_id or (id_type = 'profile' and id = :profile_id and valid_to is not null);
 
 -- name: keep_shared_apart!
 -- What others share with a profile belongs to nobody; without its claim it must not become theirs.
@@ -134,9 +139,11 @@ where undone_at is null and profile_id <> :profile_id and exists (
   select 1 from identity_claims c where c.profile_id = :profile_id
     and c.id_type = identity_claims.id_type and c.id = identity_claims.id)
 and not exists (
-  select 1 from identity_edges e join profiles p on p.profile_id = e.profile_id
-  where e.id_type = identity_claims.id_type and e.id = identity_claims.id and e.valid_to is null
-    and (e.id_type = 'beacon' or p.shared = 0) and e.profile_id <> :profile_id);
+  select 1 from profiles p where p.id_type = identity_claims.id_type and p.id = identity_claims.id
+    and p.shared = 0 and p.profile_id <> :profile_id)
+and not exists (
+  select 1 from identity_edges e where e.id_type = identity_claims.id_type and e.id = identity_claims.id
+    and e.id_type = 'beacon' and e.valid_to is null and e.profile_id <> :profile_id);
 
 -- name: erase_claims_of_profile!
 -- What was proven to go with a profile.

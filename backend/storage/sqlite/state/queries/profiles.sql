@@ -1,16 +1,23 @@
 -- name: profile_of_identifier
--- The profile at an identifier's open edge.
-select profile_id from identity_edges where id_type = :id_type and id = :id and valid_to is null;
+-- An identifier's own profile, or who carries a beacon.
+select profile_id from profiles where id_type = :id_type and id = :id
+union all
+select profile_id from identity_edges
+where id_type = :id_type and id = :id and id_type = 'beacon' and valid_to is null;
 
--- name: identities_named
--- Where identifiers belong, given as JSON: [[type, id], ...]; with their own profiles as in profiles_by_id.
-select e.profile_id, e.id_type, e.id, p.created_at, p.merged_into, p.merged_at, p.attach_from,
-  p.attach_until, p.shared, p.crowd,
-  exists (select 1 from consents c where c.profile_id = p.profile_id) as has_consents,
-  e.valid_from, e.cause, e.event_id
+-- name: profiles_named
+-- Identifiers' own profiles, as in profiles_by_id; given as JSON: [[type, id], ...].
+select p.profile_id, p.id_type, p.id, p.created_at, p.merged_into, p.merged_at, p.attach_from,
+  p.attach_until, p.shared, p.crowd, p.cause, p.event_id, p.merged_cause, p.merged_event_id,
+  exists (select 1 from consents c where c.profile_id = p.profile_id) as has_consents
 from json_each(cast(:wanted as text)) w
-join identity_edges e on e.id_type = w.value ->> 0 and e.id = w.value ->> 1 and e.valid_to is null
-left join profiles p on p.profile_id = e.profile_id and p.id_type = e.id_type;
+join profiles p on p.id_type = w.value ->> 0 and p.id = w.value ->> 1;
+
+-- name: beacons_named
+-- Whose beacons are; a JSON list of their keys.
+select e.id_type, e.id, e.profile_id, e.valid_from, e.cause, e.event_id
+from json_each(cast(:wanted as text)) w
+join identity_edges e on e.id_type = 'beacon' and e.id = w.value and e.valid_to is null;
 
 -- name: claims_named
 -- What is said of identifiers, given as JSON: [[type, id], ...].
@@ -20,32 +27,41 @@ join identity_claims c on c.id_type = w.value ->> 0 and c.id = w.value ->> 1;
 
 -- name: profiles_by_id
 -- Profiles with the identifiers they began with; a JSON list of profile ids.
-select p.profile_id, p.id_type, e.id, p.created_at, p.merged_into, p.merged_at, p.attach_from,
-  p.attach_until, p.shared, p.crowd,
+select p.profile_id, p.id_type, p.id, p.created_at, p.merged_into, p.merged_at, p.attach_from,
+  p.attach_until, p.shared, p.crowd, p.cause, p.event_id, p.merged_cause, p.merged_event_id,
   exists (select 1 from consents c where c.profile_id = p.profile_id) as has_consents
-from json_each(cast(:wanted as text)) w
-join profiles p on p.profile_id = w.value
-join identity_edges e on e.profile_id = p.profile_id and e.id_type = p.id_type and e.valid_to is null;
+from json_each(cast(:wanted as text)) w join profiles p on p.profile_id = w.value;
 
 -- name: claimed_by_profile
 -- Every identifier that a profile has a claim on, but for beacons.
 select distinct id_type, id from identity_claims where profile_id = :profile_id and id_type <> 'beacon';
 
 -- name: add_profile!
--- An identifier's own profile.
-insert into profiles (profile_id, id_type, created_at, merged_into, merged_at, attach_from, attach_until,
-  shared, crowd)
-values (:profile_id, :id_type, :created_at, :merged_into, :merged_at, :attach_from, :attach_until,
-  :shared, :crowd);
+-- An identifier's own profile, by itself.
+insert into profiles (profile_id, id_type, id, created_at, cause, event_id)
+values (:profile_id, :id_type, :id, :created_at, :cause, :event_id);
+
+-- name: add_placed_profile!
+-- The same, of which more is known already.
+insert into profiles (profile_id, id_type, id, created_at, cause, event_id, merged_into, merged_at, attach_from,
+  attach_until, shared, crowd, merged_cause, merged_event_id)
+values (:profile_id, :id_type, :id, :created_at, :cause, :event_id, :merged_into, :merged_at, :attach_from,
+  :attach_until, :shared, :crowd, :merged_cause, :merged_event_id);
 
 -- name: put_profile!
 -- A merge, its undoing, or earlier evidence for it.
-update profiles set created_at = :created_at, merged_into = :merged_into, merged_at = :merged_at,
-  attach_from = :attach_from, attach_until = :attach_until, shared = :shared, crowd = :crowd
+update profiles set created_at = :created_at, cause = :cause, event_id = :event_id, merged_into = :merged_into, merged_at = :merged_at,
+  attach_from = :attach_from, attach_until = :attach_until, shared = :shared, crowd = :crowd,
+  merged_cause = :merged_cause, merged_event_id = :merged_event_id
 where profile_id = :profile_id and id_type = :id_type;
 
--- name: add_identity_edge!
--- An identifier belongs to a profile from now on, or did for a while.
+-- name: open_identity_edge!
+-- A beacon belongs to a profile from now on.
+insert into identity_edges (id_type, id, profile_id, valid_from, cause, event_id)
+values (:id_type, :id, :profile_id, :valid_from, :cause, :event_id);
+
+-- name: add_past_edge!
+-- A beacon belonged to a profile for a while, or a profile to another.
 insert into identity_edges (id_type, id, profile_id, valid_from, valid_to, cause, event_id)
 values (:id_type, :id, :profile_id, :valid_from, :valid_to, :cause, :event_id);
 
@@ -60,8 +76,8 @@ update identity_edges set valid_to = :at where id_type = :id_type and id = :id a
 
 -- name: add_identity_claim!
 -- Something new is said of an identifier.
-insert into identity_claims (id_type, id, profile_id, via, first_at, last_at, last_hash, undone_at)
-values (:id_type, :id, :profile_id, :via, :first_at, :last_at, :last_hash, :undone_at);
+insert into identity_claims (id_type, id, profile_id, via, first_at, last_at, last_hash)
+values (:id_type, :id, :profile_id, :via, :first_at, :last_at, :last_hash);
 
 -- name: put_identity_claim!
 -- What is said of an identifier, once per claimant and way.
@@ -230,9 +246,12 @@ with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select p.id_type, p.id, p.created_at as valid_from, p.cause
+from tree join profiles p using (profile_id) where p.id_type <> 'claimed_user_id'
+union all
 select e.id_type, e.id, e.valid_from, e.cause
 from tree join identity_edges e using (profile_id)
-where e.valid_to is null and e.id_type not in ('profile', 'claimed_user_id') order by e.id_type, e.id;
+where e.valid_to is null and e.id_type = 'beacon' order by 1, 2;
 
 -- name: beacons_of_people
 -- The beacons that people carry; a JSON list of the roots' profile ids.
@@ -308,11 +327,8 @@ select r.review_id, r.at, r.id_type, r.id, r.cause, r.state, r.decided_at, r.dec
   one.id_type as one_type, one.id as one_id, r.profile_id as one_profile,
   other.id_type as other_type, other.id as other_id, r.other_profile_id as other_profile
 from merge_reviews r
-join profiles p on p.profile_id = r.profile_id
-join identity_edges one on one.profile_id = p.profile_id and one.id_type = p.id_type and one.valid_to is null
-join profiles q on q.profile_id = r.other_profile_id
-join identity_edges other on other.profile_id = q.profile_id and other.id_type = q.id_type
-  and other.valid_to is null
+join profiles one on one.profile_id = r.profile_id
+join profiles other on other.profile_id = r.other_profile_id
 where r.state = :state and r.review_id > :after order by r.review_id limit :limit;
 
 -- name: merge_review
@@ -330,21 +346,18 @@ where state = 'merged' and (profile_id = :profile_id or other_profile_id = :prof
 
 -- name: shared_identifiers
 -- Browsers, phones and addresses that several people use, by type and in the order of their profiles.
-select p.profile_id, e.id_type, e.id, p.created_at,
+select p.profile_id, p.id_type, p.id, p.created_at,
   (select count(distinct c.profile_id) from identity_claims c
-    where c.id_type = e.id_type and c.id = e.id and c.profile_id <> '') as people
+    where c.id_type = p.id_type and c.id = p.id and c.profile_id <> '') as people
 from profiles p
-join identity_edges e on e.profile_id = p.profile_id and e.id_type = p.id_type and e.valid_to is null
 where p.shared = 1 and p.id_type = :id_type and p.profile_id > :after order by p.profile_id limit :limit;
 
 -- name: people_using
 -- Who an identifier was seen with, since when and until when.
-select c.profile_id, e.id_type, e.id, min(c.first_at) as first_at, max(c.last_at) as last_at
-from identity_claims c
-join profiles p on p.profile_id = c.profile_id
-join identity_edges e on e.profile_id = p.profile_id and e.id_type = p.id_type and e.valid_to is null
+select c.profile_id, p.id_type, p.id, min(c.first_at) as first_at, max(c.last_at) as last_at
+from identity_claims c join profiles p on p.profile_id = c.profile_id
 where c.id_type = :id_type and c.id = :id
-group by c.profile_id, e.id_type, e.id order by last_at desc, c.profile_id limit :limit;
+group by c.profile_id, p.id_type, p.id order by last_at desc, c.profile_id limit :limit;
 
 -- name: beacon_of_the_shop
 -- A beacon that is fixed to a place, or to a thing.

@@ -1,7 +1,10 @@
 -- name: identifiers_with_prefix
 -- Identifiers of one type that begin so, in their order, from behind one.
+select id_type, id, profile_id from profiles
+where id_type = :id_type and id >= :low and id < :high and id > :after
+union all
 select id_type, id, profile_id from identity_edges
-where id_type = :id_type and valid_to is null and id >= :low and id < :high and id > :after
+where id_type = :id_type and id_type = 'beacon' and valid_to is null and id >= :low and id < :high and id > :after
 order by id limit :limit;
 
 -- name: traits_with_prefix

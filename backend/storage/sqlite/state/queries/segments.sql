@@ -78,11 +78,15 @@ from json_each(cast(:profiles as text)) asked cross join profiles p where p.prof
 select p.profile_id, p.merged_into
 from json_each(cast(:profiles as text)) asked cross join profiles p where p.merged_into = asked.value;
 
--- name: segment_profiles_behind
--- The profiles that identifiers belong to, or once did.
-select distinct e.profile_id
-from json_each(cast(:ids as text)) asked cross join identity_edges e
-where e.id_type = :id_type and e.id = asked.value;
+-- name: segment_bearers
+-- Who carries beacons, or once did.
+select e.profile_id
+from json_each(cast(:beacons as text)) asked cross join identity_edges e
+where e.id_type = 'beacon' and e.id = asked.value and e.valid_to is null
+union
+select e.profile_id
+from json_each(cast(:beacons as text)) asked cross join identity_edges e
+where e.id_type = 'beacon' and e.id = asked.value and e.valid_to is not null;
 
 -- name: segment_events
 -- What people did after a time that some segment asks for, by name or by kind alone.
@@ -114,10 +118,14 @@ order by c.granted desc;
 
 -- name: segment_identifiers
 -- By what the profiles are known.
+select p.profile_id, p.id_type, p.id
+from json_each(cast(:profiles as text)) asked cross join profiles p
+where p.profile_id = asked.value and p.id_type in (select value from json_each(cast(:kinds as text)))
+union all
 select e.profile_id, e.id_type, e.id
 from json_each(cast(:profiles as text)) asked cross join identity_edges e
-where e.profile_id = asked.value and e.valid_to is null
-  and e.id_type in (select value from json_each(cast(:kinds as text)));
+where e.profile_id = asked.value and e.id_type = 'beacon' and e.valid_to is null
+  and 'beacon' in (select value from json_each(cast(:kinds as text)));
 
 -- name: segment_visits
 -- Stays in zones that lasted beyond a time.

@@ -199,7 +199,11 @@ with recursive tree (profile_id, attach_from, attach_until) as (
   union
   select p.profile_id, p.attach_from, p.attach_until
   from tree join profiles p on p.merged_into = tree.profile_id)
+select p.profile_id as id, p.merged_into as profile_id, p.merged_cause as cause, null as valid_to, p.id_type,
+  case when p.merged_at > 0 then p.merged_at else p.created_at end as at
+from tree join profiles p on p.merged_into = tree.profile_id
+union all
 select e.id, e.profile_id, e.cause, e.valid_to, p.id_type,
-  case when e.valid_from > 0 then e.valid_from else p.created_at end as at
+  case when e.valid_from > 0 then e.valid_from else p.created_at end
 from tree join identity_edges e on e.profile_id = tree.profile_id join profiles p on p.profile_id = e.id
 where e.id_type = 'profile';
