@@ -1,7 +1,7 @@
 """One commit of the journal, which many senders share: asks and writes for all of them in few statements."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -54,12 +54,9 @@ class Group:
 
     def take(self, parcel: Parcel) -> int:
         """Keeps what nobody sent before of a parcel, which has to be among the group's; how many events."""
-        known, hashes, encoded = self._known[parcel.hour], [], []
-        for number, event in zip(parcel.hashes, parcel.encoded, strict=True):
-            if number not in known:
-                known.add(number)
-                hashes.append(number)
-                encoded.append(event)
+        known = self._known[parcel.hour]
+        hashes, encoded = _unknown(parcel, known)
+        known.update(hashes)
         if hashes:
             at = parcel.received_at
             self._new[parcel.hour, at // HOUR_MS].extend(hashes)
@@ -111,6 +108,18 @@ def _asked(parcels: Iterable[Parcel]) -> defaultdict[int, list[int]]:
     for parcel in parcels:
         asked[parcel.hour].extend(parcel.hashes)
     return asked
+
+
+def _unknown(parcel: Parcel, known: Set[int]) -> tuple[list[int], list[bytes]]:
+    """The hashes and events that are new; mostly all of them are."""
+    once = set(parcel.hashes)
+    if len(once) == len(parcel.hashes) and once.isdisjoint(known):
+        return parcel.hashes, parcel.encoded
+    new: dict[int, bytes] = {}
+    for number, event in zip(parcel.hashes, parcel.encoded, strict=True):
+        if number not in known:
+            new.setdefault(number, event)
+    return list(new), list(new.values())
 
 
 def _entries_of(events: Events) -> Iterator[Values]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.storage.session import Row, Session, StorageRetry
+from backend.storage.table_filter import TableFilter
 
 NewIds: TypeAlias = Mapping[tuple[int, int], Sequence[int]]
 """Hashes by the hour of the client's clock and the hour of ours, since 1970."""
@@ -88,7 +89,8 @@ class RecentFirst:
     What the table may not have yet is known in memory as well. It is read from the log, run by run and only
     before a transaction writes, so it is never of what was rolled back, and another process's runs are among
     it. Whoever sorts takes runs away and appends an empty one: so it shows in the numbers where something is
-    missing that we have not read.
+    missing that we have not read. What leaves this memory because the table has it is told to the filter:
+    whoever asks for new ids is answered without the table.
     """
 
     def __init__(self) -> None:
@@ -96,6 +98,7 @@ class RecentFirst:
         """Of the runs behind `_sorted_upto`, up to `_seen`."""
         self._moving: Hashes = {}
         """Of the runs up to `_sorted_upto`."""
+        self._filter = TableFilter()
         self._sorted_upto = self._seen = 0
         self.due = False
         self.pressing = 0
@@ -104,7 +107,7 @@ class RecentFirst:
         """Asks memory and the table."""
         self._follow(session)
         return {
-            hour: _in_table(session, hour, hashes).union(
+            hour: self._moved(session, hour, hashes).union(
                 self._recent.get(hour, _NONE).intersection(hashes),
                 self._moving.get(hour, _NONE).intersection(hashes),
             )
@@ -122,7 +125,7 @@ class RecentFirst:
             return True
         log = session.row("recent_ids_size")
         if log is None or log["first"] is None or log["first"] > self._sorted_upto:
-            self._moving = {}  # by now the table has it
+            self._let_go()
         if log is not None and _is_worth_it(log, whole):
             self._follow(session)
             self._sort(session, log["last"])
@@ -138,6 +141,22 @@ class RecentFirst:
             self._recent[hour] |= hashes
         self._moving, self._recent = self._recent, defaultdict(set)
         self._sorted_upto = self._seen = last
+
+    def _moved(self, session: Session, hour: int, hashes: Sequence[int]) -> set[int]:
+        """Those that the table has."""
+        if hour in self._filter:
+            possible = self._filter.possible(hashes)
+            return _in_table(session, hour, possible) if possible else set()
+        if session.rows("any_message_of", hour=hour):
+            return _in_table(session, hour, hashes)
+        self._filter.begin(hour)
+        return set()
+
+    def _let_go(self) -> None:
+        """Of what was sorted: by now the table has it."""
+        for hour, hashes in self._moving.items():
+            self._filter.add(hour, hashes)
+        self._moving = {}
 
     def _follow(self, session: Session) -> None:
         rows = session.rows("recent_ids_after", run=self._seen)
@@ -156,6 +175,7 @@ class RecentFirst:
     def _begin(self, session: Session) -> list[Row]:
         """What is sorted is known, and the whole log is to be read."""
         self._recent.clear()
+        self._filter.clear()
         self._moving = defaultdict(set)
         for row in session.rows("all_sorted_ids"):
             self._moving[row["hour"]].update(array("q", row["hashes"]))

@@ -6,7 +6,7 @@ import sqlite3
 import sys
 import textwrap
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.storage import message_ids
+from backend.storage import message_ids, table_filter
 from backend.storage.database import SqliteFile, open_for_writing, transaction
 from backend.storage.entries import BEGINNING
 from backend.storage.journal import HOUR_MS, Journal
@@ -41,6 +41,8 @@ def small(monkeypatch):
     """A handful is many."""
     for name, size in {"RECENT_IDS": 6, "RECENT_RUNS": 5, "PORTION": 2}.items():
         monkeypatch.setattr(message_ids, name, size)
+    for name, size in {"SLOTS": 16, "FULL": 5, "HOURS": 2}.items():
+        monkeypatch.setattr(table_filter, name, size)
 
 
 def ids_in(connection: sqlite3.Connection) -> list[tuple[int, int]]:
@@ -55,7 +57,7 @@ def ids_in(connection: sqlite3.Connection) -> list[tuple[int, int]]:
 
 # Any order of commits, failures, restarts, and another process ---------------------------------------------
 
-ids = st.lists(st.tuples(st.integers(0, 2), st.integers(-8, 8)), max_size=6)
+ids = st.lists(st.tuples(st.integers(0, 2), st.integers(-8, 12)), max_size=6)
 who = st.integers(0, 1)
 steps = st.one_of(
     st.tuples(st.just("take"), who, st.booleans(), ids),
@@ -105,23 +107,38 @@ class Processes:
             return None
 
 
+@contextmanager
+def two_processes():
+    with TemporaryDirectory() as folder, ExitStack() as open_files:
+        connections = [open_for_writing(Path(folder) / "journal.db", "journal") for _ in range(2)]
+        for connection in connections:
+            open_files.callback(connection.close)
+            connection.execute("pragma synchronous = off")
+        yield Processes(connections)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(steps, max_size=60))
 def test_each_id_is_known_and_kept_once_whatever_happens(history):
-    with TemporaryDirectory() as folder:
-        connections = [open_for_writing(Path(folder) / "journal.db", "journal") for _ in range(2)]
-        for connection in connections:
-            connection.execute("pragma synchronous = off")
-        try:
-            processes = Processes(connections)
-            for name, *told in history:
-                getattr(processes, name)(*told)
-                assert Counter(ids_in(connections[0])) == Counter(processes.taken)
-            for number in (0, 1):
-                processes.take(number, False, sorted(processes.taken))
-        finally:
-            for connection in connections:
-                connection.close()
+    with two_processes() as processes:
+        for name, *told in history:
+            getattr(processes, name)(*told)
+            assert Counter(ids_in(processes.connections[0])) == Counter(processes.taken)
+        for number in (0, 1):
+            processes.take(number, False, sorted(processes.taken))
+
+
+@pytest.mark.parametrize("mover", (0, 1))
+def test_who_asked_while_the_table_had_none_knows_what_gets_there(mover):
+    """Whoever moves it, and whether it was seen on its way or not."""
+    with two_processes() as processes:
+        processes.take(0, False, [(0, 1)])
+        for start in range(2, 60, 4):
+            processes.take(1, False, [(hour, one) for hour in (0, 1, 2) for one in range(start, start + 4)])
+            for _ in range(12):
+                processes.settle(mover, False, True)
+        for number in (0, 1):
+            processes.take(number, False, [*sorted(processes.taken), (0, 60), (1, 61)])
 
 
 # In the journal -------------------------------------------------------------------------------------------
@@ -202,13 +219,14 @@ async def test_what_is_forgotten_is_forgotten_wherever_it_is(journal, journal_fi
 CHILD = textwrap.dedent("""
     import asyncio, random, sys
     from pathlib import Path
-    from backend.storage import message_ids
+    from backend.storage import message_ids, table_filter
     from backend.storage.database import SqliteFile
     from backend.storage.journal import Journal
     from sdk_bridge.wire.app_events import AppEvent
 
     NOW = 1_750_075_200_000
     message_ids.RECENT_IDS, message_ids.RECENT_RUNS, message_ids.PORTION = 40, 20, 4
+    table_filter.SLOTS = table_filter.FULL = 64
 
     def event(number):
         at = 0 if number % 3 == 0 else NOW - number % 7 * 3_600_000

@@ -5,6 +5,10 @@ select m.hash from json_each(cast(:hashes as text)) one
 cross join message_ids m where m.hour = :hour and m.hash = cast(one.value as bigint)
   and exists (select 1 from message_ids a where a.hour = :hour);
 
+-- name: any_message_of
+-- Whether there is any id of an hour.
+select 1 as there from message_ids where hour = :hour limit 1;
+
 -- name: remember_messages!
 -- App events' ids of one hour, a JSON list. `or ignore`, as SQLite then need not keep each page as it was for
 -- the case that a row in the middle is at fault.
