@@ -30,6 +30,7 @@ class FencePart:
         self._live = live
         self._handovers = handovers
         self._stays: list[tuple[FenceTransition, str]] = []
+        self._heard: set[str] = set()
 
     def observed(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:
         """A location, or a transition that the phone's system saw; of a person who agreed to be seen.
@@ -46,6 +47,7 @@ class FencePart:
         known = live.fences.fences
         self._handovers.seen(subject, partition_of_event(event))
         live.fence_owners[subject] = person_id
+        self._heard.add(subject)
         if event.fence is not None:
             geometry = known.by_id.get(event.fence.fence_id)
             if geometry is None:
@@ -77,11 +79,13 @@ class FencePart:
         fences.write_stays(self._session, self._stays)
         self._stays.clear()
         live, tracks = self._live, self._live.fence_tracks
-        changed = ((key, tracks.track_of(key), self._partition_for(key[0])) for key in sorted(tracks.changed))
+        changed = [(key, tracks.track_of(key), self._partition_for(key[0])) for key in sorted(tracks.changed)]
         fences.save_tracks(self._session, changed, live.fence_owners)
+        for subject in self._heard.union(key[0] for key in tracks.changed):
+            if subject not in tracks.tracks:
+                live.fence_owners.pop(subject, None)
         tracks.changed.clear()
-        for subject in live.fence_owners.keys() - tracks.tracks.keys():
-            del live.fence_owners[subject]
+        self._heard.clear()
 
     def _partition_for(self, subject: str) -> int:
         known = self._live.partitions.get(subject)

@@ -27,8 +27,7 @@ class Fix(NamedTuple):
     accuracy_m: float
 
 
-@dataclass(frozen=True, slots=True)
-class FenceTransition:
+class FenceTransition(NamedTuple):
     """Someone entered or left a fence, is still in it, or comes nearer."""
 
     kind: Kind
@@ -64,49 +63,48 @@ class FenceTracks:
     last_fix_at: dict[str, int] = field(default_factory=dict)
     changed: set[Key] = field(default_factory=set)
 
-    def locate(self, subject: str, fix: Fix, around: Iterable[Near]) -> Iterator[FenceTransition]:
+    def locate(self, subject: str, fix: Fix, around: Iterable[Near]) -> list[FenceTransition]:
         """A fix with all the fences near it, and with those that the phone has a track of, however far.
 
         One that is older than the last says nothing about now.
         """
         if fix.at <= self.last_fix_at.get(subject, -1):
-            return
+            return []
         self.last_fix_at[subject] = fix.at
         near = {one.geometry.fence.fence_id: one for one in around}
         mine = self.tracks.get(subject, {})
+        seen = []
         for fence_id in sorted(mine.keys() | near.keys()):
             track = mine.get(fence_id) or FenceTrack(subject, fence_id)
-            yield from self._weigh(track, fix, near.get(fence_id))
+            transition = self._weigh(track, fix, near.get(fence_id))
+            if transition is not None:
+                seen.append(transition)
+        return seen
 
     def report(
         self, subject: str, fence_id: str, what: Literal["enter", "dwell", "leave"], fix: Fix, reach_m: float
-    ) -> Iterator[FenceTransition]:
+    ) -> list[FenceTransition]:
         """A phone's own system watched the fence. Its word counts, unless its fix is worse than the fence."""
         if fix.accuracy_m > reach_m or fix.at < self._seen_at(subject, fence_id):
-            return
+            return []
         track = self.tracks.get(subject, {}).get(fence_id) or FenceTrack(subject, fence_id)
         if what == "leave":
-            yield from self._leave(track, fix.at, "medium")
-        elif track.inside:
-            yield self._stay(track, fix.at)
-        else:
-            yield from self._enter(track, fix.at, "medium")
+            return self._left(track, fix.at, "medium")
+        return [self._stay(track, fix.at) if track.inside else self._enter(track, fix.at, "medium")]
 
     def expire(self, now: int) -> Iterator[FenceTransition]:
         """Whoever has been silent for long left when they were last seen, as far as anybody knows."""
         for mine in list(self.tracks.values()):
             for track in list(mine.values()):
                 if now - track.seen_at > SILENT_MS:
-                    if track.inside:
-                        yield from self._leave(track, track.seen_at, "low")
+                    yield from self._left(track, track.seen_at, "low")
                     self._drop(track)
 
     def forget(self, subject: str, at: int) -> Iterator[FenceTransition]:
         """They withdrew: nothing of them is kept."""
         self.last_fix_at.pop(subject, None)
         for track in list(self.tracks.get(subject, {}).values()):
-            if track.inside:
-                yield from self._leave(track, max(at, track.entered_at), "high")
+            yield from self._left(track, max(at, track.entered_at), "high")
             self._drop(track)
 
     def restore(self, tracks: Iterable[FenceTrack]) -> None:
@@ -117,57 +115,51 @@ class FenceTracks:
 
     # One phone and one fence ----------------------------------------------------------------------------
 
-    def _weigh(self, track: FenceTrack, fix: Fix, near: Near | None) -> Iterator[FenceTransition]:
+    def _weigh(self, track: FenceTrack, fix: Fix, near: Near | None) -> FenceTransition | None:
+        """What a fix says of a fence; the fence may be no more, and then nobody is in it."""
         if near is None:
-            yield from self._taken_away(track, fix)
-            return
+            left = self._leave(track, fix.at, "high")
+            self._drop(track)
+            return left
         if fix.accuracy_m > near.geometry.reach_m:
-            return
-        if track.inside:
-            yield from self._weigh_inside(track, fix, near.distance)
-        else:
-            yield from self._weigh_outside(track, fix, near.distance)
+            return None
+        weigh = self._weigh_inside if track.inside else self._weigh_outside
+        seen = weigh(track, fix, near.distance)
         if not track.inside and near.distance > near.geometry.fence.approach_m:
             self._drop(track)
+        return seen
 
-    def _taken_away(self, track: FenceTrack, fix: Fix) -> Iterator[FenceTransition]:
-        """The fence is no more: nobody is in it."""
-        yield from self._leave(track, fix.at, "high")
-        self._drop(track)
-
-    def _weigh_inside(self, track: FenceTrack, fix: Fix, distance: float) -> Iterator[FenceTransition]:
+    def _weigh_inside(self, track: FenceTrack, fix: Fix, distance: float) -> FenceTransition | None:
         if distance <= 0:
             track.doubtful_at = None
-            yield self._stay(track, fix.at)
-            return
+            return self._stay(track, fix.at)
         surely_out = distance - fix.accuracy_m > LEAVE_MARGIN_M
         if surely_out or (distance > LEAVE_MARGIN_M and self._is_confirmed(track, fix.at)):
-            yield from self._leave(track, fix.at, "high" if surely_out else "medium")
-        else:
-            self._keep(track)
+            return self._leave(track, fix.at, "high" if surely_out else "medium")
+        self._keep(track)
+        return None
 
-    def _weigh_outside(self, track: FenceTrack, fix: Fix, distance: float) -> Iterator[FenceTransition]:
+    def _weigh_outside(self, track: FenceTrack, fix: Fix, distance: float) -> FenceTransition | None:
         track.seen_at = fix.at
-        if distance <= 0:
-            surely_in = distance + fix.accuracy_m <= 0
-            if surely_in or self._is_confirmed(track, fix.at):
-                yield from self._enter(track, fix.at, "high" if surely_in else "medium")
-            else:
-                self._keep(track)
-            return
-        track.doubtful_at = None
-        yield from self._approach(track, fix, distance)
+        if distance > 0:
+            track.doubtful_at = None
+            return self._approach(track, fix, distance)
+        surely_in = distance + fix.accuracy_m <= 0
+        if surely_in or self._is_confirmed(track, fix.at):
+            return self._enter(track, fix.at, "high" if surely_in else "medium")
+        self._keep(track)
+        return None
 
-    def _approach(self, track: FenceTrack, fix: Fix, distance: float) -> Iterator[FenceTransition]:
+    def _approach(self, track: FenceTrack, fix: Fix, distance: float) -> FenceTransition | None:
         """Nearer by more than the fixes may err since the farthest point of this way; once for each way."""
         track.farthest = distance if track.farthest is None else max(track.farthest, distance)
-        nearer = track.farthest - distance
-        if not track.approached and nearer > max(NEARER_M, fix.accuracy_m):
-            track.approached = True
-            self._keep(track)
-            confidence: Confidence = "high" if nearer > 2 * fix.accuracy_m else "medium"
-            yield FenceTransition("approached", track.subject, track.fence_id, fix.at, fix.at, confidence)
         self._keep(track)
+        nearer = track.farthest - distance
+        if track.approached or nearer <= max(NEARER_M, fix.accuracy_m):
+            return None
+        track.approached = True
+        confidence: Confidence = "high" if nearer > 2 * fix.accuracy_m else "medium"
+        return FenceTransition("approached", track.subject, track.fence_id, fix.at, fix.at, confidence)
 
     def _is_confirmed(self, track: FenceTrack, at: int) -> bool:
         """Whether this is the second fix in a row that contradicts what we took for true."""
@@ -178,25 +170,29 @@ class FenceTracks:
         self._keep(track)
         return False
 
-    def _enter(self, track: FenceTrack, at: int, confidence: Confidence) -> Iterator[FenceTransition]:
+    def _enter(self, track: FenceTrack, at: int, confidence: Confidence) -> FenceTransition:
         track.inside, track.entered_at, track.seen_at = True, at, at
         track.doubtful_at, track.approached = None, False
         self._keep(track)
-        yield FenceTransition("entered", track.subject, track.fence_id, at, at, confidence)
+        return FenceTransition("entered", track.subject, track.fence_id, at, at, confidence)
 
     def _stay(self, track: FenceTrack, at: int) -> FenceTransition:
         track.seen_at = at
         self._keep(track)
         return FenceTransition("stayed", track.subject, track.fence_id, at, track.entered_at)
 
-    def _leave(self, track: FenceTrack, at: int, confidence: Confidence) -> Iterator[FenceTransition]:
+    def _leave(self, track: FenceTrack, at: int, confidence: Confidence) -> FenceTransition | None:
         if not track.inside:
-            return
+            return None
         at = max(at, track.entered_at)
         track.inside, track.seen_at, track.doubtful_at = False, at, None
         track.farthest, track.approached = None, True  # whoever leaves does not approach it by turning round
         self._keep(track)
-        yield FenceTransition("left", track.subject, track.fence_id, at, track.entered_at, confidence)
+        return FenceTransition("left", track.subject, track.fence_id, at, track.entered_at, confidence)
+
+    def _left(self, track: FenceTrack, at: int, confidence: Confidence) -> list[FenceTransition]:
+        left = self._leave(track, at, confidence)
+        return [] if left is None else [left]
 
     def _seen_at(self, subject: str, fence_id: str) -> int:
         track = self.tracks.get(subject, {}).get(fence_id)

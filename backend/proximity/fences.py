@@ -108,6 +108,8 @@ class Geometry:
     fence: Fence
     latitude: float
     longitude: float
+    east_metres: float
+    """Of a degree of longitude here."""
     radius_m: float
     """Of the circle around the middle that holds all of it."""
     reach_m: float
@@ -116,14 +118,9 @@ class Geometry:
     polygon: shapely.Polygon | shapely.MultiPolygon | None = None
     edge: shapely.Geometry | None = None
 
-    @property
-    def east_metres(self) -> float:
-        """Of a degree of longitude here."""
-        return METRES_A_DEGREE * math.cos(math.radians(self.latitude))
-
     def distance(self, latitude: float, longitude: float) -> float:
         """From a point to the edge; negative inside."""
-        x = _turn(longitude - self.longitude) * self.east_metres
+        x = ((longitude - self.longitude + 180) % 360 - 180) * self.east_metres
         y = (latitude - self.latitude) * METRES_A_DEGREE
         if self.polygon is None or self.edge is None:
             return math.hypot(x, y) - self.radius_m
@@ -151,6 +148,7 @@ def geometry_of(fence: Fence) -> Geometry:
             fence,
             circle.latitude,
             circle.longitude,
+            _east_metres(circle.latitude),
             circle.radius_m,
             circle.radius_m,
             point.widened(circle.radius_m),
@@ -195,7 +193,7 @@ def _polygon_geometry(fence: Fence, parts: list[list[Array]]) -> Geometry:
     west, south = outline.min(axis=0).tolist()
     east, north = outline.max(axis=0).tolist()
     latitude, longitude = (south + north) / 2, (west + east) / 2
-    scale = np.array([METRES_A_DEGREE * math.cos(math.radians(latitude)), METRES_A_DEGREE])
+    scale = np.array([_east_metres(latitude), METRES_A_DEGREE])
     for rings in parts:
         _check_rings(rings)
     flat = [[(ring - (longitude, latitude)) * scale for ring in rings] for rings in parts]
@@ -208,7 +206,8 @@ def _polygon_geometry(fence: Fence, parts: list[list[Array]]) -> Geometry:
     reach = math.sqrt(polygon.area / math.pi)
     shapely.prepare(polygon)
     box = Box(west, south, east, north)
-    return Geometry(fence, latitude, longitude, radius, reach, box, polygon, polygon.boundary)
+    east_metres = _east_metres(latitude)
+    return Geometry(fence, latitude, longitude, east_metres, radius, reach, box, polygon, polygon.boundary)
 
 
 def _one(polygons: Iterable[shapely.Polygon]) -> shapely.Polygon | shapely.MultiPolygon:
@@ -224,9 +223,9 @@ def _check_rings(rings: list[Array]) -> None:
         raise FenceInvalid(f"shape.geometry: {shapely.is_valid_reason(polygon)} (longitude, latitude)")
 
 
-def _turn(degrees: float) -> float:
-    """A difference of longitudes by the shorter way round."""
-    return (degrees + 180) % 360 - 180
+def _east_metres(latitude: float) -> float:
+    """The length of a degree of longitude."""
+    return METRES_A_DEGREE * math.cos(math.radians(latitude))
 
 
 class Near(NamedTuple):
@@ -263,15 +262,18 @@ class Fences:
     def around(self, latitude: float, longitude: float, also: Iterable[str] = ()) -> list[Near]:
         """Every fence that holds a point, or that it is within `approach_m` of; and those of `also`, however
         far."""
-        found = []
-        cell, asked = _cell(latitude, longitude), set(also)
-        for geometry in (*self._grid.get(cell, ()), *self._everywhere):
+        found, asked = [], set(also)
+        here = self._grid.get(_cell(latitude, longitude), ())
+        for geometry in (*here, *self._everywhere) if self._everywhere else here:
             distance = geometry.distance(latitude, longitude)
             if distance <= geometry.fence.approach_m:
                 found.append(Near(geometry, distance))
                 asked.discard(geometry.fence.fence_id)
-        known = (self.by_id[fence_id] for fence_id in sorted(asked) if fence_id in self.by_id)
-        return [*found, *(Near(geometry, geometry.distance(latitude, longitude)) for geometry in known)]
+        for fence_id in sorted(asked):
+            known = self.by_id.get(fence_id)
+            if known is not None:
+                found.append(Near(known, known.distance(latitude, longitude)))
+        return found
 
     def around_all(
         self, latitudes: Array, longitudes: Array
@@ -347,7 +349,8 @@ class _Table:
 
 
 def _cell(latitude: float, longitude: float) -> tuple[int, int]:
-    return math.floor(latitude / CELL_DEGREES), math.floor(_turn(longitude) / CELL_DEGREES)
+    turned = (longitude + 180) % 360 - 180
+    return math.floor(latitude / CELL_DEGREES), math.floor(turned / CELL_DEGREES)
 
 
 def _cells(box: Box) -> Iterator[tuple[int, int]]:

@@ -106,11 +106,24 @@ def save_tracks(
         if track is None:
             ended.append({"subject": subject, "fence_id": fence_id})
         else:
-            told = {name: getattr(track, name) for name in _REMEMBERED}
-            flags = {"inside": int(track.inside), "approached": int(track.approached)}
-            saved.append({**told, **flags, "profile_id": owners[subject], "partition": partition})
+            saved.append(_presence(track, owners[subject], partition))
     session.many("end_fence_presence", ended)
-    session.many("save_fence_presence", saved)
+    session.many("save_fence_presence", saved, together=True)
+
+
+def _presence(track: FenceTrack, profile_id: str, partition: int) -> dict[str, Any]:
+    return {
+        "subject": track.subject,
+        "fence_id": track.fence_id,
+        "profile_id": profile_id,
+        "inside": int(track.inside),
+        "entered_at": track.entered_at,
+        "seen_at": track.seen_at,
+        "farthest": track.farthest,
+        "doubtful_at": track.doubtful_at,
+        "approached": int(track.approached),
+        "partition": partition,
+    }
 
 
 def write_stays(session: Session, transitions: Iterable[tuple[FenceTransition, str]]) -> None:
@@ -128,7 +141,7 @@ def write_stays(session: Session, transitions: Iterable[tuple[FenceTransition, s
         elif transition.kind == "left":
             ended.append({"subject": key[0], "fence_id": key[1], "left_at": transition.at})
     session.many("end_fence_visit", ended)
-    session.many("begin_fence_visit", begun)
+    session.many("begin_fence_visit", begun, together=True)
 
 
 def _stay(transition: FenceTransition, profile_id: str) -> dict[str, Any]:
