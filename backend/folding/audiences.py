@@ -15,14 +15,17 @@ from operator import or_
 from typing import Literal
 
 from backend.occurrences import Occurrence
+from backend.profiles.arrivals import Arrival, Known
 from backend.segments.dependencies import EITHER, LEAVES, Needs, Wake, Wakes, is_restless, needs_of
+from backend.segments.facts import NOTHING_KNOWN
 from backend.segments.model import LONGEST_S, Condition, in_order, references
-from backend.segments.predicate import Answer, evaluate_all
+from backend.segments.predicate import Answer, evaluate, evaluate_all
 from backend.storage import segments as rows
 from backend.storage.ownership import EVERYTHING, Holding
 from backend.storage.segment_facts import PeopleFacts
 from backend.storage.segments import Change, Membership, StoredSegment
 from backend.storage.session import Session
+from sdk_bridge.wire.app_events import AppEvent
 
 TIMERS_AT_ONCE = 500  # at midnight everybody's may be due; gateways and phones must not wait for them all
 PORTION_S = 0.006  # with its commit well below the 20 ms that bulk work may hold the writer for
@@ -42,6 +45,8 @@ class Audiences:
     needs: dict[str, Needs]
     """Of each segment, with those that are asked because of it."""
     restless: frozenset[str]
+    of_strangers: frozenset[str]
+    """Those in which is whoever nothing is known of."""
     next_due: int | None
     """When the next timer is due; never later than in the database."""
     portion: int = FIRST_PORTION
@@ -66,6 +71,9 @@ class Audiences:
             wakes=wakes,
             needs=_needs(conditions, order, wakes),
             restless=frozenset(key for key, condition in conditions.items() if is_restless(condition)),
+            of_strangers=frozenset(
+                key for key, condition in conditions.items() if evaluate(condition, NOTHING_KNOWN, 0).holds
+            ),
             next_due=rows.next_due(session),
         )
 
@@ -73,6 +81,19 @@ class Audiences:
     def computing(self) -> StoredSegment | None:
         """The first that is not computed for everybody yet."""
         return next((found for found in self.segments.values() if found.state == "computing"), None)
+
+    def asking_of(self, arrival: Arrival) -> frozenset[str]:
+        """The segments that an arrival concerns, whatever the person did.
+
+        Where not everybody was asked yet, it is not known what a person brings.
+        """
+        named = self.wakes.naming(arrival.kinds)
+        if arrival.before is None:
+            return named | self.of_strangers
+        if arrival.before == arrival.person_id:
+            return named
+        unfinished = (key for key, found in self.segments.items() if found.state == "computing")
+        return named.union(self.wakes.of_roots, unfinished)
 
     def reach(self, segment_id: str) -> int:
         """How far back events are asked for, in seconds."""
@@ -86,6 +107,13 @@ class _Noted:
 
     woken: defaultdict[Wake, set[str]] = field(default_factory=lambda: defaultdict(set))
     by_all: set[str] = field(default_factory=set)
+    arrivals: list[Arrival] = field(default_factory=list)
+    told: defaultdict[str, list[AppEvent]] = field(default_factory=lambda: defaultdict(list))
+    """What people did in this transaction."""
+
+    def entering(self) -> set[str]:
+        """Those who may have come into something by what they did."""
+        return set[str]().union(*(woken for wake, woken in self.woken.items() if wake.may_enter))
 
     def profiles(self) -> set[str]:
         return self.by_all.union(*self.woken.values())
@@ -137,6 +165,8 @@ class _People:
     asked: dict[str, set[str]]
     held: _Held
     timers: Mapping[tuple[str, str], int]
+    histories: Mapping[str, Sequence[AppEvent]]
+    """All that people ever did, of whom that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +191,7 @@ class AudiencePart:
         holding: Holding = EVERYTHING,
     ) -> None:
         self._session = session
+        self._known: Known = _nobody_known
         self._holding = holding
         self._audiences = audiences
         self._stopwatch = stopwatch
@@ -174,6 +205,8 @@ class AudiencePart:
         person_id = occurrence.profile_id
         if not person_id or occurrence.segment_id is not None or not self._audiences.segments:
             return
+        if occurrence.event is not None:
+            self._noted.told[person_id].append(occurrence.event)
         rests_until = self._audiences.rests.get(person_id, 0)
         for wake in self._audiences.wakes.woken_by(occurrence):
             if rests_until > occurrence.received_at:
@@ -182,8 +215,16 @@ class AudiencePart:
                 self._noted.woken[wake].add(person_id)
 
     def disturbed(self, profiles: Iterable[str]) -> None:
-        """These profiles are new, or of another person than before: every segment asks about them."""
+        """These profiles are of another person than before: every segment asks about them."""
         self._noted.by_all.update(profiles)
+
+    def arrived(self, arrivals: Iterable[Arrival], known: Known) -> None:
+        """These people are new, or more than before: the segments that it concerns ask about them.
+
+        `known`: profiles that need not be read.
+        """
+        self._noted.arrivals.extend(arrivals)
+        self._known = known
 
     def settle(self, now: int) -> Iterator[Occurrence]:
         """Asks everybody whom anything happened to. `now`: everything until then is folded."""
@@ -224,14 +265,14 @@ class AudiencePart:
 
     def _ask_noted(self, now: int) -> Iterator[Occurrence]:
         noted, self._noted = self._noted, _Noted()
-        profiles = noted.profiles() if self._audiences.segments else ()
-        if not profiles:
+        if not self._audiences.segments or not (noted.woken or noted.by_all or noted.arrivals):
             return
-        people, found = self._people(noted, profiles), _Found()
+        people, found = self._people(noted), _Found()
         groups = self._groups(people, now)
         for segment in self._audiences.segments.values():
             for group in groups:
                 self._ask_all(segment, people, group, found, now)
+        self._bring(people.held, found)
         for group in groups:
             self._let_rest(group.facts, now)
         yield from self._write(found)
@@ -253,27 +294,53 @@ class AudiencePart:
         asking = [key for key, asked in people.asked.items() if not together.isdisjoint(asked)]
         needs = reduce(or_, (self._audiences.needs[segment_id] for segment_id in asking))
         trees = {person: tree for person, tree in people.trees.items() if person in together}
-        return _Group(together, PeopleFacts(self._session, trees, needs, now, people.held.members))
+        members, histories = people.held.members, people.histories
+        return _Group(together, PeopleFacts(self._session, trees, needs, now, members, histories))
 
-    def _people(self, noted: _Noted, profiles: Iterable[str]) -> _People:
+    def _people(self, noted: _Noted) -> _People:
         """The people behind the profiles, and which segments have to ask about them."""
         audiences, session = self._audiences, self._session
-        trees = rows.trees(session, profiles)
+        asking, passed_by = self._asking_of_arrivals(noted)
+        arrivals = [arrival for arrival, _ in asking]
+        trees = rows.trees(session, noted.profiles() - passed_by, self._known, arrivals)
         person_of = {profile: person for person, tree in trees.items() for profile in tree}
-        held = self._held(trees, person_of)
-        by_all = held.merged | _known(person_of, noted.by_all)
+        begun = {one for arrival in arrivals for one in arrival.begun}
+        held = self._held(trees, person_of, begun)
+        arrived = {arrival.person_id for arrival in arrivals}
+        by_all = (held.merged - arrived) | _known(person_of, noted.by_all)
         asked = {segment_id: by_all.copy() for segment_id in audiences.segments}
+        for arrival, segment_ids in asking:
+            for segment_id in segment_ids:
+                asked[segment_id].add(arrival.person_id)
         for wake, woken in noted.woken.items():
             people = _known(person_of, woken)
             for segment_id, effect in wake.effects.items():
                 asked[segment_id] |= held.open_to(segment_id, effect, people)
-        timers = rows.timers_of(session, set().union(*asked.values())) if audiences.restless else {}
-        return _People(trees, asked, held, timers)
+        waiting = set().union(*asked.values()) - begun if audiences.restless else ()
+        timers = rows.timers_of(session, waiting) if waiting else {}
+        alone = (arrival.person_id for arrival in arrivals if arrival.is_alone)
+        return _People(trees, asked, held, timers, {person: noted.told.get(person, ()) for person in alone})
 
-    def _held(self, trees: Mapping[str, Sequence[str]], person_of: Mapping[str, str]) -> _Held:
+    def _asking_of_arrivals(self, noted: _Noted) -> tuple[list[tuple[Arrival, frozenset[str]]], set[str]]:
+        """The arrivals, each with the segments that it concerns; and newcomers' profiles that no segment asks
+        about: they are in none, and whatever they did brought them into none.
+        """
+        asking, passed_by, entering = list[tuple[Arrival, frozenset[str]]](), set[str](), noted.entering()
+        for arrival in noted.arrivals:
+            segment_ids = self._audiences.asking_of(arrival)
+            if arrival.before is None and not segment_ids and entering.isdisjoint(arrival.profiles):
+                passed_by.update(arrival.profiles)
+            else:
+                asking.append((arrival, segment_ids))
+        return asking, passed_by
+
+    def _held(
+        self, trees: Mapping[str, Sequence[str]], person_of: Mapping[str, str], begun: AbstractSet[str]
+    ) -> _Held:
         """What people are in; a profile that was merged gives its memberships to its person."""
         held, stale = _Held({person: set() for person in trees}), list[tuple[str, str]]()
-        for profile_id, segment_id, since in rows.memberships(self._session, person_of):
+        before = person_of.keys() - begun
+        for profile_id, segment_id, since in rows.memberships(self._session, before) if before else ():
             person = person_of[profile_id]
             key = (person, segment_id)
             held.members[person].add(segment_id)
@@ -319,10 +386,9 @@ class AudiencePart:
             held.members[person_id].add(segment_id)
         for person_id in left:
             held.members[person_id].discard(segment_id)
-        for person_id in (*entered, *(was & held.merged & answer.holds)):
-            key = (person_id, segment_id)
-            if key not in held.rooted:
-                found.entered.append((Membership(*key, held.since[key]), segment.version))
+        for person_id in entered:
+            if person_id not in held.merged:
+                found.entered.append((Membership(person_id, segment_id, now), segment.version))
         found.gone += [key for person_id in left if (key := (person_id, segment_id)) in held.rooted]
         found.changes += _changes(segment, entered, left, held.since, now)
         for dependent in self._audiences.wakes.dependents(segment_id) if entered or left else ():
@@ -331,6 +397,14 @@ class AudiencePart:
             key = (person_id, segment_id)
             if at < people.timers.get(key, at + 1):
                 found.timers[key] = at
+
+    def _bring(self, held: _Held, found: _Found) -> None:
+        """What people are in whose merged profiles were in something is the person's own now."""
+        for person_id in sorted(held.merged):
+            for segment_id in sorted(held.members[person_id]):
+                key, segment = (person_id, segment_id), self._audiences.segments.get(segment_id)
+                if key not in held.rooted and segment is not None:
+                    found.entered.append((Membership(*key, held.since[key]), segment.version))
 
     def _write(self, found: _Found) -> Iterator[Occurrence]:
         session = self._session
@@ -421,6 +495,10 @@ def _needs(conditions: Mapping[str, Condition], order: Sequence[str], wakes: Wak
     for key in reversed(order):
         needs[key] = reduce(or_, (needs[one] for one in wakes.dependents(key)), needs_of(conditions[key]))
     return needs
+
+
+def _nobody_known(_profile_id: str) -> None:
+    return None
 
 
 def _known(person_of: Mapping[str, str], profiles: Iterable[str]) -> set[str]:

@@ -12,6 +12,7 @@ from backend.folding.floor import FloorPart
 from backend.folding.live import PHONE_TRACK, LiveState
 from backend.ids import uuid7
 from backend.occurrences import Occurrence
+from backend.profiles.arrivals import Arrival, Known, arrivals
 from backend.profiles.model import Applied
 from backend.profiles.placing import person_of
 from backend.profiles.service import Numbered, ProfileService, whose
@@ -40,8 +41,8 @@ _OBSERVED = frozenset({"beacon_sighting", "fence_transition", "location"})
 class PeoplePart:
     """What the app events of one transaction cause.
 
-    `bearers_changed`: who is listened for is no longer as it was. `disturbed` are profiles that are new, of
-    another person than before, or may say something else about themselves than events do.
+    `bearers_changed`: who is listened for is no longer as it was. `disturbed` are profiles that are of
+    another person than before, or may say something else about themselves than events do; but for `arrivals`.
     """
 
     def __init__(
@@ -55,7 +56,20 @@ class PeoplePart:
         self._now = now
         self.bearers_changed = False
         self.disturbed: set[str] = set()
+        self._begun: set[str] = set()
+        self._joined: list[frozenset[str]] = []
         self._forgotten: list[tuple[Numbered, Applied]] = []
+
+    def arrivals(self) -> list[Arrival]:
+        """Who is new, or met nobody but who is new; whoever of them cannot be told so simply is disturbed."""
+        found, others = arrivals(self._begun, self._joined, self.known)
+        self.disturbed |= others
+        return [one for one in found if self.disturbed.isdisjoint(one.profiles)]
+
+    @property
+    def known(self) -> Known:
+        """Profiles that need not be read."""
+        return self._rows.profiles.get
 
     def end(self) -> None:
         """The transaction writes nothing more."""
@@ -109,7 +123,7 @@ class PeoplePart:
 
     def _new_profile(self) -> str:
         profile_id = uuid7(self._now)
-        self.disturbed.add(profile_id)
+        self._begun.add(profile_id)
         return profile_id
 
     def _beacons_of_moved(self, applied: Iterable[Applied]) -> dict[str, list[str]]:
@@ -142,7 +156,10 @@ class PeoplePart:
 
     def _moved(self, event: AppEvent, did: Applied, carried: dict[str, list[str]]) -> Iterator[Occurrence]:
         """Identifiers belong to others than before; each person's beacons are asked about once."""
-        self.disturbed |= did.moved | did.placed
+        if did.moved or did.beacons_changed:
+            self.disturbed |= did.moved | did.placed
+        else:
+            self._joined.append(did.placed)
         concerned: set[str] = set()
         if did.beacons_changed and event.beacon_key is not None:
             self.disturbed.update(segments.bearers_of(self._session, [event.beacon_key]))

@@ -141,6 +141,11 @@ class Wake:
 
     effects: Mapping[str, int]
 
+    @property
+    def may_enter(self) -> bool:
+        """Whether somebody may come into one of them."""
+        return any(effect & ENTERS for effect in self.effects.values())
+
 
 @dataclass(slots=True)
 class _Counted:
@@ -165,11 +170,13 @@ class Wakes:
     _events: dict[tuple[str, str | None], _Counted] = field(default_factory=dict)
     _traits: dict[str, Wake] = field(default_factory=dict)
     _purposes: dict[str, Wake] = field(default_factory=dict)
-    _identifiers: Wake | None = None
+    _identifiers: dict[str, Wake] = field(default_factory=dict)
     _floor: Wake | None = None
     _segments: dict[str, set[str]] = field(default_factory=dict)
     alone: dict[str, Wake] = field(default_factory=dict)
     """By segment: it has to be asked, whatever happened."""
+    of_roots: frozenset[str] = frozenset()
+    """Those that ask for what belongs to a person's root alone, the scores."""
 
     @classmethod
     def of(cls, conditions: Mapping[str, Condition]) -> "Wakes":
@@ -190,8 +197,10 @@ class Wakes:
                 self._traits[name] = _also(self._traits.get(name), segment_id)
             case Agreed():
                 self._purposes[leaf.purpose] = _also(self._purposes.get(leaf.purpose), segment_id)
+            case HasRfm():
+                self.of_roots |= {segment_id}
             case HasIdentifier():
-                self._identifiers = _also(self._identifiers, segment_id)
+                self._identifiers[leaf.kind] = _also(self._identifiers.get(leaf.kind), segment_id)
             case IsIn() | IsNear() | Dwelt():
                 self._floor = _also(self._floor, segment_id)
             case InSegment():
@@ -202,6 +211,10 @@ class Wakes:
     def dependents(self, segment_id: str) -> frozenset[str]:
         """The segments that ask whether somebody is in this one."""
         return frozenset(self._segments.get(segment_id, ()))
+
+    def naming(self, kinds: Iterable[str]) -> frozenset[str]:
+        """The segments that ask for identifiers of some kinds."""
+        return frozenset(key for wake in _those(self._identifiers, kinds) for key in wake.effects)
 
     def woken_by(self, occurrence: Occurrence) -> Iterator[Wake]:
         """The segments whose answer for the person may be another now, and how; perhaps some twice."""
@@ -226,8 +239,7 @@ class Wakes:
 
     def _stated_in(self, event: AppEvent) -> Iterator[Wake]:
         if event.kind == "identify":
-            if self._identifiers is not None:
-                yield self._identifiers
+            yield from self._identifiers.values()
             yield from _those(self._traits, event.traits)
         yield from _those(self._purposes, event.consent)
 

@@ -84,6 +84,45 @@ class Facts(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _NothingKnown:
+    """Satisfies Facts."""
+
+    def trait(self, _name: str) -> None:
+        return None
+
+    def identifiers(self, _kind: str) -> Collection[str]:
+        return ()
+
+    def agrees(self, _purpose: str) -> bool:
+        return False
+
+    def events(self, _kinds: Sequence[str], _name: str | None, _since: int | None) -> Iterable[EventFact]:
+        return ()
+
+    def visits(self, _since: int | None) -> Sequence[VisitFact]:
+        return ()
+
+    def zones(self) -> Collection[tuple[str, str]]:
+        return ()
+
+    def stores(self) -> Collection[str]:
+        return ()
+
+    def fences(self) -> Collection[tuple[str, str | None]]:
+        return ()
+
+    def rfm(self) -> None:
+        return None
+
+    def is_member(self, _segment_id: str) -> bool:
+        return False
+
+
+NOTHING_KNOWN: Facts = _NothingKnown()
+"""Somebody who did and said nothing yet."""
+
+
 class Crowd(Protocol):
     """People who are asked together."""
 

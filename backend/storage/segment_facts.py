@@ -3,7 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import takewhile
+from itertools import chain, takewhile
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -11,9 +12,10 @@ import msgspec
 from backend.profiles.model import IDENTIFIED, Statement
 from backend.profiles.rules import standing
 from backend.segments.dependencies import Needs
-from backend.segments.facts import RfmFact, VisitFact
+from backend.segments.facts import EventFact, RfmFact, VisitFact
 from backend.storage.segment_sql import EVER
 from backend.storage.session import Row, Session
+from sdk_bridge.wire.app_events import AppEvent
 
 _Trees: TypeAlias = Mapping[str, Sequence[str]]
 
@@ -36,7 +38,14 @@ class StoredEvent:
         return self._properties
 
 
-_Events: TypeAlias = dict[str, list[StoredEvent]]
+class ToldEvent(NamedTuple):
+    """An event of this very transaction."""
+
+    at: int
+    properties: Any
+
+
+_Events: TypeAlias = Mapping[str, list[EventFact]]
 """By person, newest first."""
 
 
@@ -44,14 +53,22 @@ class PeopleFacts:
     """Facts of people, given with all their profiles, as `needs` says they will be asked.
 
     `members` are the segments that each is in; it may change while the segments are gone through.
+    `histories`: all that people did, of whom that is known; the others' is read.
     """
 
     def __init__(
-        self, session: Session, trees: _Trees, needs: Needs, now: int, members: Mapping[str, Collection[str]]
+        self,
+        session: Session,
+        trees: _Trees,
+        needs: Needs,
+        now: int,
+        members: Mapping[str, Collection[str]],
+        histories: Mapping[str, Sequence[AppEvent]] = MappingProxyType({}),
     ) -> None:
         self._session = session
         self._person_of = {profile: person for person, tree in trees.items() for profile in tree}
         self._profiles = as_json(self._person_of)
+        self._told = {person: histories[person] for person in trees if person in histories}
         self._needs = needs
         self._now = now
         self._events_read: Sequence[Row] = ()
@@ -67,7 +84,7 @@ class PeopleFacts:
             counts = Counter(self._person_of[row[0]] for row in self._events_read)
             yield from ((person, count) for person, count in counts.items() if count > than)
 
-    def events(self, kinds: Sequence[str], name: str | None) -> Mapping[str, Sequence[StoredEvent]]:
+    def events(self, kinds: Sequence[str], name: str | None) -> Mapping[str, Sequence[EventFact]]:
         """What people did, newest first; no more of the past than any of the conditions asks for."""
         return self._histories.get((tuple(kinds), name), {})
 
@@ -112,28 +129,41 @@ class PeopleFacts:
     @cached_property
     def _histories(self) -> Mapping[tuple[tuple[str, ...], str | None], _Events]:
         """By what is counted: kinds, and a name or none. An event is in the history of all that count it."""
-        asked = self._needs.events
-        rows = self._events_read = self._session.rows(
+        histories = {one: defaultdict[str, list[EventFact]](list) for one in self._needs.events}
+        counting: dict[tuple[str, str | None], list[defaultdict[str, list[EventFact]]]] = {}
+        for person, kind, name, event in chain(self._told_events(), self._stored_events()):
+            into = counting.get((kind, name))
+            if into is None:
+                into = counting[kind, name] = [
+                    history
+                    for (kinds, wanted), history in histories.items()
+                    if kind in kinds and wanted in (None, name)
+                ]
+            for history in into:
+                history[person].append(event)
+        return histories
+
+    def _told_events(self) -> Iterator[tuple[str, str, str | None, EventFact]]:
+        """Person, kind and name of what needs not be read, newest first."""
+        for person, events in self._told.items():
+            for event in sorted(events, key=lambda event: event.occurred_at, reverse=True):
+                yield person, event.kind, event.name, ToldEvent(event.occurred_at, event.properties)
+
+    def _stored_events(self) -> Iterator[tuple[str, str, str | None, EventFact]]:
+        """The same of what the others did."""
+        asked, person_of = self._needs.events, self._person_of
+        others = [profile for profile, person in person_of.items() if person not in self._told]
+        if not others:
+            return
+        self._events_read = self._session.rows(
             "segment_events",
-            profiles=self._profiles,
+            profiles=as_json(others),
             since=self._since(self._needs.since_s),
             named=as_json({name for _, name in asked if name is not None}),
             nameless=as_json({kind for kinds, name in asked if name is None for kind in kinds}),
         )
-        histories = {one: defaultdict[str, list[StoredEvent]](list) for one in asked}
-        counting: dict[tuple[str, str | None], list[defaultdict[str, list[StoredEvent]]]] = {}
-        for profile_id, kind, name, at, text in rows:
-            into = counting.get((kind, name))
-            if into is None:
-                into = counting[kind, name] = [
-                    histories[kinds, wanted]
-                    for kinds, wanted in asked
-                    if kind in kinds and wanted in (None, name)
-                ]
-            person, event = self._person_of[profile_id], StoredEvent(at, text)
-            for history in into:
-                history[person].append(event)
-        return histories
+        for profile_id, kind, name, at, text in self._events_read:
+            yield person_of[profile_id], kind, name, StoredEvent(at, text)
 
     @cached_property
     def visits(self) -> Mapping[str, list[VisitFact]]:
@@ -195,7 +225,7 @@ class PersonFacts(NamedTuple):
     def agrees(self, purpose: str) -> bool:
         return self.people.consents.get((self.person_id, purpose), False)
 
-    def events(self, kinds: Sequence[str], name: str | None, since: int | None) -> Iterator[StoredEvent]:
+    def events(self, kinds: Sequence[str], name: str | None, since: int | None) -> Iterator[EventFact]:
         did = self.people.events(kinds, name).get(self.person_id, ())
         return takewhile(lambda event: since is None or event.at > since, did)
 

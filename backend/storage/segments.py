@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from backend.profiles.arrivals import Arrival, Known, known_root
 from backend.segments.dependencies import needs_of
 from backend.segments.model import (
     Condition,
@@ -274,14 +275,28 @@ def basis_of(session: Session, condition: Condition) -> str:
 # Members ----------------------------------------------------------------------------------------------------
 
 
-def trees(session: Session, profiles: Iterable[str]) -> dict[str, list[str]]:
-    """The people around profiles: each root with all that is merged into it, itself the first.
+def _nobody_known(_profile_id: str) -> None:
+    return None
+
+
+def trees(
+    session: Session,
+    profiles: Iterable[str],
+    known: Known = _nobody_known,
+    arrivals: Sequence[Arrival] = (),
+) -> dict[str, list[str]]:
+    """The people around profiles and those who arrived: each root with all that is merged into it, itself the
+    first. `known`: profiles that need not be read.
 
     A level at a time: in one recursive statement each profile takes twice as long.
     """
-    roots = _roots(session, profiles)
-    found, person_of = {root: [root] for root in roots}, {root: root for root in roots}
-    level: Collection[str] = roots
+    found = {arrival.person_id: list(arrival.profiles) for arrival in arrivals}
+    person_of = {profile: person for person, tree in found.items() for profile in tree}
+    level = [arrival.before for arrival in arrivals if arrival.before is not None]
+    for root in _roots(session, set(profiles) - person_of.keys(), known):
+        if root not in found:
+            found[root], person_of[root] = [root], root
+            level.append(root)
     while level:
         rows = session.rows("segment_profiles_below", profiles=as_json(level))
         level = []
@@ -293,9 +308,11 @@ def trees(session: Session, profiles: Iterable[str]) -> dict[str, list[str]]:
     return found
 
 
-def _roots(session: Session, profiles: Iterable[str]) -> list[str]:
+def _roots(session: Session, profiles: Iterable[str], known: Known) -> list[str]:
     """The people; ids claimed without proof are nobody."""
-    roots, wanted, seen = list[str](), set(profiles), set[str]()
+    tops = {profile_id: known_root(known, profile_id) for profile_id in profiles}
+    roots = list({top.profile_id for top in tops.values() if top and top.id_type != "claimed_user_id"})
+    wanted, seen = {profile_id for profile_id, top in tops.items() if top is None}, set[str]()
     while wanted:
         seen |= wanted
         rows, wanted = session.rows("segment_profiles", profiles=as_json(sorted(wanted))), set()

@@ -594,7 +594,7 @@ happened = st.tuples(who, what, late)
 steps = st.lists(
     st.tuples(
         st.sampled_from((0, 1, MINUTE, HOUR - 1, HOUR, 12 * HOUR, DAY, 7 * DAY)),
-        st.lists(happened, max_size=4) | st.sampled_from(sorted(SEGMENTS)),
+        st.lists(happened, max_size=6) | st.sampled_from(sorted(SEGMENTS)),
     ),
     min_size=1,
     max_size=12,
