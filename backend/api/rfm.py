@@ -19,6 +19,7 @@ from backend.storage import rfm as rfm_rows
 from backend.storage.session import Session
 
 SCORER = web.AppKey("scorer", Scorer)
+MIXED = "the orders are in several currencies, or say none; monetary adds their amounts as they stand"
 
 
 class Accepted(Struct):
@@ -39,6 +40,9 @@ class Run(Struct):
     """A run of scoring: over how many people and orders, whose scores changed, and the bounds it found.
 
     Times are unix milliseconds, `monetary` is in hundredths; `finished_at` is null while it runs.
+    `currencies` says how many orders with an amount were in each (the empty one: none was said), as each
+    identifier of a person reported them. Amounts are added as they stand; where that mixes currencies,
+    `warning` says so.
     """
 
     run_id: int
@@ -48,6 +52,8 @@ class Run(Struct):
     orders: int
     changed: int
     thresholds: RfmBounds
+    currencies: dict[str, int]
+    warning: str | None
 
 
 class Running(Struct):
@@ -162,7 +168,10 @@ async def get_profile_rfm(request: web.Request) -> PersonScores:
 
 
 def _run(row: dict[str, Any]) -> Run:
-    return Run(**{**row, "thresholds": msgspec.json.decode(row["thresholds"], type=RfmBounds)})
+    currencies = msgspec.json.decode(row.pop("currencies"), type=dict[str, int])
+    thresholds = msgspec.json.decode(row.pop("thresholds"), type=RfmBounds)
+    warning = MIXED if len(currencies) > 1 else None
+    return Run(**row, thresholds=thresholds, currencies=currencies, warning=warning)
 
 
 ROUTES = [

@@ -7,7 +7,7 @@ which the journal's thread needs too, is held for a millisecond at a time, while
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import msgspec
@@ -39,7 +39,7 @@ _COLUMNS = ("last_at", "orders", "revenue", "r", "f", "m")
 class Purchases:
     """People with orders, as columns; `before` are their scores of the last run, 0 where there are none.
 
-    `gone` has scores and no orders any more.
+    `gone` has scores and no orders any more. `currencies`: how many orders are in each; '' is none said.
     """
 
     people: Ids
@@ -48,6 +48,7 @@ class Purchases:
     revenue: Values
     before: Values
     gone: Sequence[str] = ()
+    currencies: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Scored:
     scores: Scores
     thresholds: Thresholds
     orders: int
+    currencies: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ def purchases(session: Session) -> Purchases:
         pages.append(page.where(buys))
     people = np.concatenate([page.people for page in pages])
     columns = np.concatenate([page.numbers for page in pages])
-    return Purchases(people, columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3:], gone)
+    currencies = {row["currency"]: int(row["orders"]) for row in session.rows("rfm_currencies")}
+    return Purchases(people, columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3:], gone, currencies)
 
 
 def _pages(session: Session, apart: AbstractSet[str]) -> Iterator[_Page]:
@@ -165,7 +168,9 @@ def score(bought: Purchases) -> Scored:
         scores_of(bought.count, thresholds.frequency),
         scores_of(bought.revenue, thresholds.monetary),
     )
-    return Scored(bought.people, np.stack(columns, axis=1), thresholds, int(bought.count.sum()))
+    return Scored(
+        bought.people, np.stack(columns, axis=1), thresholds, int(bought.count.sum()), bought.currencies
+    )
 
 
 def changes(bought: Purchases, scored: Scored) -> Changes:
@@ -190,6 +195,7 @@ def end_run(session: Session, run_id: int, scored: Scored, changed: int, now: in
         orders=scored.orders,
         changed=changed,
         thresholds=msgspec.json.encode(asdict(scored.thresholds)).decode(),
+        currencies=msgspec.json.encode(scored.currencies).decode(),
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 
+import aiohttp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from backend.scoring import Scorer
 from backend.segments.rfm import CELLS, NAMES, bounds_of, name_of, scores_of
 from backend.storage import rfm
 from backend.storage.session import StorageError
+from simulators.backend_alone import running_backend
 
 NOON = 1_750_075_200_000
 DAY = 86_400_000
@@ -208,3 +210,37 @@ async def test_a_run_that_the_disk_stopped_is_begun_again(
     async with running(scorer.run()):
         await eventually(lambda: scorer.progress is None)
     assert await live_shop.column("select count(*) from rfm_runs where finished_at is not null") == [1]
+
+
+async def test_amounts_of_several_currencies_are_warned_of(tmp_path):
+    async with running_backend(tmp_path) as backend, aiohttp.ClientSession() as http:
+
+        async def bought(order_id: str, currency: str) -> None:
+            properties = {"order_id": order_id, "total": 10, "currency": currency}
+            body = {"userId": "anna", "event": "Order Completed", "properties": properties}
+            key = {"Authorization": f"Bearer {backend.write_key}"}
+            async with http.post(f"{backend.url}/v1/track", json=body, headers=key) as answer:
+                assert answer.status == 200
+
+        async def told(method: str) -> dict:
+            async with http.request(method, f"{backend.url}/api/rfm/runs", headers=backend.headers) as answer:
+                assert answer.status in (200, 202)
+                return await answer.json()
+
+        async def scored_until(orders: int) -> dict:
+            """The fold lags by milliseconds, so a run may come before the last order."""
+            async with asyncio.timeout(20):
+                while True:
+                    await told("POST")
+                    answer = await told("GET")
+                    if answer["runs"] and answer["runs"][0]["orders"] == orders:
+                        return answer["runs"][0]
+                    await asyncio.sleep(0.01)
+
+        await bought("o1", "EUR")
+        run = await scored_until(1)
+        assert (run["currencies"], run["warning"]) == ({"EUR": 1}, None)
+        await bought("o2", "USD")
+        run = await scored_until(2)
+        assert run["currencies"] == {"EUR": 1, "USD": 1}
+        assert "several currencies" in run["warning"]

@@ -1,6 +1,7 @@
 """RFM on both engines: what a run stores is what the rules say of each person's own orders."""
 
 import asyncio
+import json
 from contextlib import suppress
 
 import numpy as np
@@ -28,8 +29,8 @@ def user(name: str) -> dict:
     return {"user_id": name, "proven": True}
 
 
-def bought(who: dict, order_id: str, total: int, days_ago: int) -> AppEvent:
-    properties = {"order_id": order_id, "total": total, "currency": "EUR"}
+def bought(who: dict, order_id: str, total: int, days_ago: int, **more) -> AppEvent:
+    properties = {"order_id": order_id, "total": total, "currency": "EUR", **more}
     return event(name="Order Completed", properties=properties, days_ago=days_ago, **who)
 
 
@@ -136,6 +137,21 @@ async def test_every_run_stores_what_the_rules_say_of_each_person(state, folded,
     assert await check() == []
 
 
+async def test_a_run_says_in_how_many_currencies_the_orders_were(folded, scorer, state):
+    await folded(
+        bought(user("u1"), "o1", 10, 1),
+        bought(user("u1"), "o2", 10, 2),
+        bought(user("u2"), "o3", 10, 3, currency="usd"),
+        bought(user("u3"), "o4", 10, 4, currency=None),
+        bought(user("u3"), "of no amount", None, 4, currency="GBP"),
+        bought(user("u4"), "o5", 10, 5, currency="JPY"),
+        cancelled(user("u4"), "o5"),
+    )
+    await scorer.score()
+    [run] = await state.read(lambda session: rfm.runs(session, 1))
+    assert json.loads(run["currencies"]) == {"": 1, "EUR": 2, "USD": 1}
+
+
 async def test_whoever_is_asked_again_is_asked_once_at_the_earlier_time(state, raw):
     for people, now in ((["p1", "p2", "p1"], 5), (["p2", "p3"], 3), (["p1"], 9), ([], 1)):
         await state.write(lambda session, some=people, at=now: segments.ask_again(session, some, at))
@@ -148,7 +164,7 @@ async def test_whoever_is_asked_again_is_asked_once_at_the_earlier_time(state, r
 def test_portions_are_everything_once_whatever_their_size():
     people = np.array([f"p{number}" for number in range(7)], np.bytes_)
     scores = np.array([(1 + number % 5, 2, 3) for number in range(7)], np.int8)
-    scored = rfm.Scored(people, scores, None, 0)
+    scored = rfm.Scored(people, scores, None, 0, {})
     changes = rfm.Changes(scored, np.array([0, 2, 3, 6]), ["gone-1", "gone-2", "gone-3"])
     expected = sorted([("p0", 1), ("p2", 3), ("p3", 4), ("p6", 2), *((one, 0) for one in changes.gone)])
     for size in range(1, 9):

@@ -5,12 +5,18 @@ insert into rfm_runs (started_at) values (:started_at) returning run_id;
 -- name: end_rfm_run!
 -- And is done.
 update rfm_runs set finished_at = :finished_at, people = :people, orders = :orders, changed = :changed,
-  thresholds = :thresholds where run_id = :run_id;
+  thresholds = :thresholds, currencies = :currencies where run_id = :run_id;
 
 -- name: rfm_runs
 -- The newest runs.
-select run_id, started_at, finished_at, people, orders, changed, thresholds from rfm_runs
+select run_id, started_at, finished_at, people, orders, changed, thresholds, currencies from rfm_runs
 order by run_id desc limit :limit;
+
+-- name: rfm_currencies
+-- In which currencies the orders' amounts are, as each identifier reported them; empty: not said.
+select coalesce(o.currency, '') as currency, count(*) as orders from orders o
+where o.status = 'completed' and o.completed_at is not null and o.total is not null
+group by o.currency order by o.currency;
 
 -- name: rfm_purchases
 -- What the next profiles bought, each by itself: when last, how often, for how much; and their scores until now.
