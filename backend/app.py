@@ -168,7 +168,11 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
             now_ms=unix_ms,
             changed=changed,
             health=lambda: _health(ingest, fold, ownership),
-            tally=lambda: {"bridge": bridge.tally, "gateways": ingest.counts},
+            tally=lambda: {
+                "bridge": bridge.tally,
+                "gateways": ingest.counts,
+                "traits_left_out": fold.traits_left_out,
+            },
         )
         app = build(host, bridge.add_to)
         fleet = app[FLEET] = await _fleet(config, state, ingest)

@@ -76,6 +76,8 @@ class Fold:
         self._sifted: tuple[int, int] | None = None
         """Line and position of the entry of which what cannot be folded was buried last."""
         self._deleted, self._delete_at = Cursor(), 0.0
+        self.traits_left_out = 0
+        """Since the process started: too long for a profile, or one too many."""
         self.position = Cursor()
 
     async def load(self) -> None:
@@ -303,6 +305,7 @@ class Fold:
         if folded.listening is not None:
             self._on_listening(folded.listening)
         self._more = folded.more
+        self.traits_left_out += folded.traits_left_out
         if folded.pushes:
             self.on_pushes()
 

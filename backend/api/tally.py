@@ -21,10 +21,14 @@ class BridgeTally(Struct):
 
 
 class TallyView(Struct):
-    """Of this process alone, since it started. `gateways`: their messages, by what was found of them."""
+    """Of this process alone, since it started. `gateways`: their messages, by what was found of them.
+
+    `traits_left_out`: too long for a profile, or older than as many as it may have.
+    """
 
     bridge: BridgeTally
     gateways: dict[str, int]
+    traits_left_out: int = 0
 
 
 @operation("operator", answer=TallyView)

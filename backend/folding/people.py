@@ -53,6 +53,7 @@ class PeoplePart:
         self._service = service
         self._floor, self._fences = observers.floor, observers.fences
         self._rows = _identities(session, live)
+        self._left_out_before = self._rows.traits_left_out
         self._now = now
         self.bearers_changed = False
         self.disturbed: set[str] = set()
@@ -70,6 +71,11 @@ class PeoplePart:
     def known(self) -> Known:
         """Profiles that need not be read."""
         return self._rows.profiles.get
+
+    @property
+    def traits_left_out(self) -> int:
+        """How many traits no profile took, or keeps no more."""
+        return self._rows.traits_left_out - self._left_out_before
 
     def end(self) -> None:
         """The transaction writes nothing more."""

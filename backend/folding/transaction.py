@@ -31,6 +31,7 @@ class Folded:
     pushes: int = 0
     entered: int = 0
     listening: Listening | None = None
+    traits_left_out: int = 0
     more: bool = False
     """There is work left that waits for nothing: begin the next one at once."""
 
@@ -81,7 +82,14 @@ class Transaction:
         self._people.end()
         self._tell_replicas()
         listening = self._live.listening if self._people.bearers_changed else None
-        return Folded(reached, self._offers.pushes, self._entered, listening, self._audiences.more)
+        return Folded(
+            position=reached,
+            pushes=self._offers.pushes,
+            entered=self._entered,
+            listening=listening,
+            traits_left_out=self._people.traits_left_out,
+            more=self._audiences.more,
+        )
 
     def _leave_withdrawn(self) -> None:
         strangers, self._live.strangers = self._live.strangers, set()

@@ -7,6 +7,9 @@ from msgspec.structs import replace
 
 from backend.profiles.model import (
     IDENTIFIED,
+    MAX_TRAIT_BYTES,
+    MAX_TRAIT_NAME,
+    MAX_TRAITS,
     NOBODY,
     Claim,
     Device,
@@ -60,7 +63,9 @@ class MemoryProfiles:
         self.claimed: dict[str, dict[Identifier, None]] = {}
         self.reviews: dict[tuple[str, str], Review] = {}
         self.redemptions: dict[str, Redemption] = {}
-        self.traits: dict[tuple[str, str], tuple[Stamp, str]] = {}
+        self.traits: dict[str, dict[str, tuple[Stamp, str]]] = {}
+        self.traits_left_out = 0
+        """Their name or value is too long, or newer ones left them no place."""
         self.consents: dict[str, dict[str, tuple[Stamp, bool]]] = {}
         self.devices: dict[str, tuple[Device, str | None]] = {}
         self.addresses: dict[PushAddress, Address] = {}
@@ -155,11 +160,20 @@ class MemoryProfiles:
 
     # Traits and consent -----------------------------------------------------------------------------------
 
-    def put_traits(self, profile_id: str, traits: Mapping[str, str], stamp: Stamp) -> None:
+    def put_traits(self, profile_id: str, traits: Mapping[str, bytes], stamp: Stamp) -> None:
+        theirs = self.traits.setdefault(profile_id, {})
         for name, value in traits.items():
-            known = self.traits.get((profile_id, name))
+            if not 0 < len(name) <= MAX_TRAIT_NAME or len(value) > MAX_TRAIT_BYTES:
+                self.traits_left_out += 1
+                continue
+            known = theirs.get(name)
             if known is None or stamp > known[0]:
-                self.traits[profile_id, name] = (stamp, value)
+                theirs[name] = (stamp, value.decode())
+        if len(theirs) > MAX_TRAITS:
+            newest = sorted(sorted(theirs), key=lambda name: theirs[name][0], reverse=True)
+            for name in newest[MAX_TRAITS:]:
+                del theirs[name]
+                self.traits_left_out += 1
 
     def put_consent(self, profile_id: str, purpose: str, granted: bool, stamp: Stamp) -> bool:
         said = self.consents.setdefault(profile_id, {})

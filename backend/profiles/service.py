@@ -31,7 +31,6 @@ from backend.profiles.store import ProfileStore
 from sdk_bridge.wire.app_events import AppEvent, Link
 from sdk_bridge.wire.identifiers import usable
 
-MAX_TRAIT_NAME = 512
 SINCE_EVER = Stamp(0, 0)
 NONE = frozenset[str]()
 
@@ -377,11 +376,7 @@ class _Application:
     def _hear(self, profile_id: str) -> None:
         event = self._event
         if event.traits and event.kind == "identify":
-            traits = {
-                name: msgspec.json.encode(value).decode()
-                for name, value in event.traits.items()
-                if 0 < len(name) <= MAX_TRAIT_NAME
-            }
+            traits = {name: msgspec.json.encode(value) for name, value in event.traits.items()}
             self._store.put_traits(profile_id, traits, self._stamp)
         for purpose, granted in event.consent.items():
             self._state(profile_id, purpose, granted)

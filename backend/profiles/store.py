@@ -90,8 +90,12 @@ class ProfileStore(Protocol):
         """A link token is spent."""
         ...
 
-    def put_traits(self, profile_id: str, traits: Mapping[str, str], stamp: Stamp) -> None:
-        """Sets traits, given as JSON, where the stamp is later than theirs."""
+    def put_traits(self, profile_id: str, traits: Mapping[str, bytes], stamp: Stamp) -> None:
+        """Sets traits, given as JSON, where the stamp is later than theirs.
+
+        A profile has the MAX_TRAITS that were stated last, those of one moment by their names: so in whatever
+        order events come, the same stay. A name or a value that is too long is left out.
+        """
         ...
 
     def put_consent(self, profile_id: str, purpose: str, granted: bool, stamp: Stamp) -> bool:

@@ -7,6 +7,7 @@ import msgspec
 
 from backend.profiles.memory import Address, MemoryProfiles, merge_edge
 from backend.profiles.model import (
+    MAX_TRAITS,
     NOBODY,
     Claim,
     Device,
@@ -415,7 +416,17 @@ class ProfileRows(MemoryProfiles):
             waiting = list(rows)
             if waiting:
                 many(query, waiting)
+        self._leave_out_oldest_traits()
         self._forget_changes()
+
+    def _leave_out_oldest_traits(self) -> None:
+        """Of profiles that had some before; what a transaction puts at new ones is bounded already."""
+        grown = _json([one for one in self.traits if one not in self._new_profiles]).decode()
+        if grown == "[]":
+            return
+        bound = {"profiles": grown, "most": MAX_TRAITS}
+        if self._session.rows("profiles_crowded_with_traits", **bound):
+            self.traits_left_out += self._session.run("leave_out_oldest_traits", **bound)
 
     def _lock_merged(self) -> None:
         """Two transactions that merge profiles of one tree must not both believe what they read of it."""
@@ -476,16 +487,17 @@ class ProfileRows(MemoryProfiles):
 
     def _trait_rows(self, *, of_new: bool) -> Iterator[dict[str, Any]]:
         """Those of profiles that are new need no comparison with what is there."""
-        for (profile_id, name), (stamp, value) in self.traits.items():
+        for profile_id, theirs in self.traits.items():
             if (profile_id in self._new_profiles) is not of_new:
                 continue
-            yield {
-                "profile_id": profile_id,
-                "name": name,
-                "value": value,
-                "occurred_at": stamp.occurred_at,
-                "event_hash": stamp.event_hash,
-            }
+            for name, (stamp, value) in theirs.items():
+                yield {
+                    "profile_id": profile_id,
+                    "name": name,
+                    "value": value,
+                    "occurred_at": stamp.occurred_at,
+                    "event_hash": stamp.event_hash,
+                }
 
     def _consent_row(self, profile_id: str, purpose: str) -> dict[str, Any]:
         stamp, granted = self.consents[profile_id][purpose]

@@ -69,7 +69,7 @@ class Api:
         self.heard = Counter(accept=3)
         host = Host(
             *(state, journal_file, clock, self._changed, lambda: self.health),
-            tally=lambda: {"bridge": self.bridge.tally, "gateways": self.heard},
+            tally=lambda: {"bridge": self.bridge.tally, "gateways": self.heard, "traits_left_out": 2},
         )
         self.bridge = Bridge(journal, StoredSources(state, clock), clock)
         self.app = build(host, self.bridge.add_to)
@@ -323,7 +323,11 @@ async def test_what_came_in_is_counted(api):
     told = {"accepted": 1, "duplicates": 1, "buried": 1, "strangers": 0, "pixels_lost": 0}
     assert await api.call("GET", "/api/tally", role="operator") == (
         200,
-        {"bridge": {**told, "refused": {"invalid_batch": 1}}, "gateways": {"accept": 3}},
+        {
+            "bridge": {**told, "refused": {"invalid_batch": 1}},
+            "gateways": {"accept": 3},
+            "traits_left_out": 2,
+        },
     )
 
 

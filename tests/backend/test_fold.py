@@ -877,3 +877,19 @@ async def test_a_fold_that_is_killed_again_and_again_ends_in_the_same_rows(shop,
     assert len(once["decisions"]) >= 3
     assert len(once["pushes"]) == sum(row[5] == "sent" for row in once["decisions"]) > 0
     assert len(once["visits"]) >= 6
+
+
+async def test_traits_that_no_profile_takes_are_counted_and_their_event_is_kept(live_shop):
+    shop = live_shop
+    much = {"email": "anna@example.org", "picture": "x" * 10_000, **{f"t{n:03}": n for n in range(500)}}
+    await shop.journal.append_events([shop.event("identify", user_id="anna", traits=much)])
+    await shop.folded()
+    await shop.journal.append_events([shop.event("identify", user_id="anna", traits={"city": "Graz"})])
+    await shop.folded()
+    assert shop.fold.traits_left_out == 3, "the picture, then one, then another"
+    assert await shop.column("select count(*) from traits") == [500]
+    assert await shop.column("select value from traits where name in ('email', 'city') order by name") == [
+        '"Graz"',
+        '"anna@example.org"',
+    ]
+    assert await shop.column("select count(*) from events where kind = 'identify'") == [2]

@@ -97,7 +97,7 @@ def test_a_claim_without_proof_binds_nothing() -> None:
     assert forged.person_id != user
     assert person(store, "beacon", TAG) is None
     assert store.addresses[PushAddress("token", "evil")].profile_id == forged.profile_id
-    assert store.traits[user, "email"][1] == '"real@example.org"'
+    assert store.traits[user]["email"][1] == '"real@example.org"'
 
 
 def test_an_id_seen_with_two_users_is_shared_and_its_anonymous_events_never_move() -> None:

@@ -131,11 +131,12 @@ def dump(world: World, identifiers: list[Identifier]) -> bytes:
 
 def traits(store: MemoryProfiles, tree: list[str]) -> dict[str, str]:
     best: dict[str, Any] = {}
-    for (owner, trait), (stamp, value) in store.traits.items():
+    for owner in tree:
         profile = store.profile(owner)
-        if owner in tree and profile.attach_from <= stamp.occurred_at <= profile.attach_until:
-            rank = (profile.id_type in IDENTIFIED, stamp, value)
-            best[trait] = max(best.get(trait, rank), rank)
+        for trait, (stamp, value) in store.traits.get(owner, {}).items():
+            if profile.attach_from <= stamp.occurred_at <= profile.attach_until:
+                rank = (profile.id_type in IDENTIFIED, stamp, value)
+                best[trait] = max(best.get(trait, rank), rank)
     return {trait: rank[2] for trait, rank in sorted(best.items())}
 
 

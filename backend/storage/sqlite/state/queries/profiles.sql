@@ -118,6 +118,20 @@ on conflict (profile_id, name) do update set
   value = excluded.value, occurred_at = excluded.occurred_at, event_hash = excluded.event_hash
 where (excluded.occurred_at, excluded.event_hash) > (traits.occurred_at, traits.event_hash);
 
+-- name: profiles_crowded_with_traits
+-- Which of these profiles have more traits than they may.
+select t.profile_id from json_each(cast(:profiles as text)) asked cross join traits t
+where t.profile_id = asked.value group by t.profile_id having count(*) > cast(:most as bigint);
+
+-- name: leave_out_oldest_traits!
+-- The ones that were stated last stay; of one moment, by their names.
+delete from traits where (profile_id, name) in (
+  select placed.profile_id, placed.name from (
+    select t.profile_id, t.name, row_number() over (
+      partition by t.profile_id order by t.occurred_at desc, t.event_hash desc, t.name) as place
+    from json_each(cast(:profiles as text)) asked cross join traits t where t.profile_id = asked.value) placed
+  where placed.place > cast(:most as bigint));
+
 -- name: put_device_clock!
 -- What a device says of its time zone: the later hour wins, whichever came first. A server's event is no device's.
 insert into device_clocks (profile_id, timezone, hour)
