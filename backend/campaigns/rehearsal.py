@@ -17,13 +17,22 @@ from backend.occurrences import Confidence
 
 @dataclass(frozen=True, slots=True)
 class PastMoment:
-    """A moment that would have made a candidate: of whom, when it was complete and had begun, and where."""
+    """A moment that would have made a candidate: of whom, when it was complete and had begun, and where.
+
+    `known_at`: when word of it came; an app's may come days later.
+    """
 
     profile_id: str
     due_at: int
     place: tuple[str, str, str]
     confidence: Confidence = "high"
     begun_at: int | None = None
+    known_at: int = 0
+
+    @property
+    def decided_at(self) -> int:
+        """When a live campaign would have decided about it."""
+        return max(self.due_at, self.known_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +59,11 @@ def rehearse(
     running = as_if_live(campaign)
     offered: dict[str, _Offered] = {}
     played: list[Played] = []
-    for moment in sorted(moments, key=lambda one: (one.due_at, one.profile_id)):
+    for moment in sorted(moments, key=lambda one: (one.decided_at, one.profile_id)):
         known = facts_of(moment)
         mine = offered.setdefault(known.profile_id, _Offered())
-        facts = _with(known, mine, moment, send_time(running, moment.due_at, known.zone))
-        decision = decide(running, facts, moment.due_at, Moment(moment.due_at, moment.confidence))
+        facts = _with(known, mine, moment, send_time(running, moment.decided_at, known.zone))
+        decision = decide(running, facts, moment.decided_at, Moment(moment.due_at, moment.confidence))
         if decision.verdict != "suppressed":
             mine.at.append(decision.send_at)
             mine.here.setdefault(moment.place, []).append(decision.send_at)
@@ -74,12 +83,12 @@ def _with(known: PersonFacts, mine: _Offered, moment: PastMoment, send_at: int) 
     day, week = day_bounds(send_at, known.zone), week_bounds(send_at, known.zone)
     return replace(
         known,
-        offered=[*(at for at in known.offered if at <= moment.due_at), *mine.at],
+        offered=[*(at for at in known.offered if at <= moment.decided_at), *mine.at],
         offered_here=[
-            *(at for at in known.offered_here if at <= moment.due_at),
+            *(at for at in known.offered_here if at <= moment.decided_at),
             *mine.here.get(moment.place, ()),
         ],
-        active=any(at > moment.due_at for at in mine.sent),
+        active=any(at > moment.decided_at for at in mine.sent),
         sent_today=known.sent_today + sum(day[0] <= at < day[1] for at in mine.sent),
         sent_this_week=known.sent_this_week + sum(week[0] <= at < week[1] for at in mine.sent),
     )

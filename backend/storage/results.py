@@ -182,7 +182,8 @@ def past_moments(session: Session, campaign: Campaign, since: int, until: int) -
         if wait.stays and left_at is not None and left_at < due_at:
             continue
         place = (seen.store_id or "", seen.zone_id or "", seen.fence_id or "")
-        moments.append(PastMoment(seen.profile_id, due_at, place, seen.confidence, seen.at))
+        known_at = seen.received_at
+        moments.append(PastMoment(seen.profile_id, due_at, place, seen.confidence, seen.at, known_at))
     return [moment for moment in moments if since <= moment.due_at < until]
 
 
@@ -219,9 +220,9 @@ def _event_moments(session: Session, campaign: Campaign, since: int, until: int)
     )
     for row in rows:
         properties = msgspec.json.decode(row["properties"]) if row["properties"] else {}
-        at = row["occurred_at"]
-        event = AppEvent(trigger.kind, "past", "past", at, at, name=trigger.name, properties=properties)
-        yield Occurrence("event", row["profile_id"], "past", at, at, event=event), None
+        at, known_at = row["occurred_at"], row["received_at"]
+        event = AppEvent(trigger.kind, "past", "past", at, known_at, name=trigger.name, properties=properties)
+        yield Occurrence("event", row["profile_id"], "past", at, known_at, event=event), None
 
 
 def _segment_moments(session: Session, campaign: Campaign, since: int, until: int) -> _Seen:
@@ -287,16 +288,16 @@ def _facts_then(
         zone_id=zone_id or None,
         fence_id=fence or None,
     )
-    send_at = send_time(campaign, moment.due_at, zone)
+    send_at = send_time(campaign, moment.decided_at, zone)
     facts = person_facts(session, campaign, waiting, send_at, zone, now)
     reached_at = facts.goal_reached_at
     today, this_week = offers_around(
-        session, person, send_at, zone, known_at=moment.due_at, but=campaign.campaign_id, since=since
+        session, person, send_at, zone, known_at=moment.decided_at, but=campaign.campaign_id, since=since
     )
     facts = replace(
         facts,
         # What somebody bought after the moment could not have stopped the offer.
-        goal_reached_at=None if reached_at is None or reached_at > moment.due_at else reached_at,
+        goal_reached_at=None if reached_at is None or reached_at > moment.decided_at else reached_at,
         offered=[at for at in facts.offered if at < since],
         offered_here=[at for at in facts.offered_here if at < since],
         sent_today=today,

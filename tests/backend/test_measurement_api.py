@@ -159,6 +159,21 @@ async def test_a_draft_explains_and_rehearses_what_it_would_do(marketer):
     assert (await marketer("GET", "/api/campaigns/cart"))["decisions"] == [], "nothing is recorded"
 
 
+async def test_what_became_known_too_late_would_have_reached_nobody(marketer):
+    """A phone that was offline, and an import of old orders: live, such moments make no offer either."""
+    await marketer.campaign(offer={**CAMPAIGN["offer"], "life_s": 600})
+    await marketer.person("anna")
+    await marketer.person("berta")
+    await marketer.known("berta")
+    for user, minutes in (("anna", 20), ("berta", 5)):
+        at = int(time.time() * 1000) - minutes * 60_000
+        await marketer.tell("track", userId=user, event="Product Added", timestamp=at)
+    told = await marketer.decided(2)
+    assert told == {("suppressed", "moment passed"): 1, ("sent", "eligible"): 1}
+    rehearsal = await marketer("POST", "/api/campaigns/cart/dry-run?days=1")
+    assert rehearsal["decisions"] == {"sent": 1, "suppressed: moment passed": 1}
+
+
 async def test_what_a_campaign_brought(marketer):
     await marketer.campaign()
     await marketer.person("anna")

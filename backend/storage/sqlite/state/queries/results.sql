@@ -53,7 +53,7 @@ order by v.entered_at limit :limit;
 
 -- name: past_events
 -- What people did within a span of time, by its name.
-select e.profile_id, e.occurred_at, e.properties
+select e.profile_id, e.occurred_at, e.received_at, e.properties
 from events e
 where e.name = :name and e.kind = :kind and e.profile_id is not null
   and e.occurred_at >= :since and e.occurred_at < :until
