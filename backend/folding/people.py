@@ -34,6 +34,7 @@ class Observers:
 
 
 HOUR_MS = 3_600_000
+_packed, _json = msgspec.msgpack.Encoder().encode, msgspec.json.Encoder().encode
 _OBSERVED = frozenset({"beacon_sighting", "fence_transition", "location"})
 """Kinds that say where a person is: kept only of those who agreed to be seen."""
 
@@ -312,6 +313,6 @@ def _event_row(one: Numbered, profile_id: str | None) -> dict[str, Any]:
         "message_id": event.message_id,
         "occurred_at": event.occurred_at,
         "received_at": event.received_at,
-        "body": msgspec.msgpack.encode(body),
-        "properties": msgspec.json.encode(event.properties).decode() if event.properties else None,
+        "body": _packed(body),
+        "properties": _json(event.properties).decode() if event.properties else None,
     }

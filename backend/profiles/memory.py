@@ -83,9 +83,10 @@ class MemoryProfiles:
         return self.profiles.get(profile_id)
 
     def add_profile(self, profile: Profile) -> None:
-        if profile.identifier in self.owners:
+        identifier: Identifier = (profile.id_type, profile.id)
+        if identifier in self.owners:
             raise ValueError(f"{profile.id_type} {profile.id} has a profile")
-        self.owners[profile.identifier] = profile.profile_id
+        self.owners[identifier] = profile.profile_id
         self.profiles[profile.profile_id] = profile
 
     def put_profile(self, profile: Profile) -> None:

@@ -1,7 +1,7 @@
 """Keeps every identifier where its claims put it, and all that hang on it after it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import combinations
 
 from msgspec.structs import replace
@@ -49,20 +49,22 @@ class Placing:
     at: int
     event_id: int | None
     new_id: Callable[[], str]
-    merged: list[str] = field(default_factory=list)
-    moved: set[str] = field(default_factory=set)
-    placed: set[str] = field(default_factory=set)
+    merged: tuple[str, ...] = ()
+    moved: frozenset[str] = frozenset()
+    placed: frozenset[str] = frozenset()
 
     # What is said -----------------------------------------------------------------------------------------
 
     def claim(self, identifier: Identifier, claimant_id: str, via: str, stamp: Stamp) -> None:
         """An identifier goes with a profile. What a crowd says of others counts no more."""
         claims = self.store.claims(identifier)
-        theirs = [claim for claim in claims if claim.profile_id == claimant_id]
-        for known in theirs:
-            if known.via == via:
-                self._claim_again(identifier, known, claims, stamp)
-                return
+        theirs = False
+        for known in claims:
+            if known.profile_id == claimant_id:
+                theirs = True
+                if known.via == via:
+                    self._claim_again(identifier, known, claims, stamp)
+                    return
         claimant = self.store.profile(claimant_id)
         if claimant is None or claimant.crowd:
             return
@@ -187,17 +189,16 @@ class Placing:
         if after.parent != before.parent:
             if before.parent is not None:
                 store.end_merge(before, self.at)
-            self.merged.append(profile_id)
+            self.merged += (profile_id,)
             if after.id_type not in _CLAIM_NOTHING or store.has_consents(profile_id):
                 self.moved |= concerned
         self._below(after)
 
     def _placed(self, profile: Profile, wanted: Placement) -> Profile:
-        """What told first of a merge is its cause, whatever says the same later."""
-        if wanted.parent == profile.parent:
-            cause, event_id = profile.merged_cause, profile.merged_event
-        else:
-            cause, event_id = wanted.via, self.event_id if wanted.parent is not None else None
+        """The profile where it is wanted; what told of it is told anew only where that is another cause."""
+        told = profile.merged_event
+        if wanted.parent != profile.parent or wanted.via != profile.merged_cause:
+            told = self.event_id if wanted.parent is not None else None
         return replace(
             profile,
             parent=wanted.parent,
@@ -205,8 +206,8 @@ class Placing:
             attach_from=wanted.attach_from,
             attach_until=wanted.attach_until,
             shared=wanted.shared,
-            merged_cause=cause,
-            merged_event=event_id,
+            merged_cause=wanted.via,
+            merged_event=told,
         )
 
     def _ask_about(self, identifier: Identifier, claims: Sequence[Claim]) -> None:
@@ -221,6 +222,7 @@ def _is_as_wanted(profile: Profile, wanted: Placement) -> bool:
     return (
         profile.parent == wanted.parent
         and profile.merged_at == wanted.since
+        and profile.merged_cause == wanted.via
         and profile.shared == wanted.shared
         and profile.attach_from == wanted.attach_from
         and profile.attach_until == wanted.attach_until

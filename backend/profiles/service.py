@@ -32,7 +32,6 @@ from sdk_bridge.wire.app_events import AppEvent, Link
 from sdk_bridge.wire.identifiers import usable
 
 SINCE_EVER = Stamp(0, 0)
-NONE = frozenset[str]()
 
 # Beyond these a profile is a robot's or a mistake's: all that gathered under it stands alone again.
 DEFAULT_LIMITS: Mapping[IdType, int] = {
@@ -184,9 +183,9 @@ class _Application:
             person_id=None if profile_id is None else whose(self._store, profile_id, event.occurred_at),
             beacons_changed=self._beacons_changed,
             receipt=self._receipt(),
-            merged=tuple(placing.merged),
-            moved=frozenset(placing.moved) if placing.moved else NONE,
-            placed=frozenset(placing.placed) if placing.placed else NONE,
+            merged=placing.merged,
+            moved=placing.moved,
+            placed=placing.placed,
         )
 
     def _receipt(self) -> Receipt | None:
@@ -199,7 +198,8 @@ class _Application:
 
     def _proven(self) -> list[Identifier]:
         """What the source vouches for, the most trusted first."""
-        event, found = self._event, list[Identifier]()
+        event = self._event
+        found: list[Identifier] = []  # `list[Identifier]()` takes as long as all the rest
         user_id = usable(event.user_id) if event.proven else None
         if user_id is None and event.kind == "link" and event.link is not None:
             user_id = usable(event.link.user_id)

@@ -317,7 +317,10 @@ class DatabaseWorld(World):
         for view in filter(None, views):
             view["profile_id"] = name[view["profile_id"]]
             view["merged"] = sorted((name[one["profile_id"]], one["since"]) for one in view["merged"])
-        found = (self.store.profile(profile_id) for profile_id in name)
+        found = (
+            msgspec.structs.replace(self.store.profile(profile_id), event_id=None, merged_event=None)
+            for profile_id in name
+        )
         placed = sorted(
             [one.identifier, name.get(one.parent or ""), *msgspec.structs.astuple(one)[5:]] for one in found
         )
