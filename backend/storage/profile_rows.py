@@ -340,7 +340,6 @@ class ProfileRows(MemoryProfiles):
         self._know(identifier)
         super().undo_claims(identifier, at)
         for profile_id, via in self.claims_on.get(identifier, {}):
-            self._new_claims.pop((identifier, profile_id, via), None)
             self._put(identifier, profile_id, via, at)
 
     def redeem(self, redemption: Redemption) -> None:

@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from backend.profiles.memory import MemoryProfiles
-from backend.profiles.model import IDENTIFIED, Addressing, Device, Edge, Holding, Profile, Redemption, Stamp
+from backend.profiles.model import (
+    IDENTIFIED,
+    Addressing,
+    Claim,
+    Device,
+    Edge,
+    Holding,
+    Profile,
+    Redemption,
+    Stamp,
+)
 from backend.profiles.placing import person_of
 from backend.profiles.rules import standing
 from backend.profiles.service import Numbered, ProfileService
@@ -143,6 +153,25 @@ def test_claims_keep_the_first_and_the_last_time(run: Run) -> None:
     assert run(lambda store: store.claims(A1)[0].undone), "what an operator undid stays undone"
     run(lambda store: store.drop_claims(A1, "seen"))
     assert run(lambda store: (list(store.claims(A1)), list(store.claimed_by("p1")))) == ([], [])
+
+
+def test_claims_made_undone_and_dropped_at_once(run: Run) -> None:
+    def made_and_undone(store: ProfileStore) -> None:
+        store.add_claim(A1, "p1", "seen", Stamp(5, 1))
+        store.undo_claims(A1, 6)
+        store.add_claim(A1, "p1", "seen", Stamp(7, 1))
+
+    def dropped_and_made(store: ProfileStore) -> None:
+        store.drop_claims(A1, "seen")
+        store.add_claim(A1, "p1", "seen", Stamp(9, 1))
+
+    def known(store: ProfileStore) -> list[Claim]:
+        return list(store.claims(A1))
+
+    run(made_and_undone)
+    assert run(known) == [Claim("p1", "seen", 5, Stamp(7, 1), undone=True)]
+    run(dropped_and_made)
+    assert run(known) == [Claim("p1", "seen", 9, Stamp(9, 1))]
 
 
 def test_profiles_change(run: Run) -> None:

@@ -80,11 +80,10 @@ insert into identity_claims (id_type, id, profile_id, via, first_at, last_at, la
 values (:id_type, :id, :profile_id, :via, :first_at, :last_at, :last_hash);
 
 -- name: put_identity_claim!
--- What is said of an identifier, once per claimant and way.
-insert into identity_claims (id_type, id, profile_id, via, first_at, last_at, last_hash, undone_at)
-values (:id_type, :id, :profile_id, :via, :first_at, :last_at, :last_hash, :undone_at)
-on conflict (id_type, id, profile_id, via) do update set first_at = excluded.first_at,
-  last_at = excluded.last_at, last_hash = excluded.last_hash, undone_at = excluded.undone_at;
+-- It is said again, or was undone; once per claimant and way.
+update identity_claims
+set first_at = :first_at, last_at = :last_at, last_hash = :last_hash, undone_at = :undone_at
+where id_type = :id_type and id = :id and profile_id = :profile_id and via = :via;
 
 -- name: drop_identity_claim!
 -- An alias of what turned out to be a user, or a decision taken back.
