@@ -22,7 +22,7 @@ from backend.segments.model import LONGEST_S, Condition, in_order, references
 from backend.segments.predicate import Answer, evaluate, evaluate_all
 from backend.storage import segments as rows
 from backend.storage.ownership import EVERYTHING, Holding
-from backend.storage.segment_facts import PeopleFacts
+from backend.storage.segment_facts import PeopleFacts, Trees
 from backend.storage.segments import Change, Membership, StoredSegment
 from backend.storage.session import Session
 from sdk_bridge.wire.app_events import AppEvent
@@ -161,7 +161,7 @@ class _Held:
 class _People:
     """People about to be asked: whom each segment asks, what they are in, what is waited for."""
 
-    trees: Mapping[str, Sequence[str]]
+    trees: Trees
     asked: dict[str, set[str]]
     held: _Held
     timers: Mapping[tuple[str, str], int]
@@ -293,7 +293,8 @@ class AudiencePart:
     def _group(self, people: _People, together: set[str], now: int) -> _Group:
         asking = [key for key, asked in people.asked.items() if not together.isdisjoint(asked)]
         needs = reduce(or_, (self._audiences.needs[segment_id] for segment_id in asking))
-        trees = {person: tree for person, tree in people.trees.items() if person in together}
+        profiles = {person: tree for person, tree in people.trees.profiles.items() if person in together}
+        trees = Trees(profiles, people.trees.windows)
         members, histories = people.held.members, people.histories
         return _Group(together, PeopleFacts(self._session, trees, needs, now, members, histories))
 
@@ -302,10 +303,10 @@ class AudiencePart:
         audiences, session = self._audiences, self._session
         asking, passed_by = self._asking_of_arrivals(noted)
         arrivals = [arrival for arrival, _ in asking]
-        trees = rows.trees(session, noted.profiles() - passed_by, self._known, arrivals)
-        person_of = {profile: person for person, tree in trees.items() for profile in tree}
+        trees = rows.whole_trees(session, noted.profiles() - passed_by, self._known, arrivals)
+        person_of = {profile: person for person, tree in trees.profiles.items() for profile in tree}
         begun = {one for arrival in arrivals for one in arrival.begun}
-        held = self._held(trees, person_of, begun)
+        held = self._held(trees.profiles, person_of, begun)
         arrived = {arrival.person_id for arrival in arrivals}
         by_all = (held.merged - arrived) | _known(person_of, noted.by_all)
         asked = {segment_id: by_all.copy() for segment_id in audiences.segments}
@@ -465,12 +466,12 @@ class AudiencePart:
     ) -> dict[tuple[str, str], int]:
         """SQL says for whom time may change the answer; the predicate knows when."""
         segment_id, session = segment.segment_id, self._session
-        trees = rows.trees(session, people)
+        trees = rows.whole_trees(session, people)
         members: dict[str, set[str]] = {}
-        for held in rows.memberships(session, trees):
+        for held in rows.memberships(session, trees.profiles):
             members.setdefault(held.profile_id, set()).add(held.segment_id)
         facts = PeopleFacts(session, trees, self._audiences.needs[segment_id], now, members)
-        answer = evaluate_all(segment.condition, trees.keys(), facts, now)
+        answer = evaluate_all(segment.condition, trees.profiles.keys(), facts, now)
         return {(person, segment_id): at for person, at in answer.changes_at.items()}
 
     def _replace(self, segment: StoredSegment) -> None:

@@ -72,7 +72,8 @@ class Transaction:
         self._happened(self._fences.expire(self._known_until(entries)))
         self._floor.save_tracks()
         self._fences.save()
-        self._audiences.arrived(self._people.arrivals(), self._people.known)
+        if self._live.audiences.segments:
+            self._audiences.arrived(self._people.arrivals(), self._people.known)
         self._audiences.disturbed(self._people.disturbed)
         self._happened(self._audiences.settle(self._known_until(entries)))
         self._offers.tick(self._known_until(entries))

@@ -17,7 +17,14 @@ from backend.storage.segment_sql import EVER
 from backend.storage.session import Row, Session
 from sdk_bridge.wire.app_events import AppEvent
 
-_Trees: TypeAlias = Mapping[str, Sequence[str]]
+
+class Trees(NamedTuple):
+    """People: each with all their profiles, the root first; and from when until when what merged ones did is
+    their person's, both included, unix milliseconds.
+    """
+
+    profiles: dict[str, list[str]]
+    windows: Mapping[str, tuple[int, int]]
 
 
 class StoredEvent:
@@ -59,16 +66,17 @@ class PeopleFacts:
     def __init__(
         self,
         session: Session,
-        trees: _Trees,
+        trees: Trees,
         needs: Needs,
         now: int,
         members: Mapping[str, Collection[str]],
         histories: Mapping[str, Sequence[AppEvent]] = MappingProxyType({}),
     ) -> None:
         self._session = session
-        self._person_of = {profile: person for person, tree in trees.items() for profile in tree}
+        self._person_of = {profile: person for person, tree in trees.profiles.items() for profile in tree}
+        self._windows = trees.windows
         self._profiles = as_json(self._person_of)
-        self._told = {person: histories[person] for person in trees if person in histories}
+        self._told = {person: histories[person] for person in trees.profiles if person in histories}
         self._needs = needs
         self._now = now
         self._events_read: Sequence[Row] = ()
@@ -151,7 +159,7 @@ class PeopleFacts:
 
     def _stored_events(self) -> Iterator[tuple[str, str, str | None, EventFact]]:
         """The same of what the others did."""
-        asked, person_of = self._needs.events, self._person_of
+        asked, person_of, windows = self._needs.events, self._person_of, self._windows
         others = [profile for profile, person in person_of.items() if person not in self._told]
         if not others:
             return
@@ -163,7 +171,9 @@ class PeopleFacts:
             nameless=as_json({kind for kinds, name in asked if name is None for kind in kinds}),
         )
         for profile_id, kind, name, at, text in self._events_read:
-            yield person_of[profile_id], kind, name, StoredEvent(at, text)
+            window = windows.get(profile_id)
+            if window is None or window[0] <= at <= window[1]:
+                yield person_of[profile_id], kind, name, StoredEvent(at, text)
 
     @cached_property
     def visits(self) -> Mapping[str, list[VisitFact]]:

@@ -1,13 +1,14 @@
 """Segments in the database: definitions and their versions, members, changes, timers."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from backend.profiles.arrivals import Arrival, Known, known_root
+from backend.profiles.model import Profile
 from backend.segments.dependencies import needs_of
 from backend.segments.model import (
     Condition,
@@ -18,7 +19,7 @@ from backend.segments.model import (
     references,
     ring_of,
 )
-from backend.storage.segment_facts import as_json, fence_stores, zone_categories
+from backend.storage.segment_facts import Trees, as_json, fence_stores, zone_categories
 from backend.storage.segment_sql import members_sql
 from backend.storage.session import Row, Session
 
@@ -279,19 +280,24 @@ def _nobody_known(_profile_id: str) -> None:
     return None
 
 
-def trees(
+def trees(session: Session, profiles: Iterable[str]) -> dict[str, list[str]]:
+    """The people around profiles: each root with all that is merged into it, itself the first."""
+    return whole_trees(session, profiles).profiles
+
+
+def whole_trees(
     session: Session,
     profiles: Iterable[str],
     known: Known = _nobody_known,
     arrivals: Sequence[Arrival] = (),
-) -> dict[str, list[str]]:
-    """The people around profiles and those who arrived: each root with all that is merged into it, itself the
-    first. `known`: profiles that need not be read.
+) -> Trees:
+    """The people around profiles, and those who arrived. `known`: profiles that need not be read.
 
     A level at a time: in one recursive statement each profile takes twice as long.
     """
     found = {arrival.person_id: list(arrival.profiles) for arrival in arrivals}
     person_of = {profile: person for person, tree in found.items() for profile in tree}
+    windows = {one.profile_id: (one.attach_from, one.attach_until) for one in _merged(arrivals, known)}
     level = [arrival.before for arrival in arrivals if arrival.before is not None]
     for root in _roots(session, set(profiles) - person_of.keys(), known):
         if root not in found:
@@ -300,12 +306,19 @@ def trees(
     while level:
         rows = session.rows("segment_profiles_below", profiles=as_json(level))
         level = []
-        for profile_id, parent in rows:
+        for profile_id, parent, *window in rows:
             if profile_id not in person_of:
                 person = person_of[profile_id] = person_of[parent]
                 found[person].append(profile_id)
+                windows[profile_id] = (window[0], window[1])
                 level.append(profile_id)
-    return found
+    return Trees(found, windows)
+
+
+def _merged(arrivals: Sequence[Arrival], known: Known) -> Iterator[Profile]:
+    """Those profiles of arrivals that are not the root."""
+    found = (known(profile_id) for arrival in arrivals for profile_id in arrival.profiles[1:])
+    return (profile for profile in found if profile is not None)
 
 
 def _roots(session: Session, profiles: Iterable[str], known: Known) -> list[str]:

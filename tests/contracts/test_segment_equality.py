@@ -343,7 +343,7 @@ def in_world(run: Callable, world: World, check: Callable[[Session], None]) -> N
 def by_predicate(
     session: Session, condition: model.Condition, people: list[str], now: int
 ) -> dict[str, Verdict]:
-    trees = segments.trees(session, people)
+    trees = segments.whole_trees(session, people)
     members: dict[str, set[str]] = {}
     for held in segments.memberships(session, people):
         members.setdefault(held.profile_id, set()).add(held.segment_id)
@@ -373,11 +373,15 @@ def test_the_predicate_and_sqlite_say_the_same(on_sqlite, world, condition):
 @given(worlds(), trees)
 def test_whoever_is_asked_with_others_is_told_the_same(on_sqlite, world, condition):
     def check(session: Session) -> None:
-        people, members = segments.trees(session, world.people), {person: set() for person in world.people}
+        trees, members = (
+            segments.whole_trees(session, world.people),
+            {person: set() for person in world.people},
+        )
+        people = trees.profiles.keys()
         for held in segments.memberships(session, people):
             members[held.profile_id].add(held.segment_id)
-        facts = PeopleFacts(session, people, needs_of(condition), NOON, members)
-        holds, changes_at = evaluate_all(condition, people.keys(), facts, NOON)
+        facts = PeopleFacts(session, trees, needs_of(condition), NOON, members)
+        holds, changes_at = evaluate_all(condition, people, facts, NOON)
         together = {person: (person in holds, changes_at.get(person)) for person in people}
         assert together == by_predicate(session, condition, world.people, NOON)
 

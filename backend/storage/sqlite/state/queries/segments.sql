@@ -75,7 +75,7 @@ from json_each(cast(:profiles as text)) asked cross join profiles p where p.prof
 
 -- name: segment_profiles_below
 -- What is merged into profiles.
-select p.profile_id, p.merged_into
+select p.profile_id, p.merged_into, p.attach_from, p.attach_until
 from json_each(cast(:profiles as text)) asked cross join profiles p where p.merged_into = asked.value;
 
 -- name: segment_bearers
@@ -89,11 +89,10 @@ from json_each(cast(:beacons as text)) asked cross join identity_edges e
 where e.id_type = 'beacon' and e.id = asked.value and e.valid_to is not null;
 
 -- name: segment_events
--- What people did after a time that some segment asks for, by name or by kind alone.
+-- What profiles did after a time that some segment asks for, by name or by kind alone; newest first.
 select e.profile_id, e.kind, e.name, e.occurred_at, e.properties
-from json_each(cast(:profiles as text)) asked cross join profiles p cross join events e
-where p.profile_id = asked.value and e.profile_id = asked.value and e.occurred_at > :since
-  and e.occurred_at between p.attach_from and p.attach_until
+from json_each(cast(:profiles as text)) asked cross join events e
+where e.profile_id = asked.value and e.occurred_at > :since
   and (e.name in (select value from json_each(cast(:named as text)))
     or e.kind in (select value from json_each(cast(:nameless as text))))
 order by e.occurred_at desc;
