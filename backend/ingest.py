@@ -37,8 +37,20 @@ EID_UNRESOLVED = "eid_unresolved"
 MAX_UNNAMED = 1_024  # lanes that wait so; a gateway that invents epochs must not fill the memory
 NAMED_WITHIN_MS = 600_000  # a table of ids that cannot be made must not keep a gateway's outbox for ever
 LANES: tuple[Lane, ...] = ("live", "backlog")
-_parse_topic = lru_cache(maxsize=16_384)(topics.parse_topic)  # gateways send to the same few for ever
 _Partitions: TypeAlias = frozenset[int] | None
+
+
+@lru_cache(maxsize=16_384)  # gateways send to the same few for ever
+def _sender(topic: str) -> tuple[str, int, topics.Leaf]:
+    """The gateway's name, its partition, and what it sends. Raises WireError."""
+    address, leaf = topics.parse_topic(topic)
+    return f"{address.store}/{address.gateway}", address.partition, leaf
+
+
+@lru_cache(maxsize=16_384)
+def _ack_topic(gateway: str) -> str:
+    store, name = gateway.split("/")
+    return topics.GatewayAddress(store, name).topic("down/ack")
 
 
 def time_offset(envelope: Envelope, batch: Batch, received_at: int) -> int | None:
@@ -68,7 +80,8 @@ class Ingest:
         self._taken: list[GatewayAppend] = []
         """What this round of the loop has brought; it goes to the journal in one piece."""
         self._under_way: dict[asyncio.Task[None], int] = {}
-        """Commits, each with how many messages it is for."""
+        """Commits, each with how many messages it is for; all of them together are `_on_their_way`."""
+        self._on_their_way = 0
         self._epochs: dict[str, str] = {}
         self._unnamed: dict[LaneKey, _Unnamed] = {}
         self._to_tell: set[LaneKey] = set()
@@ -178,14 +191,13 @@ class Ingest:
         """One message from the broker. Its slot is freed at once: custody lies above MQTT."""
         connection.acknowledge(message)
         try:
-            address, leaf = _parse_topic(message.topic)
-            name = f"{address.store}/{address.gateway}"
+            name, partition, leaf = _sender(message.topic)
             if name not in self.listening.gateways:
                 self._refuse("unknown gateway", name)
             elif leaf == "status":
                 self._on_status(name, message.payload)
             else:
-                self._on_batch(name, address.partition, message)
+                self._on_batch(name, partition, message)
         except WireError as error:
             self._refuse("malformed", str(error))
 
@@ -206,7 +218,7 @@ class Ingest:
         if verdict is not Verdict.ACCEPT:
             self._acknowledge(lane, gap=verdict is Verdict.GAP)
             return
-        if len(self._taken) + sum(self._under_way.values()) >= MAX_MESSAGES_TAKEN:
+        if len(self._taken) + self._on_their_way >= MAX_MESSAGES_TAKEN:
             self._refuse("overloaded", gateway)  # it keeps the message and sends it again
             return
         append = self._append_for(lane, partition, envelope, message.payload)
@@ -283,7 +295,11 @@ class Ingest:
     def _start(self, appends: Sequence[GatewayAppend]) -> None:
         task = asyncio.get_running_loop().create_task(self._commit(appends))
         self._under_way[task] = len(appends)
-        task.add_done_callback(self._under_way.pop)
+        self._on_their_way += len(appends)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, commit: asyncio.Task[None]) -> None:
+        self._on_their_way -= self._under_way.pop(commit)
 
     async def _commit(self, appends: Sequence[GatewayAppend]) -> None:
         """Where one is at fault, each goes alone, and only that one fails."""
@@ -328,10 +344,8 @@ class Ingest:
         connection = self._connection
         if connection is None:
             return
-        store, gateway = lane.gateway.split("/")
         ack = Ack(lane.epoch, lane.lane, self._custody.committed(lane), gap, self._now_ms())
-        topic = topics.GatewayAddress(store, gateway).topic("down/ack")
-        connection.publish(topic, codec.encode(ack), qos=0)
+        connection.publish(_ack_topic(lane.gateway), codec.encode(ack), qos=0)
 
     def _refuse(self, reason: str, detail: str) -> None:
         """Counts; the log gets the 1st, 2nd, 4th … of a kind, so that a flood stays readable."""

@@ -162,15 +162,19 @@ class _Client(paho.Client):
         return piece
 
     def _packet_read(self) -> MQTTErrorCode:
-        """Messages that were read ahead as a whole need not be put together byte by byte."""
+        """Messages that were read ahead as a whole, all of them, need not be put together byte by byte."""
         found = None if self._in_packet["command"] else whole_publish(self._ahead, self._at)
         if found is None:
             return super()._packet_read()
-        flags, (begins, self._at) = self._ahead[self._at], found
-        try:
-            return self._receive(flags, self._ahead[begins : self._at])
-        except MalformedPacket:
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
+        read = MQTTErrorCode.MQTT_ERR_SUCCESS
+        while found is not None and read == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            flags, (begins, self._at) = self._ahead[self._at], found
+            try:
+                read = self._receive(flags, self._ahead[begins : self._at])
+            except MalformedPacket:
+                return MQTTErrorCode.MQTT_ERR_PROTOCOL
+            found = whole_publish(self._ahead, self._at)
+        return read
 
     def _handle_publish(self) -> MQTTErrorCode:
         return self._receive(self._in_packet["command"], bytes(self._in_packet["packet"]))

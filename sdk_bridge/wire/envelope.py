@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import cast
 
 from msgspec import Struct
@@ -48,17 +49,10 @@ class Envelope(Struct, frozen=True, gc=False):
     def from_properties(cls, properties: Iterable[tuple[str, str]]) -> "Envelope":
         """Reads user properties; unknown ones are ignored. Raises WireError."""
         given = dict(properties)
-        lane = given.get("lane", "")
-        if lane not in ("live", "backlog"):
-            raise WireError("`lane` must be live or backlog")
-        epoch = given.get("epoch", "")
-        if not _EPOCH.fullmatch(epoch):
-            raise WireError("`epoch` must be 8 to 32 hexadecimal digits")
-        boot_id = given.get("boot_id", "")
-        if not _BOOT.fullmatch(boot_id):
-            raise WireError("`boot_id` must be a boot id, or empty")
+        epoch, boot_id = given.get("epoch", ""), given.get("boot_id", "")
+        lane = _lane_of(given.get("lane", ""), epoch, boot_id)
         return cls(
-            lane=cast(Lane, lane),
+            lane=lane,
             epoch=epoch,
             seq=_number(given, "seq", least=1),
             sent_at=_number(given, "sent_at", default=0),
@@ -66,6 +60,18 @@ class Envelope(Struct, frozen=True, gc=False):
             boot_ms=_number(given, "boot_ms", default=0),
             anchor=_number(given, "anchor") if "anchor" in given else None,
         )
+
+
+@lru_cache(4_096)  # a gateway's stay the same until it starts anew
+def _lane_of(lane: str, epoch: str, boot_id: str) -> Lane:
+    """The lane, where all three are well-formed. Raises WireError."""
+    if lane not in ("live", "backlog"):
+        raise WireError("`lane` must be live or backlog")
+    if not _EPOCH.fullmatch(epoch):
+        raise WireError("`epoch` must be 8 to 32 hexadecimal digits")
+    if not _BOOT.fullmatch(boot_id):
+        raise WireError("`boot_id` must be a boot id, or empty")
+    return cast(Lane, lane)
 
 
 def boot_offset(envelope: Envelope, batch_boot_id: str, received_at: int) -> int | None:
@@ -89,6 +95,7 @@ def _number(given: Mapping[str, str], name: str, *, least: int = 0, default: int
         if default is None:
             raise WireError(f"`{name}` is missing")
         return default
-    if not (text.isascii() and text.isdigit() and len(text) <= 16) or not least <= int(text) <= _MAX:
+    number = int(text) if len(text) <= 16 and text.isascii() and text.isdigit() else -1
+    if not least <= number <= _MAX:
         raise WireError(f"`{name}` must be a whole number from {least} to 2^53")
-    return int(text)
+    return number
