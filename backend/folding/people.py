@@ -16,6 +16,7 @@ from backend.profiles.arrivals import Arrival, Known, arrivals
 from backend.profiles.model import Applied
 from backend.profiles.placing import person_of
 from backend.profiles.service import Numbered, ProfileService, whose
+from backend.proximity.fence_tracks import NEVER
 from backend.storage import profiles, pushes, segments
 from backend.storage.database import Session
 from backend.storage.entries import Entry, event_id
@@ -212,7 +213,7 @@ class PeoplePart:
         live = self._live
         heard, visit = live.engine.tracks.get(track), live.visits.open.get(track)
         return max(
-            live.fence_tracks.last_fix_at.get(track, 0),
+            live.fence_tracks.last_fix.get(track, NEVER).at,
             heard.heard_at if heard is not None else 0,
             (visit.idle_since or visit.entered_at) if visit is not None else 0,
         )

@@ -27,6 +27,9 @@ class Fix(NamedTuple):
     accuracy_m: float
 
 
+NEVER: Final = Fix(-1, 0.0)
+
+
 class FenceTransition(NamedTuple):
     """Someone entered or left a fence, is still in it, or comes nearer."""
 
@@ -60,7 +63,7 @@ class FenceTracks:
     """Every phone's fences, by phone and fence. `changed` is what has to be stored."""
 
     tracks: dict[str, dict[str, FenceTrack]] = field(default_factory=dict)
-    last_fix_at: dict[str, int] = field(default_factory=dict)
+    last_fix: dict[str, Fix] = field(default_factory=dict)
     changed: set[Key] = field(default_factory=set)
 
     def locate(self, subject: str, fix: Fix, around: Iterable[Near]) -> list[FenceTransition]:
@@ -68,9 +71,9 @@ class FenceTracks:
 
         One that is older than the last says nothing about now.
         """
-        if fix.at <= self.last_fix_at.get(subject, -1):
+        if fix.at <= self.last_fix.get(subject, NEVER).at:
             return []
-        self.last_fix_at[subject] = fix.at
+        self.last_fix[subject] = fix
         near = {one.geometry.fence.fence_id: one for one in around}
         mine = self.tracks.get(subject, {})
         seen = []
@@ -84,13 +87,19 @@ class FenceTracks:
     def report(
         self, subject: str, fence_id: str, what: Literal["enter", "dwell", "leave"], fix: Fix, reach_m: float
     ) -> list[FenceTransition]:
-        """A phone's own system watched the fence. Its word counts, unless its fix is worse than the fence."""
-        if fix.accuracy_m > reach_m or fix.at < self._seen_at(subject, fence_id):
+        """A phone's own system watched the fence. Its word counts, unless its fix is worse than the fence.
+
+        What it said of before is history: a request that failed comes later than the one behind it.
+        """
+        if fix.accuracy_m > reach_m or fix.at < self._known_until(subject, fence_id, reach_m):
             return []
         track = self.tracks.get(subject, {}).get(fence_id) or FenceTrack(subject, fence_id)
-        if what == "leave":
-            return self._left(track, fix.at, "medium")
-        return [self._stay(track, fix.at) if track.inside else self._enter(track, fix.at, "medium")]
+        if what != "leave":
+            return [self._stay(track, fix.at) if track.inside else self._enter(track, fix.at, "medium")]
+        if not track.inside:
+            track.seen_at = fix.at
+            self._keep(track)
+        return self._left(track, fix.at, "medium")
 
     def expire(self, now: int) -> Iterator[FenceTransition]:
         """Whoever has been silent for long left when they were last seen, as far as anybody knows."""
@@ -102,7 +111,7 @@ class FenceTracks:
 
     def forget(self, subject: str, at: int) -> Iterator[FenceTransition]:
         """They withdrew: nothing of them is kept."""
-        self.last_fix_at.pop(subject, None)
+        self.last_fix.pop(subject, None)
         for track in list(self.tracks.get(subject, {}).values()):
             yield from self._left(track, max(at, track.entered_at), "high")
             self._drop(track)
@@ -111,7 +120,8 @@ class FenceTracks:
         """Puts stored tracks back."""
         for track in tracks:
             self.tracks.setdefault(track.subject, {})[track.fence_id] = track
-            self.last_fix_at[track.subject] = max(track.seen_at, self.last_fix_at.get(track.subject, 0))
+            before = self.last_fix.get(track.subject, NEVER)
+            self.last_fix[track.subject] = max(before, Fix(track.seen_at, 0.0))
 
     # One phone and one fence ----------------------------------------------------------------------------
 
@@ -121,7 +131,7 @@ class FenceTracks:
             left = self._leave(track, fix.at, "high")
             self._drop(track)
             return left
-        if fix.accuracy_m > near.geometry.reach_m:
+        if fix.accuracy_m > near.geometry.reach_m or fix.at < track.seen_at:
             return None
         weigh = self._weigh_inside if track.inside else self._weigh_outside
         seen = weigh(track, fix, near.distance)
@@ -194,9 +204,13 @@ class FenceTracks:
         left = self._leave(track, at, confidence)
         return [] if left is None else [left]
 
-    def _seen_at(self, subject: str, fence_id: str) -> int:
+    def _known_until(self, subject: str, fence_id: str, reach_m: float) -> int:
+        """Until when it is known whether the phone is in the fence; where it has no track, it is not near."""
         track = self.tracks.get(subject, {}).get(fence_id)
-        return track.seen_at if track is not None else -1
+        if track is not None:
+            return track.seen_at
+        last = self.last_fix.get(subject, NEVER)
+        return last.at if last.accuracy_m <= reach_m else NEVER.at
 
     def _keep(self, track: FenceTrack) -> None:
         self.tracks.setdefault(track.subject, {})[track.fence_id] = track

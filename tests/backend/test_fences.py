@@ -282,6 +282,13 @@ class Walk:
         self.seen += found
         return [one.kind for one in found]
 
+    def says(self, what: str, seconds: int = 10, late_s: int = 0) -> list[str]:
+        """The phone's own system, of the first fence."""
+        self.now += seconds * 1000
+        found = list(self.tracks.report("phone", "f", what, Fix(self.now - late_s * 1000, 0.0), 100))
+        self.seen += found
+        return [one.kind for one in found]
+
 
 def test_a_way_through_a_fence():
     walk = Walk(circle(radius_m=100, approach_m=500))
@@ -375,6 +382,26 @@ def test_what_the_phones_own_system_says():
     assert say("dwell", 6) == ["entered"]
 
 
+def test_what_the_system_said_of_a_moment_before_is_history():
+    """A request that failed is repeated later than the one behind it: nobody enters after having left."""
+    walk = Walk(circle(radius_m=100))
+    assert walk.says("leave") == [], "the entering is still on its way"
+    assert walk.says("enter", late_s=300) == walk.says("dwell", late_s=200) == []
+    assert walk.at(0, seconds=1, late_s=60) == [], "nor does a fix of before bring them in"
+    assert walk.tracks.track_of(("phone", "f")).inside is False
+    assert walk.says("enter", seconds=60) == ["entered"]
+    assert walk.at(3_000, seconds=1, late_s=30) == [], "nor one of before out"
+    assert walk.says("leave", seconds=60) == ["left"]
+
+
+def test_whoever_is_far_away_by_now_enters_nothing_of_before():
+    walk = Walk(circle(radius_m=100))
+    walk.at(5_000)
+    assert walk.says("enter", late_s=60) == []
+    walk.at(5_000, accuracy=17_000, seconds=600)
+    assert walk.says("enter", late_s=60) == ["entered"], "a fix of 17 km says nothing about this fence"
+
+
 def test_a_silent_phone_left_when_it_was_last_seen():
     walk = Walk(circle(radius_m=100))
     walk.at(0)
@@ -388,20 +415,28 @@ def test_whoever_withdraws_is_forgotten_at_once():
     walk.at(0)
     assert [one.kind for one in walk.tracks.forget("phone", walk.now)] == ["left"]
     assert walk.tracks.tracks == {}
-    assert walk.tracks.last_fix_at == {}
+    assert walk.tracks.last_fix == {}
 
 
 @settings(max_examples=150)
 @given(
     st.lists(
-        st.tuples(st.floats(-1_500, 1_500), st.floats(1, 400), st.integers(0, 900), st.integers(0, 120)),
+        st.tuples(
+            st.floats(-1_500, 1_500) | st.sampled_from(("enter", "dwell", "leave")),
+            st.floats(1, 400),
+            st.integers(0, 900),
+            st.integers(0, 120),
+        ),
         max_size=60,
     )
 )
 def test_entering_and_leaving_take_turns_whatever_the_fixes_say(fixes):
     walk = Walk(circle(radius_m=100), circle("g", *north(900), radius_m=300))
-    for metres, accuracy, seconds, late_s in fixes:
-        walk.at(metres, accuracy, seconds, late_s)
+    for said, accuracy, seconds, late_s in fixes:
+        if isinstance(said, str):
+            walk.says(said, seconds, late_s)
+        else:
+            walk.at(said, accuracy, seconds, late_s)
     list(walk.tracks.expire(walk.now))
     for fence_id in ("f", "g"):
         turns = [one for one in walk.seen if one.fence_id == fence_id and one.kind != "approached"]
