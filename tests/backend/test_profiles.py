@@ -26,7 +26,8 @@ from backend.profiles.placing import person_of
 from backend.profiles.rules import standing
 from backend.profiles.service import Numbered, ProfileService
 from backend.profiles.store import ProfileStore
-from backend.storage import profiles
+from backend.storage import database as database_module
+from backend.storage import migrations, profiles
 from backend.storage.database import StorageConflict, open_for_writing, transaction
 from backend.storage.profile_rows import ProfileRows
 from sdk_bridge.wire.app_events import AppEvent, PushAddress
@@ -526,13 +527,14 @@ def test_the_timeline_spans_the_merged_profiles(database: sqlite3.Connection) ->
     transaction(database, "state", check)
 
 
-def test_identifiers_and_merges_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
+def test_identifiers_and_merges_of_an_earlier_version_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They were edges then; `u2` was merged into `u1`, apart again, and merged anew."""
     path = tmp_path / "earlier.db"
+    earlier = [file for file in migrations.migration_files("state") if file.number <= 20]
+    monkeypatch.setattr(database_module, "migration_files", lambda _: earlier)
     with open_for_writing(path, "state") as old:
-        old.execute("drop index profiles_by_id")
-        for column in ("id", "cause", "event_id", "merged_cause", "merged_event_id"):
-            old.execute(f"alter table profiles drop column {column}")
         for profile_id, parent, at in (("p1", None, None), ("p2", "p1", 7)):
             row = (profile_id, "user_id", 1, parent, at)
             old.execute(
@@ -544,8 +546,8 @@ def test_identifiers_and_merges_of_an_earlier_version_are_kept(tmp_path: Path) -
             old.execute("insert into identity_edges values (?, ?, ?, ?, ?, ?, ?)", own)
         for edge in ((5, 6, "operator", None), (7, None, "link", 9)):
             old.execute("insert into identity_edges values ('profile', 'p2', 'p1', ?, ?, ?, ?)", edge)
-        old.execute("pragma user_version = 20")
     old.close()
+    monkeypatch.undo()
     connection = open_for_writing(path, "state")
     found = transaction(connection, "state", _known_of_p2)
     connection.close()
