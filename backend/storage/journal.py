@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -24,6 +25,9 @@ log = structlog.get_logger()
 
 Write: TypeAlias = Callable[[Group], int]
 """Says what one sender wants in a commit; the sender's answer."""
+
+Place: TypeAlias = tuple[int, str]
+"""A partition, and the source."""
 
 MAX_WAITING = 2_000  # works waiting for a commit; beyond it a slow disk must show as back-pressure
 WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behind it
@@ -73,7 +77,7 @@ class Journal:
         self._now_ms = now_ms
         self._shared = shared
         self._ids = RecentFirst() if file.one_writer else TableOfIds()
-        self._partition_of = _partition_of_source if file.one_writer else partition_of_event
+        self._place_of = _with_source if file.one_writer else _with_person
         self._waiting: asyncio.Queue[_Work] = asyncio.Queue(MAX_WAITING)
         self._waiting_bytes = 0
         self.appended = asyncio.Event()
@@ -237,15 +241,17 @@ class Journal:
 
     def _parcels(self, events: Sequence[AppEvent], encoded: Sequence[bytes]) -> list[Parcel]:
         """The events in their order, those in a row together that have place and hour in common."""
+        hashes = message_hashes(events)
+        keys = [(self._place_of(event), event.original_at // HOUR_MS, event.received_at) for event in events]
+        if keys and keys.count(keys[0]) == len(keys):
+            return [Parcel(*keys[0], hashes, list(encoded))]
         found: list[Parcel] = []
         last = None
-        for event, data in zip(events, encoded, strict=True):
-            place = self._partition_of(event), event.source
-            key = place, event.original_at // HOUR_MS, event.received_at
+        for key, number, data in zip(keys, hashes, encoded, strict=True):
             if key != last:
                 last = key
                 found.append(Parcel(*key, [], []))
-            found[-1].hashes.append(message_hash(event.source, event.message_id))
+            found[-1].hashes.append(number)
             found[-1].encoded.append(data)
         return found
 
@@ -281,9 +287,18 @@ def may_have_more(entries: Sequence[Entry], limit: int) -> bool:
 
 def message_hash(source: str, message_id: str) -> int:
     """64-bit identity of an app event: the source and the client's `messageId`. Signed, as SQLite stores."""
-    digest = _hash_begun(source).copy()
-    digest.update(message_id.encode("utf-8", "surrogatepass"))
-    return int.from_bytes(digest.digest(), "big", signed=True)
+    return int.from_bytes(_digest(_hash_begun(source).copy(), message_id), "big", signed=True)
+
+
+def message_hashes(events: Sequence[AppEvent]) -> list[int]:
+    """The `message_hash` of each."""
+    digests = [_digest(_hash_begun(event.source).copy(), event.message_id) for event in events]
+    return list(struct.unpack(f">{len(digests)}q", b"".join(digests)))
+
+
+def _digest(begun: hashlib.blake2b, message_id: str) -> bytes:
+    begun.update(message_id.encode("utf-8", "surrogatepass"))
+    return begun.digest()
 
 
 @lru_cache(256)
@@ -303,14 +318,18 @@ def partition_of_event(event: AppEvent) -> int:
     return partition_of(name or event.source)
 
 
-@lru_cache(256)
-def _place_of_source(source: str) -> int:
-    return partition_of(source)
+def _with_person(event: AppEvent) -> Place:
+    return partition_of_event(event), event.source
 
 
-def _partition_of_source(event: AppEvent) -> int:
+def _with_source(event: AppEvent) -> Place:
     """Where one process folds everything, a request need not be taken apart."""
     return _place_of_source(event.source)
+
+
+@lru_cache(256)
+def _place_of_source(source: str) -> Place:
+    return partition_of(source), source
 
 
 def _bytes_of(append: GatewayAppend) -> int:

@@ -178,7 +178,7 @@ class Bridge:
 
     def _segment(self, kind: str) -> Answer:
         def understand(call: calls.SegmentCall, arrival: Arrival) -> AppEvent:
-            usual = normalise.usual_event(call, kind, arrival, 0)
+            usual = normalise.usual_reader(arrival, call.sent_at)(call, kind, 0)
             return usual or normalise.segment_event(call, kind, arrival, 0)
 
         return self._own(calls.segment_call, understand)

@@ -11,7 +11,7 @@ from sdk_bridge.server.normalise import (
     finished,
     object_of,
     segment_event,
-    usual_event,
+    usual_reader,
 )
 from sdk_bridge.wire.app_events import AppEvent
 
@@ -33,12 +33,11 @@ def all_at_once(opened: OpenBatch, arrival: Arrival) -> list[AppEvent] | None:
     if len(body) > MAX_EVENT_BYTES and max(map(len, opened.batch), default=0) > MAX_EVENT_BYTES:
         return None
     events: list[AppEvent] = []
+    usual = usual_reader(arrival, opened.sent_at)
     try:
         for index, call in enumerate(plain_batch.decode(body).batch):
             _inherit(call, opened)
-            events.append(
-                usual_event(call, call.type, arrival, index) or segment_event(call, call.type, arrival, index)
-            )
+            events.append(usual(call, call.type, index) or segment_event(call, call.type, arrival, index))
     except (msgspec.DecodeError, UnicodeDecodeError, Rejected):
         return None
     return events

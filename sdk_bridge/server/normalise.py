@@ -4,7 +4,8 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -25,7 +26,7 @@ from sdk_bridge.server.external_ids import external_ids_of, without_hashes
 from sdk_bridge.server.id_tokens import IdClaims
 from sdk_bridge.server.ports import Source
 from sdk_bridge.server.proof import is_proven
-from sdk_bridge.server.times import not_after, occurred_ms, skew_ms, unix_ms
+from sdk_bridge.server.times import Timestamp, not_after, occurred_ms, skew_ms, unix_ms
 from sdk_bridge.wire.app_events import AppEvent, ExternalId, Kind, PushAddress, encode_each
 from sdk_bridge.wire.codec import WireError
 from sdk_bridge.wire.identifiers import usable
@@ -38,6 +39,7 @@ _TELLING = _PROOFS | {"device", "consent", "traits"}  # what in a context an eve
 # A visitor's events come together, and a shop has some thousand visitors within minutes.
 _usable_id = lru_cache(maxsize=8_192)(usable)
 _USUAL: dict[str, Kind] = {"track": "track", "page": "page", "screen": "screen"}
+_OCCURRED_AT = attrgetter("occurred_at")
 _RECEIPTS = {"push notification received": "received", "push notification tapped": "opened"}
 
 
@@ -60,6 +62,10 @@ class Reject:
     reason: str
     raw: bytes
     index: int
+
+
+Reader: TypeAlias = Callable[[SegmentCall, str | None, int], AppEvent | None]
+"""Reads a call, of a kind, with its place in the request."""
 
 
 class Storable(Struct, frozen=True):
@@ -115,58 +121,71 @@ def segment_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: 
     return _of_somebody(msgspec.structs.replace(event, **more) if more else event)
 
 
-def usual_event(call: SegmentCall, kind: str | None, arrival: Arrival, index: int) -> AppEvent | None:
-    """What `segment_event` finds in a call as most are, with half the work: somebody did or saw something.
+def usual_reader(arrival: Arrival, sent_at: Timestamp) -> Reader:
+    """Finds what `segment_event` finds in a call as most are, with a third of the work: somebody did or saw
+    something. What is the same for all calls of a request is settled here.
 
-    None where the call has proofs, a device, consent or traits, numbers or blanks for texts, or a fault.
-    Raises Rejected for a time that is none.
+    The reader gives None where a call has proofs, a device, consent or traits, numbers or blanks for texts,
+    or a fault, and raises Rejected for a time that is none. `sent_at`: what the calls mostly have.
     """
-    context, properties, known = call.context or {}, call.properties or {}, _USUAL.get(kind or "")
-    user_id = "" if call.user_id is None else call.user_id
-    anonymous_id = "" if call.anonymous_id is None else call.anonymous_id
-    if (
-        known is None
-        or type(context) is not dict
-        or type(properties) is not dict
-        or type(user_id) is not str
-        or type(anonymous_id) is not str
-        or type(call.message_id) is not str
-        or call.original_timestamp is not None
-        or call.previous_id is not None
-        or call.user_hash
-        or call.traits
-        or call.category
-        or arrival.identities
-        or "push_id" in properties
-        or not _TELLING.isdisjoint(context)
-    ):
-        return None
-    user_id, anonymous_id, message_id = user_id.strip(), anonymous_id.strip(), call.message_id.strip()
-    if not message_id or "\0" in f"{user_id}{anonymous_id}{message_id}":
-        return None
-    name = _label(call.event)
-    if (name is None and known == "track") or not (_usable_id(user_id) or _usable_id(anonymous_id)):
-        return None
-    original_at = unix_ms(call.timestamp)
-    if original_at is None:
-        return None
+    if arrival.identities:
+        return _nothing_is_usual
     received_at, source = arrival.received_at, arrival.source
-    return AppEvent(
-        kind=known,
-        message_id=message_id,
-        source=source.source_id,
-        occurred_at=occurred_ms(original_at, skew_ms(call.sent_at, received_at), received_at),
-        received_at=received_at,
-        original_at=original_at,
-        index=index,
-        anonymous_id=anonymous_id or None,
-        user_id=user_id or None,
-        previous_id=None,
-        proven=is_proven(source, user_id or None, None),
-        name=name or _label(call.name),
-        properties=properties,
-        context=context,
-    )
+    source_id, is_trusted = source.source_id, is_proven(source, "somebody", None)
+    behind = skew_ms(sent_at, received_at)
+
+    def read(call: SegmentCall, kind: str | None, index: int) -> AppEvent | None:
+        context, properties, known = call.context or {}, call.properties or {}, _USUAL.get(kind or "")
+        user_id = "" if call.user_id is None else call.user_id
+        anonymous_id = "" if call.anonymous_id is None else call.anonymous_id
+        message_id, name = call.message_id, call.event
+        if (
+            known is None
+            or type(context) is not dict
+            or type(properties) is not dict
+            or type(user_id) is not str
+            or type(anonymous_id) is not str
+            or type(message_id) is not str
+            or call.original_timestamp is not None
+            or call.previous_id is not None
+            or call.user_hash
+            or call.traits
+            or call.category
+            or "push_id" in properties
+            or not _TELLING.isdisjoint(context)
+        ):
+            return None
+        user_id, anonymous_id, message_id = user_id.strip(), anonymous_id.strip(), message_id.strip()
+        name = name and name.strip()
+        if not message_id or "\0" in f"{user_id}{anonymous_id}{message_id}":
+            return None
+        if (not name and known == "track") or not (_usable_id(user_id) or _usable_id(anonymous_id)):
+            return None
+        original_at = unix_ms(call.timestamp)
+        if original_at is None:
+            return None
+        skew = behind if call.sent_at is sent_at else skew_ms(call.sent_at, received_at)
+        return AppEvent(
+            known,
+            message_id,
+            source_id,
+            occurred_ms(original_at, skew, received_at),
+            received_at,
+            original_at,
+            index,
+            anonymous_id or None,
+            user_id or None,
+            proven=is_trusted and user_id != "",
+            name=name or _label(call.name),
+            properties=properties,
+            context=context,
+        )
+
+    return read
+
+
+def _nothing_is_usual(call: SegmentCall, kind: str | None, index: int) -> None:
+    del call, kind, index
 
 
 def _name_of(call: SegmentCall, kind: Kind) -> str | None:
@@ -438,7 +457,7 @@ def _encoded(events: list[AppEvent]) -> list[bytes] | None:
 
 
 def _none_in_the_future(events: list[AppEvent]) -> list[AppEvent]:
-    if all(event.occurred_at <= event.received_at for event in events):
+    if not events or max(map(_OCCURRED_AT, events)) <= events[0].received_at:
         return events
     occurred = [(event.occurred_at, event.original_at, event.index) for event in events]
     times = not_after(events[0].received_at, occurred)

@@ -23,10 +23,10 @@ _LEAP_SECOND = re.compile(r"(T[0-9]{2}:[0-9]{2}):60")
 
 def unix_ms(stamp: Timestamp) -> int | None:
     """The time in unix milliseconds, None for none, 0 before 1970. Raises Rejected for what is no time."""
-    if stamp is None or stamp == "":
-        return None
     if isinstance(stamp, str):
-        return _from_iso(stamp)
+        return _from_iso(stamp) if stamp else None
+    if stamp is None:
+        return None
     at = int(stamp * 1000) if abs(stamp) < _SECONDS_BELOW else int(stamp)
     if at > _LATEST_MS:
         raise Rejected("the timestamp lies beyond the year 9999")
@@ -82,7 +82,7 @@ def not_after(received_at: int, occurred: list[tuple[int, int, int]]) -> list[in
 
 
 def _from_iso(text: str) -> int:
-    if text.isdecimal() and len(text) in _UNIX_DIGITS:  # Python would read a date of the year 1700 in it
+    if len(text) in _UNIX_DIGITS and text.isdecimal():  # Python would read a date of the year 1700 in it
         return unix_ms(int(text)) or 0
     try:
         moment = datetime.fromisoformat(text)

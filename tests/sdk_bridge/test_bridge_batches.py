@@ -11,7 +11,7 @@ from sdk_bridge.server.batches import all_at_once, one_by_one, read_batch
 from sdk_bridge.server.bodies import MAX_EVENT_BYTES, Rejected, decode, open_batch
 from sdk_bridge.server.calls import SegmentCall, plain_batch, segment_call
 from sdk_bridge.server.id_tokens import IdClaims
-from sdk_bridge.server.normalise import Arrival, finished, segment_event, usual_event
+from sdk_bridge.server.normalise import Arrival, finished, segment_event, usual_reader
 from sdk_bridge.server.ports import Source
 from sdk_bridge.server.proof import user_hash
 from sdk_bridge.wire.app_events import AppEvent
@@ -120,16 +120,15 @@ def test_a_usual_call_is_what_it_would_be_if_all_were_asked(call: Any, kind: str
     except Rejected:
         return
     for came in CAME:
-        usual, asked = (
-            attempted(usual_event, decoded, kind, came),
-            attempted(segment_event, decoded, kind, came),
-        )
-        assert usual in (None, asked)
+        for sent_at in (None, decoded.sent_at, WHEN):
+            read = usual_reader(came, sent_at)
+            usual = attempted(read, decoded, kind, 2)
+            assert usual in (None, attempted(segment_event, decoded, kind, came, 2))
 
 
-def attempted(understand: Any, call: SegmentCall, kind: str | None, came: Arrival) -> AppEvent | str | None:
+def attempted(understand: Any, *asked: Any) -> AppEvent | str | None:
     try:
-        found: AppEvent | None = understand(call, kind, came, 2)
+        found: AppEvent | None = understand(*asked)
     except Rejected as rejected:
         return str(rejected)
     return found
@@ -182,10 +181,11 @@ def test_a_batch_may_be_far_larger_than_one_event_may_be() -> None:
 def test_half_the_work_is_for_usual_calls_alone() -> None:
     """Or everything would go the long way, and nobody would see."""
     call = open_calls({"batch": [TRACK]})
-    event = usual_event(call, "track", arrival(), 3)
+    read = usual_reader(arrival(), None)
+    event = read(call, "track", 3)
     assert event == segment_event(call, "track", arrival(), 3)
     with pytest.raises(Rejected, match="ISO 8601"):
-        usual_event(open_calls({"batch": [{**TRACK, "timestamp": "soon"}]}), "track", arrival(), 0)
+        read(open_calls({"batch": [{**TRACK, "timestamp": "soon"}]}), "track", 0)
 
 
 def open_calls(body: Any) -> SegmentCall:
