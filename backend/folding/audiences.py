@@ -108,12 +108,20 @@ class _Noted:
     woken: defaultdict[Wake, set[str]] = field(default_factory=lambda: defaultdict(set))
     by_all: set[str] = field(default_factory=set)
     arrivals: list[Arrival] = field(default_factory=list)
-    told: defaultdict[str, list[AppEvent]] = field(default_factory=lambda: defaultdict(list))
+    told: list[tuple[str, AppEvent]] = field(default_factory=list)
     """What people did in this transaction."""
 
     def entering(self) -> set[str]:
         """Those who may have come into something by what they did."""
         return set[str]().union(*(woken for wake, woken in self.woken.items() if wake.may_enter))
+
+    def histories(self, people: AbstractSet[str]) -> dict[str, list[AppEvent]]:
+        """What people did who did all of it in this transaction."""
+        histories: dict[str, list[AppEvent]] = {person: [] for person in people}
+        for person, event in self.told if people else ():
+            if person in histories:
+                histories[person].append(event)
+        return histories
 
     def profiles(self) -> set[str]:
         return self.by_all.union(*self.woken.values())
@@ -206,7 +214,7 @@ class AudiencePart:
         if not person_id or occurrence.segment_id is not None or not self._audiences.segments:
             return
         if occurrence.event is not None:
-            self._noted.told[person_id].append(occurrence.event)
+            self._noted.told.append((person_id, occurrence.event))
         rests_until = self._audiences.rests.get(person_id, 0)
         for wake in self._audiences.wakes.woken_by(occurrence):
             if rests_until > occurrence.received_at:
@@ -319,16 +327,19 @@ class AudiencePart:
                 asked[segment_id] |= held.open_to(segment_id, effect, people)
         waiting = set().union(*asked.values()) - begun if audiences.restless else ()
         timers = rows.timers_of(session, waiting) if waiting else {}
-        alone = (arrival.person_id for arrival in arrivals if arrival.is_alone)
-        return _People(trees, asked, held, timers, {person: noted.told.get(person, ()) for person in alone})
+        alone = {arrival.person_id for arrival in arrivals if arrival.is_alone}
+        return _People(trees, asked, held, timers, noted.histories(alone))
 
     def _asking_of_arrivals(self, noted: _Noted) -> tuple[list[tuple[Arrival, frozenset[str]]], set[str]]:
         """The arrivals, each with the segments that it concerns; and newcomers' profiles that no segment asks
         about: they are in none, and whatever they did brought them into none.
         """
         asking, passed_by, entering = list[tuple[Arrival, frozenset[str]]](), set[str](), noted.entering()
+        of_kind: dict[object, frozenset[str]] = {}
         for arrival in noted.arrivals:
-            segment_ids = self._audiences.asking_of(arrival)
+            segment_ids = of_kind.get(arrival.kind)
+            if segment_ids is None:
+                segment_ids = of_kind[arrival.kind] = self._audiences.asking_of(arrival)
             if arrival.before is None and not segment_ids and entering.isdisjoint(arrival.profiles):
                 passed_by.update(arrival.profiles)
             else:

@@ -1,14 +1,17 @@
 """Who is new, or met nobody but who is new: what is known of them need not be looked for; pure."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple, TypeAlias
 
-from backend.profiles.model import EVER, IdType, Profile
+from backend.profiles.model import EVER, TRUST, IdType, Profile
 from backend.profiles.placing import MAX_CHAIN
 
 Known: TypeAlias = Callable[[str], Profile | None]
 """A profile, where it is known without asking for it."""
+
+
+_KINDS = {kind: frozenset({kind}) for kind in TRUST}
 
 
 class Arrival(NamedTuple):
@@ -26,6 +29,11 @@ class Arrival(NamedTuple):
     @property
     def person_id(self) -> str:
         return self.profiles[0]
+
+    @property
+    def kind(self) -> Hashable:
+        """The same for those that are alike but for who they are."""
+        return self.kinds, self.before is None, self.before == self.profiles[0]
 
     @property
     def begun(self) -> tuple[str, ...]:
@@ -57,7 +65,8 @@ def arrivals(
     one has what the other is taken to have done. An id claimed without proof is nobody.
     """
     others, groups, root_of = set[str](), dict[str, set[str]](), dict[str, str]()
-    for profile_id in begun.union(*joined):
+    together = set[str]().union(*joined)
+    for profile_id in together:
         root = known_root(known, profile_id)
         root_of[profile_id] = root_id = profile_id if root is None else root.profile_id
         groups.setdefault(root_id, set()).add(profile_id)
@@ -65,6 +74,12 @@ def arrivals(
         if len(profiles - begun) > 1 or len({root_of[one] for one in profiles}) > 1:
             others |= profiles
     found = list[Arrival]()
+    for profile_id in begun - together:
+        profile = known(profile_id)
+        if profile is None:
+            others.add(profile_id)
+        elif profile.id_type != "claimed_user_id":
+            found.append(Arrival((profile_id,), None, _KINDS[profile.id_type]))
     for root_id, profiles in groups.items():
         arrival = _arrival(root_id, profiles, begun, known)
         if arrival is None or not others.isdisjoint(profiles):

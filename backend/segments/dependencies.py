@@ -22,7 +22,7 @@ from backend.segments.model import (
     nodes_of,
     parts_of,
 )
-from backend.segments.values import Passes, passing
+from backend.segments.values import Passes, passing_all
 from sdk_bridge.wire.app_events import AppEvent
 
 _PLACES = frozenset(
@@ -152,12 +152,12 @@ class _Counted:
     """Events of a kind and name: whom all of them wake, and whom those alone that pass filters."""
 
     always: dict[str, int] = field(default_factory=dict)
-    filtered: list[tuple[list[Passes], Wake]] = field(default_factory=list)
+    filtered: list[tuple[Passes, Wake]] = field(default_factory=list)
     wake: Wake | None = None
 
     def add(self, segment_id: str, leaf: Did, effect: int) -> None:
         if leaf.where:
-            self.filtered.append(([passing(asked) for asked in leaf.where], Wake({segment_id: effect})))
+            self.filtered.append((passing_all(leaf.where), Wake({segment_id: effect})))
             return
         self.always[segment_id] = self.always.get(segment_id, 0) | effect
         self.wake = Wake(self.always)
@@ -216,26 +216,27 @@ class Wakes:
         """The segments that ask for identifiers of some kinds."""
         return frozenset(key for wake in _those(self._identifiers, kinds) for key in wake.effects)
 
-    def woken_by(self, occurrence: Occurrence) -> Iterator[Wake]:
+    def woken_by(self, occurrence: Occurrence) -> Iterable[Wake]:
         """The segments whose answer for the person may be another now, and how; perhaps some twice."""
-        if occurrence.event is not None:
-            yield from self._counting(occurrence.event)
-            if occurrence.event.kind == "identify" or occurrence.event.consent:
-                yield from self._stated_in(occurrence.event)
-        elif occurrence.kind in _PLACES and self._floor is not None:
-            yield self._floor
+        event = occurrence.event
+        if event is None:
+            return (self._floor,) if self._floor is not None and occurrence.kind in _PLACES else ()
+        woken = self._counting(event)
+        if event.kind == "identify" or event.consent:
+            woken += self._stated_in(event)
+        return woken
 
-    def _counting(self, event: AppEvent) -> Iterator[Wake]:
+    def _counting(self, event: AppEvent) -> list[Wake]:
         """Those that count such events; the filters find here what they will find when it is read again."""
-        for name in {event.name, None}:
+        woken = list[Wake]()
+        for name in (event.name, None) if event.name is not None else (None,):
             counted = self._events.get((event.kind, name))
             if counted is None:
                 continue
             if counted.wake is not None:
-                yield counted.wake
-            for tests, wake in counted.filtered:
-                if all(passes(event.properties) for passes in tests):
-                    yield wake
+                woken.append(counted.wake)
+            woken += [wake for passes, wake in counted.filtered if passes(event.properties)]
+        return woken
 
     def _stated_in(self, event: AppEvent) -> Iterator[Wake]:
         if event.kind == "identify":

@@ -30,7 +30,7 @@ from backend.segments.model import (
     nodes_of,
     parts_of,
 )
-from backend.segments.values import Passes, changes_on, passes_path, passing, today_of
+from backend.segments.values import Passes, changes_on, passes_path, passing_all, today_of
 
 _People: TypeAlias = AbstractSet[str]
 
@@ -153,13 +153,13 @@ def _event(node: Did, people: _People, crowd: Crowd, now: int) -> Answer:
     Nobody needs to be asked who did nothing of the kind.
     """
     happened, span = crowd.events(node.kinds, node.name), (node.within_s or 0) * 1000
-    since, tests = now - span if span else -inf, [passing(asked) for asked in node.where]
+    since, passes = now - span if span else -inf, passing_all(node.where) if node.where else None
     least, limit = node.least, None if node.at_most is None else node.at_most + 1
     holds, changes_at = set(people) if least == 0 else set[str](), dict[str, int]()
     for person in people & happened.keys():
         events = happened[person]
-        if tests:
-            events = _passing(events, tests, since, max(least, limit or 1))
+        if passes is not None:
+            events = _passing(events, passes, since, max(least, limit or 1))
         if limit is not None and len(events) >= limit and (at := events[limit - 1].at) > since:
             holds.discard(person)
         elif least > 0 and len(events) >= least and (at := events[least - 1].at) > since:
@@ -171,15 +171,13 @@ def _event(node: Did, people: _People, crowd: Crowd, now: int) -> Answer:
     return Answer(holds, changes_at)
 
 
-def _passing(
-    events: Sequence[EventFact], tests: Sequence[Passes], since: float, enough: int
-) -> Sequence[EventFact]:
+def _passing(events: Sequence[EventFact], passes: Passes, since: float, enough: int) -> Sequence[EventFact]:
     """The newest events that pass, `enough` of them."""
     found: list[EventFact] = []
     for event in events:
         if event.at <= since:
             break
-        if all(passes(event.properties) for passes in tests):
+        if passes(event.properties):
             found.append(event)
             if len(found) == enough:
                 break

@@ -1,7 +1,7 @@
 """Tests of one JSON value: types are exact, absent is nothing, and SQL says the same (docs/segments.md)."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -61,6 +61,12 @@ def passing(asked: Filter) -> Passes:
         return any(rule(value, test, date.min) for value in values_at(properties, parts_of(path))) != negate
 
     return at_name if isinstance(path, str) else at_path
+
+
+def passing_all(asked: Sequence[Filter]) -> Passes:
+    """The same of several filters at once."""
+    tests = [passing(one) for one in asked]
+    return tests[0] if len(tests) == 1 else lambda properties: all(test(properties) for test in tests)
 
 
 def passes_path(value: Any, path: Path, test: Test, today: date) -> bool:
