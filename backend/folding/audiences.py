@@ -16,13 +16,14 @@ from typing import Literal
 
 from backend.occurrences import Occurrence
 from backend.profiles.arrivals import Arrival, Known
+from backend.profiles.trees import Trees
 from backend.segments.dependencies import EITHER, LEAVES, Needs, Wake, Wakes, is_restless, needs_of
 from backend.segments.facts import NOTHING_KNOWN
 from backend.segments.model import LONGEST_S, Condition, in_order, references
 from backend.segments.predicate import Answer, evaluate, evaluate_all
 from backend.storage import segments as rows
 from backend.storage.ownership import EVERYTHING, Holding
-from backend.storage.segment_facts import PeopleFacts, Trees
+from backend.storage.segment_facts import PeopleFacts
 from backend.storage.segments import Change, Membership, StoredSegment
 from backend.storage.session import Session
 from sdk_bridge.wire.app_events import AppEvent
@@ -200,6 +201,7 @@ class AudiencePart:
     ) -> None:
         self._session = session
         self._known: Known = _nobody_known
+        self._trees = Trees()
         self._holding = holding
         self._audiences = audiences
         self._stopwatch = stopwatch
@@ -226,13 +228,13 @@ class AudiencePart:
         """These profiles are of another person than before: every segment asks about them."""
         self._noted.by_all.update(profiles)
 
-    def arrived(self, arrivals: Iterable[Arrival], known: Known) -> None:
+    def arrived(self, arrivals: Iterable[Arrival], known: Known, trees: Trees) -> None:
         """These people are new, or more than before: the segments that it concerns ask about them.
 
-        `known`: profiles that need not be read.
+        `known`: profiles that need not be read, and `trees`: people.
         """
         self._noted.arrivals.extend(arrivals)
-        self._known = known
+        self._known, self._trees = known, trees
 
     def settle(self, now: int) -> Iterator[Occurrence]:
         """Asks everybody whom anything happened to. `now`: everything until then is folded."""
@@ -311,7 +313,9 @@ class AudiencePart:
         audiences, session = self._audiences, self._session
         asking, passed_by = self._asking_of_arrivals(noted)
         arrivals = [arrival for arrival, _ in asking]
-        trees = rows.whole_trees(session, noted.profiles() - passed_by, self._known, arrivals)
+        self._trees.forget(noted.by_all)
+        profiles = noted.profiles() - passed_by
+        trees = rows.whole_trees(session, profiles, self._known, arrivals, self._trees)
         person_of = {profile: person for person, tree in trees.profiles.items() for profile in tree}
         begun = {one for arrival in arrivals for one in arrival.begun}
         held = self._held(trees.profiles, person_of, begun)

@@ -16,6 +16,7 @@ from backend.profiles.arrivals import Arrival, Known, arrivals
 from backend.profiles.model import Applied
 from backend.profiles.placing import person_of
 from backend.profiles.service import Numbered, ProfileService, whose
+from backend.profiles.trees import Trees
 from backend.proximity.fence_tracks import NEVER
 from backend.storage import profiles, pushes, segments
 from backend.storage.database import Session
@@ -73,6 +74,11 @@ class PeoplePart:
     def known(self) -> Known:
         """Profiles that need not be read."""
         return self._rows.profiles.get
+
+    @property
+    def trees(self) -> Trees:
+        """People who were read before, remembered as long as nobody else writes."""
+        return self._rows.trees
 
     @property
     def traits_left_out(self) -> int:

@@ -11,20 +11,12 @@ import msgspec
 
 from backend.profiles.model import IDENTIFIED, Statement
 from backend.profiles.rules import standing
+from backend.profiles.trees import Trees
 from backend.segments.dependencies import Needs
 from backend.segments.facts import EventFact, RfmFact, VisitFact
 from backend.storage.segment_sql import EVER
 from backend.storage.session import Row, Session
 from sdk_bridge.wire.app_events import AppEvent
-
-
-class Trees(NamedTuple):
-    """People: each with all their profiles, the root first; and from when until when what merged ones did is
-    their person's, both included, unix milliseconds.
-    """
-
-    profiles: dict[str, list[str]]
-    windows: Mapping[str, tuple[int, int]]
 
 
 class StoredEvent:
@@ -99,7 +91,7 @@ class PeopleFacts:
     def _rows(self, query: str, **values: Any) -> Iterator[tuple[str, Row]]:
         """Rows of all their profiles, each with the person."""
         for row in self._session.rows(query, profiles=self._profiles, **values):
-            yield self._person_of[row["profile_id"]], row
+            yield self._person_of[row[0]], row
 
     def _since(self, seconds: int | None) -> int:
         return EVER if seconds is None else self._now - seconds * 1000
@@ -130,8 +122,10 @@ class PeopleFacts:
     def identifiers(self) -> Mapping[tuple[str, str], Collection[str]]:
         """By person and kind."""
         known: dict[tuple[str, str], set[str]] = {}
-        for person, row in self._rows("segment_identifiers", kinds=as_json(self._needs.identifiers)):
-            known.setdefault((person, row["id_type"]), set()).add(row["id"])
+        for person, (_, id_type, name) in self._rows(
+            "segment_identifiers", kinds=as_json(self._needs.identifiers)
+        ):
+            known.setdefault((person, id_type), set()).add(name)
         return known
 
     @cached_property

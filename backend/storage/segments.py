@@ -9,6 +9,7 @@ import msgspec
 
 from backend.profiles.arrivals import Arrival, Known, known_root
 from backend.profiles.model import Profile
+from backend.profiles.trees import Trees
 from backend.segments.dependencies import needs_of
 from backend.segments.model import (
     Condition,
@@ -19,7 +20,7 @@ from backend.segments.model import (
     references,
     ring_of,
 )
-from backend.storage.segment_facts import Trees, as_json, fence_stores, zone_categories
+from backend.storage.segment_facts import as_json, fence_stores, zone_categories
 from backend.storage.segment_sql import members_sql
 from backend.storage.session import Row, Session
 
@@ -290,29 +291,44 @@ def whole_trees(
     profiles: Iterable[str],
     known: Known = _nobody_known,
     arrivals: Sequence[Arrival] = (),
+    remembered: Trees | None = None,
 ) -> Trees:
     """The people around profiles, and those who arrived. `known`: profiles that need not be read.
 
+    `remembered`: people who need not be read either; those who are read now are added.
     A level at a time: in one recursive statement each profile takes twice as long.
     """
-    found = {arrival.person_id: list(arrival.profiles) for arrival in arrivals}
-    person_of = {profile: person for person, tree in found.items() for profile in tree}
-    windows = {one.profile_id: (one.attach_from, one.attach_until) for one in _merged(arrivals, known)}
-    level = [arrival.before for arrival in arrivals if arrival.before is not None]
-    for root in _roots(session, set(profiles) - person_of.keys(), known):
-        if root not in found:
-            found[root], person_of[root] = [root], root
-            level.append(root)
-    while level:
-        rows = session.rows("segment_profiles_below", profiles=as_json(level))
-        level = []
-        for profile_id, parent, *window in rows:
-            if profile_id not in person_of:
-                person = person_of[profile_id] = person_of[parent]
-                found[person].append(profile_id)
-                windows[profile_id] = (window[0], window[1])
-                level.append(profile_id)
-    return Trees(found, windows)
+    kept = remembered or Trees()
+    found, unread = dict[str, list[str]](), dict[str, str]()
+    for arrival in arrivals:
+        tree = found[arrival.person_id] = list(arrival.profiles)
+        before = kept.profiles.pop(arrival.before or "", ())
+        tree += [profile_id for profile_id in before if profile_id not in arrival.profiles]
+        if arrival.before is not None and not before:
+            unread[arrival.before] = arrival.person_id
+    for one in _merged(arrivals, known):
+        kept.windows[one.profile_id] = (one.attach_from, one.attach_until)
+    arrived = {profile_id for tree in found.values() for profile_id in tree}
+    for root in _roots(session, set(profiles) - arrived, known):
+        if root in kept.profiles:
+            found.setdefault(root, kept.profiles[root])
+        elif root not in found:
+            found[root], unread[root] = [root], root
+    for person_id, profile_id, window in _below(session, unread):
+        if profile_id not in arrived:
+            found[person_id].append(profile_id)
+            kept.windows[profile_id] = window
+    kept.profiles.update(found)
+    return Trees(found, kept.windows)
+
+
+def _below(session: Session, people: Mapping[str, str]) -> Iterator[tuple[str, str, tuple[int, int]]]:
+    """What is merged into profiles, given each with its person: the person, the profile, its window."""
+    while people:
+        rows, above, people = session.rows("segment_profiles_below", profiles=as_json(people)), people, {}
+        for profile_id, parent, begins, ends in rows:
+            person_id = people[profile_id] = above[parent]
+            yield person_id, profile_id, (begins, ends)
 
 
 def _merged(arrivals: Sequence[Arrival], known: Known) -> Iterator[Profile]:
