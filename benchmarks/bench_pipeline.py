@@ -527,18 +527,14 @@ async def _stored(journal: Journal, folding: Fold, told: Sequence[AppEvent]) -> 
 
 
 async def wait(bench: Bench, folder: Path) -> None:
-    """A look at a queue in which everything is to leave later."""
+    """A look at a queue in which everything is to leave later; the sender claims where something is due."""
     async with SqliteFile(folder / "wait.db", "state") as state:
         await state.write(lambda s: _queue(s, bench.sizes.waiting))
-        polls = {
-            "next due": ("next_push_due", {}),
-            "claim": ("claim_pushes", {"now": NOON, "limit": 100, "owner": "o"}),
-        }
-        for name, (query, values) in polls.items():
-            took = await state.write(lambda s, query=query, values=values: _poll(s, query, values))
-            figure = took * 1e6
-            named = f"empty poll of {bench.sizes.waiting:,}, {name}"
-            bench.tell(named, figure, "us", "<= 10", figure <= 10)
+        figure = 1e6 * await state.write(lambda s: _poll(s, "next_push_due", {}))
+        bench.tell(f"empty poll of {bench.sizes.waiting:,}, next due", figure, "us", "<= 10", figure <= 10)
+        claim = {"now": NOON, "limit": 100, "owner": "o"}
+        lost = 1e6 * await state.write(lambda s: _poll(s, "claim_pushes", claim))
+        print(f"    a claim for which another sender left nothing: {lost:.1f} us", flush=True)
 
 
 def _queue(session: Session, count: int) -> None:

@@ -212,13 +212,12 @@ class PushSender:
             return LONGEST_NAP_S
         if project.is_open and self._in_hand:  # one probe at a time
             return LONGEST_NAP_S
-        pushes = await self._queue.claim(self._rim.owner, now, 1 if project.is_open else room)
-        for push in pushes:
-            self._take(push)
-        if pushes:
-            return 0.0
         due = await self._queue.next_due()
-        return LONGEST_NAP_S if due is None else _seconds(due - now)
+        if due is None or due > now:  # a look; to claim nothing would be a transaction
+            return LONGEST_NAP_S if due is None else _seconds(due - now)
+        for push in await self._queue.claim(self._rim.owner, now, 1 if project.is_open else room):
+            self._take(push)
+        return 0.0
 
     def _take(self, push: Claimed) -> None:
         self._in_hand += 1

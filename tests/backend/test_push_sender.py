@@ -168,6 +168,26 @@ async def test_a_push_waits_for_its_time() -> None:
     assert world.sent == ["p2", "p1"]
 
 
+async def test_nothing_is_claimed_before_anything_is_due() -> None:
+    claims: list[int] = []
+
+    class Watched(InMemoryPushes):
+        async def claim(self, owner: str, now: int, limit: int) -> list[Claimed]:
+            claims.append(now)
+            return await super().claim(owner, now, limit)
+
+    world = World(queue=Watched())
+    world.queue_up(new(1, after_ms=60_000))
+    sender = world.sender()
+    async with running(sender):
+        sender.wake()
+        await until(lambda: not sender._nudge.is_set())
+        world.now += 60_000
+        sender.wake()
+        await until(lambda: world.states() == {"accepted": 1})
+    assert set(claims) == {START + 60_000}
+
+
 async def test_the_next_due_time_wakes_by_itself() -> None:
     world = World()
     started = time.monotonic()
@@ -376,6 +396,7 @@ async def test_a_queue_that_fails_ends_the_sender() -> None:
             raise sqlite3.OperationalError("disk full")
 
     world = World(queue=Broken())
+    world.queue_up(new(1))
     with pytest.raises(ExceptionGroup, match="unhandled"):
         await asyncio.wait_for(world.sender().run(), 5)
 
