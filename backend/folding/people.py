@@ -98,7 +98,7 @@ class PeoplePart:
             if (event := self._live.tombstones.admitted(sent)) is not None
         ]
         kept = [one for stretch in _stretches(batch) for one in self._kept(stretch)]
-        self._session.many("add_event", [_event_row(one, did.profile_id) for one, did in kept])
+        self._session.many("add_event", [_event_row(one, did.profile_id) for one, did in kept], together=True)
         self._session.many("put_device_clock", _clock_rows(kept))
         for one, did in kept:
             keep_order(self._session, did.profile_id, one.event, one.event_id, one.event_hash)
