@@ -28,7 +28,7 @@ _LEAST_RSSI, _MOST_RSSI = -127, 20  # dBm; Bluetooth writes 127 for unknown, and
 
 @dataclass(slots=True)
 class Parts:
-    """What became of a call's parts."""
+    """What became of a call's parts; the events in the order of the phone's clock, then of their place."""
 
     events: list[AppEvent] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
@@ -86,6 +86,7 @@ def _read(
             parts.events.append(event(decode(raw, decoder), index))
         except Rejected as error:
             parts.rejects.append(Reject(str(error), raw, index))
+    parts.events.sort(key=lambda event: (event.occurred_at, event.index))
     return parts
 
 

@@ -438,6 +438,21 @@ async def test_transitions_of_fences(bridge: RunningBridge, http: aiohttp.Client
     assert [event.message_id for event in bridge.journal.events] == ["t1/0", "own"]
 
 
+async def test_what_waited_in_a_phone_is_told_in_the_order_of_its_clock(
+    bridge: RunningBridge, http: aiohttp.ClientSession
+) -> None:
+    """Queues are kept newest first as well; whoever entered and then left must not be inside."""
+    parts = [
+        {"fenceId": "market", "event": what, "timestamp": 1_750_000_000_000 + 1000 * second}
+        for what, second in (("leave", 30), ("dwell", 20), ("enter", 10), ("enter", 20))
+    ]
+    call = {"deviceId": "d1", "userId": "u1", "messageId": "t1", "transitions": parts}
+    status, answer = await post(http, "/v1/geofences", call, key="app-key")
+    assert (status, answer["accepted"]) == (200, 4)
+    told = [(event.message_id, event.fence.what) for event in bridge.journal.events if event.fence]
+    assert told == [("t1/2", "enter"), ("t1/1", "dwell"), ("t1/3", "enter"), ("t1/0", "leave")]
+
+
 async def test_a_location_is_answered_with_what_to_watch(
     bridge: RunningBridge, http: aiohttp.ClientSession
 ) -> None:
