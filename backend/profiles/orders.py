@@ -123,6 +123,7 @@ def read_order(event: AppEvent, event_id: int, event_hash: int) -> tuple[OrderSt
     said_nothing = total is None and not lines and not reader.unreadable
     if total is None and lines:
         total = _sum(lines)
+        reader.unreadable += what == "refunded" and total is None  # it would pass for a refund of nothing
     statement = OrderStatement(
         order_id=reader.identifier("order_id", "orderId") or "",
         event_hash=event_hash,

@@ -95,6 +95,14 @@ def test_what_are_no_products_are_none(products):
     assert statement.unreadable == 1
 
 
+def test_goods_sent_back_without_their_price_are_counted_as_unreadable():
+    """They would pass for a refund of nothing, and nobody would see that revenue is too high."""
+    statement, lines = said("Order Refunded", order_id="o1", products=[{"sku": "a", "quantity": 1}])
+    assert (statement.total, statement.whole, len(lines), statement.unreadable) == (None, False, 1, 1)
+    priced, _ = said("Order Refunded", order_id="o1", products=[{"sku": "a", "price": 5}])
+    assert (priced.total, priced.unreadable) == (500, 0)
+
+
 @pytest.mark.parametrize("order_id", [None, "", "  ", [], 1.5, True, "a\0b"])
 def test_an_order_without_a_name_is_counted_as_unreadable(order_id):
     statement, _ = said("Order Completed", order_id=order_id, total=5)
