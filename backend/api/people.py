@@ -71,6 +71,8 @@ async def find_people(request: web.Request) -> PeopleFound:
     Without anything: who was active last. Who has two identifiers that fit may be on two pages.
     """
     by, begins, after, limit = BY.of(request), TEXT.of(request), AFTER_PAGE.of(request), MOST.of(request)
+    if begins and by == "recent":  # everybody would pass for those who were found
+        raise Problem(400, "by", f"by must say what {begins[:40]!r} begins: {', '.join(SEARCHES[:-1])}")
     try:
         found = await request.app[STATE].read(lambda s: search.search(s, by, begins, after, limit))
     except BadCursor as error:

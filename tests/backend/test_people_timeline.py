@@ -225,7 +225,8 @@ WRONG_PAGES = [
     {"channel": "none"}, {"before": "1.event.1", "after": "1.event.1"}, {"before": f"1.event.{2**70}"},
 ]  # fmt: skip
 WRONG_SEARCHES = [
-    {"limit": "101"}, {"after": "!"}, {"after": "abc"}, {"by": "shoe size"}, {"by": "email", "after": "WzFd"},
+    {"limit": "101"}, {"after": "!"}, {"after": "abc"}, {"by": "shoe size"}, {}, {"by": "recent"},
+    {"by": "email", "after": "WzFd"},
 ]  # fmt: skip
 
 
