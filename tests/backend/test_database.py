@@ -95,6 +95,25 @@ async def test_commits_are_durable_and_freed_pages_are_wiped(state):
     assert await state.write(pragmas) == ["wal", 2, 1, 1]
 
 
+async def test_what_is_accepted_moves_into_the_file_without_a_commit_that_waits_for_it(journal_file):
+    """Else each thousandth page some commit would copy all that came since the one before it."""
+    entry = {"partition": 0, "kind": "app", "source": "web", "lane": None, "boot_offset": None}
+
+    async def append(turn: int) -> None:
+        await journal_file.write(
+            lambda s: s.run("append_entry", **entry, received_at=turn, payload=bytes(40_000))
+        )
+
+    await journal_file.alone(lambda connection: connection.execute("pragma wal_autocheckpoint = 0"))
+    for turn in range(100):
+        await append(turn)
+    async with asyncio.timeout(10):
+        while journal_file.path.stat().st_size < 60 * 40_000:
+            await append(100)
+            await asyncio.sleep(0.005)
+    assert await journal_file.read(lambda s: s.row("heads")["position"]) >= 100
+
+
 async def test_a_full_disk_is_told_as_such_and_does_not_last(state):
     def limit(pages: int):
         return lambda s: s._connection.execute(f"pragma max_page_count = {pages}").fetchone()[0]
