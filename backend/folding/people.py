@@ -24,6 +24,7 @@ from backend.storage.entries import Entry, event_id
 from backend.storage.journal import message_hash
 from backend.storage.orders import keep_order
 from backend.storage.profile_rows import ProfileRows
+from backend.storage.session import Rows
 from sdk_bridge.wire.app_events import AppEvent, decode_events
 
 
@@ -36,6 +37,10 @@ class Observers:
 
 
 HOUR_MS = 3_600_000
+EVENT = (
+    "event_id", "event_hash", "profile_id", "kind", "name", "source", "message_id", "occurred_at",
+    "received_at", "body", "properties",
+)  # fmt: skip
 _packed, _json = msgspec.msgpack.Encoder().encode, msgspec.json.Encoder().encode
 _OBSERVED = frozenset({"beacon_sighting", "fence_transition", "location"})
 """Kinds that say where a person is: kept only of those who agreed to be seen."""
@@ -98,7 +103,7 @@ class PeoplePart:
             if (event := self._live.tombstones.admitted(sent)) is not None
         ]
         kept = [one for stretch in _stretches(batch) for one in self._kept(stretch)]
-        self._session.many("add_event", [_event_row(one, did.profile_id) for one, did in kept], together=True)
+        self._session.many("add_event", Rows(EVENT, [_event_row(one, did.profile_id) for one, did in kept]))
         self._session.many("put_device_clock", _clock_rows(kept))
         for one, did in kept:
             keep_order(self._session, did.profile_id, one.event, one.event_id, one.event_hash)
@@ -306,20 +311,20 @@ def _clock_rows(kept: Iterable[tuple[Numbered, Applied]]) -> list[dict[str, Any]
     return [dict(zip(names, one, strict=True)) for one in sorted(told)]
 
 
-def _event_row(one: Numbered, profile_id: str | None) -> dict[str, Any]:
+def _event_row(one: Numbered, profile_id: str | None) -> tuple[Any, ...]:
     """The properties as JSON, for audiences to ask for; the rest as it came."""
     event = one.event
     body = msgspec.structs.replace(event, properties={}) if event.properties else event
-    return {
-        "event_id": one.event_id,
-        "event_hash": one.event_hash,
-        "profile_id": profile_id,
-        "kind": event.kind,
-        "name": event.name,
-        "source": event.source,
-        "message_id": event.message_id,
-        "occurred_at": event.occurred_at,
-        "received_at": event.received_at,
-        "body": _packed(body),
-        "properties": _json(event.properties).decode() if event.properties else None,
-    }
+    return (
+        one.event_id,
+        one.event_hash,
+        profile_id,
+        event.kind,
+        event.name,
+        event.source,
+        event.message_id,
+        event.occurred_at,
+        event.received_at,
+        _packed(body),
+        _json(event.properties).decode() if event.properties else None,
+    )

@@ -70,7 +70,7 @@ class SqliteSession:
         Between two statements another thread may take its turn, and not give it back for milliseconds.
         """
         statement = numbered(self._queries[query])
-        values = list(map(statement.values, rows))
+        values = statement.bound(rows)
         alone = len(values) % ROWS_TOGETHER if together and statement.together else len(values)
         self._connection.executemany(statement.sql, values[:alone])
         for start in range(alone, len(values), ROWS_TOGETHER):

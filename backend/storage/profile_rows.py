@@ -19,7 +19,7 @@ from backend.profiles.model import (
 )
 from backend.profiles.trees import Trees
 from backend.storage import profiles
-from backend.storage.session import Row, Session
+from backend.storage.session import Row, Rows, Session
 from sdk_bridge.wire.app_events import AppEvent, PushAddress
 
 _device = msgspec.msgpack.Decoder(Device)
@@ -27,6 +27,15 @@ _encode_device = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
 
+# What the statements of most events ask for, in the order in which they do.
+BEGUN = ("profile_id", "id_type", "id", "created_at", "cause", "event_id")
+PUT = (
+    "created_at", "cause", "event_id", "merged_into", "merged_at", "attach_from", "attach_until", "shared",
+    "crowd", "merged_cause", "merged_event_id", "profile_id", "id_type",
+)  # fmt: skip
+CLAIM = ("id_type", "id", "profile_id", "via", "first_at", "last_at", "last_hash")
+PUT_CLAIM = ("first_at", "last_at", "last_hash", "undone_at", "id_type", "id", "profile_id", "via")
+TRAIT = ("profile_id", "name", "value", "occurred_at", "event_hash")
 MAX_KEPT = 50_000  # identifiers remembered between transactions: some 50 MB
 
 
@@ -390,21 +399,18 @@ class ProfileRows(MemoryProfiles):
         begun, placed = self._added()
         many = self._session.many
         for query, rows in (
-            ("add_profile", map(_begun_row, begun)),
-            ("add_placed_profile", map(_profile_row, placed)),
-            ("put_profile", (_profile_row(self.profiles[one]) for one in self._changed_profiles)),
+            ("add_profile", Rows(BEGUN, list(map(_begun_row, begun)))),
+            ("add_placed_profile", map(_placed_row, placed)),
+            ("put_profile", Rows(PUT, [_put_row(self.profiles[one]) for one in self._changed_profiles])),
             ("close_identity_edge", map(_ended, self._ended_edges)),
             ("add_past_edge", (_edge(edge) | {"valid_to": at} for edge, at in self._passed_edges)),
             ("open_identity_edge", map(_edge, self._new_edges.values())),
             ("redate_identity_edge", map(_redated, self._redated.values())),
             ("drop_identity_claim", map(_claim_key, self._gone_claims)),
-            ("add_identity_claim", map(self._claim_row, self._new_claims)),
-            (
-                "put_identity_claim",
-                (self._claim_row(key) | {"undone_at": at} for key, at in self._put_claims.items()),
-            ),
-            ("add_trait", self._trait_rows(of_new=True)),
-            ("put_trait", self._trait_rows(of_new=False)),
+            ("add_identity_claim", Rows(CLAIM, list(map(self._claim_row, self._new_claims)))),
+            ("put_identity_claim", Rows(PUT_CLAIM, list(map(self._put_claim_row, self._put_claims)))),
+            ("add_trait", Rows(TRAIT, list(self._trait_rows(of_new=True)))),
+            ("put_trait", Rows(TRAIT, list(self._trait_rows(of_new=False)))),
             ("put_consent", (self._consent_row(*key) for key in self._said)),
             ("put_device", map(self._device_row, self._put_devices)),
             ("see_push_address", self._seen),
@@ -415,7 +421,7 @@ class ProfileRows(MemoryProfiles):
                 (_redemption_row(self.redemptions[one]) for one in self._new_redemptions),
             ),
         ):
-            waiting = list(rows)
+            waiting = rows if isinstance(rows, Rows) else list(rows)
             if waiting:
                 many(query, waiting)
         self._leave_out_oldest_traits()
@@ -474,32 +480,23 @@ class ProfileRows(MemoryProfiles):
             (begun if alone else placed).append(profile)
         return begun, placed
 
-    def _claim_row(self, key: tuple[Identifier, str, str]) -> dict[str, Any]:
-        identifier, profile_id, via = key
-        claim = self.claims_on[identifier][profile_id, via]
-        return {
-            "id_type": identifier[0],
-            "id": identifier[1],
-            "profile_id": profile_id,
-            "via": via,
-            "first_at": claim.first_at,
-            "last_at": claim.last.occurred_at,
-            "last_hash": claim.last.event_hash,
-        }
+    def _claim_row(self, key: tuple[Identifier, str, str]) -> tuple[Any, ...]:
+        (id_type, name), profile_id, via = key
+        claim = self.claims_on[id_type, name][profile_id, via]
+        return id_type, name, profile_id, via, claim.first_at, *claim.last
 
-    def _trait_rows(self, *, of_new: bool) -> Iterator[dict[str, Any]]:
+    def _put_claim_row(self, key: tuple[Identifier, str, str]) -> tuple[Any, ...]:
+        (id_type, name), profile_id, via = key
+        claim = self.claims_on[id_type, name][profile_id, via]
+        return claim.first_at, *claim.last, self._put_claims[key], id_type, name, profile_id, via
+
+    def _trait_rows(self, *, of_new: bool) -> Iterator[tuple[Any, ...]]:
         """Those of profiles that are new need no comparison with what is there."""
         for profile_id, theirs in self.traits.items():
             if (profile_id in self._new_profiles) is not of_new:
                 continue
             for name, (stamp, value) in theirs.items():
-                yield {
-                    "profile_id": profile_id,
-                    "name": name,
-                    "value": value,
-                    "occurred_at": stamp.occurred_at,
-                    "event_hash": stamp.event_hash,
-                }
+                yield profile_id, name, value, *stamp
 
     def _consent_row(self, profile_id: str, purpose: str) -> dict[str, Any]:
         stamp, granted = self.consents[profile_id][purpose]
@@ -573,34 +570,37 @@ def _said_before_known(user_id: str) -> tuple[Identifier, Identifier]:
     return ("anonymous_id", user_id), ("claimed_user_id", user_id)
 
 
-def _begun_row(profile: Profile) -> dict[str, Any]:
-    return {
-        "profile_id": profile.profile_id,
-        "id_type": profile.id_type,
-        "id": profile.id,
-        "created_at": profile.created_at,
-        "cause": profile.cause,
-        "event_id": profile.event_id,
-    }
+def _begun_row(profile: Profile) -> tuple[Any, ...]:
+    return (
+        profile.profile_id,
+        profile.id_type,
+        profile.id,
+        profile.created_at,
+        profile.cause,
+        profile.event_id,
+    )
 
 
-def _profile_row(profile: Profile) -> dict[str, Any]:
-    return {
-        "profile_id": profile.profile_id,
-        "id_type": profile.id_type,
-        "id": profile.id,
-        "created_at": profile.created_at,
-        "cause": profile.cause,
-        "event_id": profile.event_id,
-        "merged_into": profile.parent,
-        "merged_at": profile.merged_at,
-        "attach_from": profile.attach_from,
-        "attach_until": profile.attach_until,
-        "shared": int(profile.shared),
-        "crowd": int(profile.crowd),
-        "merged_cause": profile.merged_cause,
-        "merged_event_id": profile.merged_event,
-    }
+def _put_row(profile: Profile) -> tuple[Any, ...]:
+    return (
+        profile.created_at,
+        profile.cause,
+        profile.event_id,
+        profile.parent,
+        profile.merged_at,
+        profile.attach_from,
+        profile.attach_until,
+        int(profile.shared),
+        int(profile.crowd),
+        profile.merged_cause,
+        profile.merged_event,
+        profile.profile_id,
+        profile.id_type,
+    )
+
+
+def _placed_row(profile: Profile) -> dict[str, Any]:
+    return dict(zip(PUT, _put_row(profile), strict=True)) | {"id": profile.id}
 
 
 def _edge(edge: Edge) -> dict[str, Any]:

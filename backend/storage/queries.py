@@ -1,7 +1,7 @@
 """The named queries of an area, from .sql files; an engine's folder may hold its own text for a name."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter
@@ -11,7 +11,7 @@ from typing import Any
 
 import aiosql
 
-from backend.storage.session import Area, StorageError
+from backend.storage.session import Area, Rows, StorageError
 
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|--[^\n]*|:([a-z_]\w*)", re.IGNORECASE)
 _ONE_ROW = re.compile(r"\bvalues\s*(\([^()]*\))((?:\s+on conflict\b[^?]*)?)\s*;?\s*$", re.IGNORECASE)
@@ -45,9 +45,16 @@ class Numbered:
     """A query whose parameters go by number, and how to make their values of a row by name."""
 
     sql: str
+    names: tuple[str, ...]
     values: Callable[[Mapping[str, Any]], tuple[Any, ...]]
     together: str | None = None
     """The same for ROWS_TOGETHER rows at once, where it is an insert or upsert of plain values."""
+
+    def bound(self, rows: Iterable[Mapping[str, Any]]) -> Sequence[tuple[Any, ...]]:
+        """The values of each row."""
+        if isinstance(rows, Rows) and rows.columns == self.names:
+            return rows.values
+        return list(map(self.values, rows))
 
 
 @cache
@@ -60,10 +67,10 @@ def numbered(sql: str) -> Numbered:
         return match[0] if name is None else f"?{numbers.setdefault(name, len(numbers) + 1)}"
 
     text = _PARAMETER.sub(number, sql)
-    if len(numbers) > 1:
-        return Numbered(text, itemgetter(*numbers), _together(text, len(numbers)))
     names = tuple(numbers)
-    return Numbered(text, lambda row: tuple(row[name] for name in names))
+    if len(names) > 1:
+        return Numbered(text, names, itemgetter(*names), _together(text, len(names)))
+    return Numbered(text, names, lambda row: tuple(row[name] for name in names))
 
 
 def _together(text: str, parameters: int) -> str | None:

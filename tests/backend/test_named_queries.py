@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from backend.storage.queries import named_queries
+from backend.folding import people
+from backend.storage import profile_rows
+from backend.storage.queries import named_queries, numbered
+from backend.storage.session import Rows
 
 BACKEND = Path(__file__).parents[2] / "backend"
 TREES = [ast.parse(path.read_text("utf-8")) for path in BACKEND.rglob("*.py")]
@@ -46,3 +49,20 @@ def test_a_query_that_nobody_asks_is_seen():
         "export_visits",
         "orders_one",
     ]
+
+
+@pytest.mark.parametrize(
+    ("query", "columns"),
+    [
+        ("add_profile", profile_rows.BEGUN),
+        ("put_profile", profile_rows.PUT),
+        ("add_identity_claim", profile_rows.CLAIM),
+        ("put_identity_claim", profile_rows.PUT_CLAIM),
+        ("add_trait", profile_rows.TRAIT),
+        ("put_trait", profile_rows.TRAIT),
+        ("add_event", people.EVENT),
+    ],
+)
+def test_what_every_event_writes_is_bound_as_it_is(query: str, columns: tuple[str, ...]) -> None:
+    rows = Rows(columns, [tuple(range(len(columns)))])
+    assert numbered(named_queries("state")[query]).bound(rows) is rows.values

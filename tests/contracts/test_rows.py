@@ -13,7 +13,7 @@ from backend.storage.eid import EidRows, Registration
 from backend.storage.entries import Cursor
 from backend.storage.fleet import SqlFleetRows
 from backend.storage.floor import FoldMoved, Numbers, Sighting
-from backend.storage.session import Database, Session, StorageConflict
+from backend.storage.session import Database, Rows, Session, StorageConflict
 from sdk_bridge.wire.messages import Heartbeat
 
 NOON = 1_750_075_200_000
@@ -26,6 +26,22 @@ def gateways(session: Session) -> None:
     session.run("save_zone", store_id="s1", zone_id="a", name="A", categories="[]")
     for name in ("g1", "g2"):
         session.run("save_gateway", store_id="s1", gateway_id=name, zone_id="a", name=name, x_m=1, y_m=None)
+
+
+# Rows by position -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", ["profile_id name value occurred_at event_hash",
+                                     "value event_hash occurred_at name profile_id"])  # fmt: skip
+async def test_rows_by_position_go_where_their_columns_say(state: Database, columns: str) -> None:
+    trait = {"profile_id": "p1", "name": "tier", "value": '"gold"', "occurred_at": 5, "event_hash": 7}
+    names = tuple(columns.split())
+    rows = Rows(names, [tuple(trait[name] for name in names)])
+    await state.write(lambda session: session.many("add_trait", rows))
+    found = await state.read(
+        lambda session: session.rows("export_traits", profile_id="p1", limit=9, offset=0)
+    )
+    assert [dict(row) for row in found] == [trait]
 
 
 # Rotating tags --------------------------------------------------------------------------------------------
