@@ -15,7 +15,7 @@ from operator import or_
 from typing import Literal
 
 from backend.occurrences import Occurrence
-from backend.profiles.arrivals import Arrival, Known
+from backend.profiles.arrivals import Arrival, Known, nobody_known
 from backend.profiles.trees import Trees
 from backend.segments.dependencies import EITHER, LEAVES, Needs, Wake, Wakes, is_restless, needs_of
 from backend.segments.facts import NOTHING_KNOWN
@@ -200,7 +200,7 @@ class AudiencePart:
         holding: Holding = EVERYTHING,
     ) -> None:
         self._session = session
-        self._known: Known = _nobody_known
+        self._known: Known = nobody_known
         self._trees = Trees()
         self._holding = holding
         self._audiences = audiences
@@ -306,7 +306,8 @@ class AudiencePart:
         profiles = {person: tree for person, tree in people.trees.profiles.items() if person in together}
         trees = Trees(profiles, people.trees.windows)
         members, histories = people.held.members, people.histories
-        return _Group(together, PeopleFacts(self._session, trees, needs, now, members, histories))
+        facts = PeopleFacts(self._session, trees, needs, now, members, histories, self._known)
+        return _Group(together, facts)
 
     def _people(self, noted: _Noted) -> _People:
         """The people behind the profiles, and which segments have to ask about them."""
@@ -511,10 +512,6 @@ def _needs(conditions: Mapping[str, Condition], order: Sequence[str], wakes: Wak
     for key in reversed(order):
         needs[key] = reduce(or_, (needs[one] for one in wakes.dependents(key)), needs_of(conditions[key]))
     return needs
-
-
-def _nobody_known(_profile_id: str) -> None:
-    return None
 
 
 def _known(person_of: Mapping[str, str], profiles: Iterable[str]) -> set[str]:

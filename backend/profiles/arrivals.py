@@ -14,6 +14,10 @@ Known: TypeAlias = Callable[[str], Profile | None]
 _KINDS = {kind: frozenset({kind}) for kind in TRUST}
 
 
+def nobody_known(_profile_id: str) -> None:
+    """Every profile has to be read."""
+
+
 class Arrival(NamedTuple):
     """A person of whom one at the most was somebody before; all the rest has begun since.
 

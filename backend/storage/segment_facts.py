@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
+from backend.profiles.arrivals import Known, nobody_known
 from backend.profiles.model import IDENTIFIED, Statement
 from backend.profiles.rules import standing
 from backend.profiles.trees import Trees
@@ -52,7 +53,8 @@ class PeopleFacts:
     """Facts of people, given with all their profiles, as `needs` says they will be asked.
 
     `members` are the segments that each is in; it may change while the segments are gone through.
-    `histories`: all that people did, of whom that is known; the others' is read.
+    `histories`: all that people did, of whom that is known; the others' is read. `known`: profiles that need
+    not be read.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class PeopleFacts:
         now: int,
         members: Mapping[str, Collection[str]],
         histories: Mapping[str, Sequence[AppEvent]] = MappingProxyType({}),
+        known: Known = nobody_known,
     ) -> None:
+        self._known = known
         self._session = session
         self._person_of = {profile: person for person, tree in trees.profiles.items() for profile in tree}
         self._windows = trees.windows
@@ -120,13 +124,20 @@ class PeopleFacts:
 
     @cached_property
     def identifiers(self) -> Mapping[tuple[str, str], Collection[str]]:
-        """By person and kind."""
-        known: dict[tuple[str, str], set[str]] = {}
-        for person, (_, id_type, name) in self._rows(
-            "segment_identifiers", kinds=as_json(self._needs.identifiers)
-        ):
-            known.setdefault((person, id_type), set()).add(name)
-        return known
+        """By person and kind; what a profile is known by need not be read where the profile is known."""
+        found: dict[tuple[str, str], set[str]] = {}
+        kinds, unknown = self._needs.identifiers, list[str]()
+        for profile_id, person in self._person_of.items():
+            profile = None if "beacon" in kinds else self._known(profile_id)
+            if profile is None:
+                unknown.append(profile_id)
+            elif profile.id_type in kinds:
+                found.setdefault((person, profile.id_type), set()).add(profile.id)
+        if unknown:
+            rows = self._session.rows("segment_identifiers", profiles=as_json(unknown), kinds=as_json(kinds))
+            for profile_id, kind, name in rows:
+                found.setdefault((self._person_of[profile_id], kind), set()).add(name)
+        return found
 
     @cached_property
     def _histories(self) -> Mapping[tuple[tuple[str, ...], str | None], _Events]:

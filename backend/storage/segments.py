@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from backend.profiles.arrivals import Arrival, Known, known_root
+from backend.profiles.arrivals import Arrival, Known, known_root, nobody_known
 from backend.profiles.model import Profile
 from backend.profiles.trees import Trees
 from backend.segments.dependencies import needs_of
@@ -277,10 +277,6 @@ def basis_of(session: Session, condition: Condition) -> str:
 # Members ----------------------------------------------------------------------------------------------------
 
 
-def _nobody_known(_profile_id: str) -> None:
-    return None
-
-
 def trees(session: Session, profiles: Iterable[str]) -> dict[str, list[str]]:
     """The people around profiles: each root with all that is merged into it, itself the first."""
     return whole_trees(session, profiles).profiles
@@ -289,7 +285,7 @@ def trees(session: Session, profiles: Iterable[str]) -> dict[str, list[str]]:
 def whole_trees(
     session: Session,
     profiles: Iterable[str],
-    known: Known = _nobody_known,
+    known: Known = nobody_known,
     arrivals: Sequence[Arrival] = (),
     remembered: Trees | None = None,
 ) -> Trees:
