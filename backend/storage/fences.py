@@ -141,7 +141,7 @@ def write_stays(session: Session, transitions: Iterable[tuple[FenceTransition, s
         elif transition.kind == "left":
             ended.append({"subject": key[0], "fence_id": key[1], "left_at": transition.at})
     session.many("end_fence_visit", ended)
-    session.many("begin_fence_visit", begun, together=True)
+    session.many("begin_fence_visit", begun)
 
 
 def _stay(transition: FenceTransition, profile_id: str) -> dict[str, Any]:
