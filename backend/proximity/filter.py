@@ -227,13 +227,16 @@ class _Together:
 
     def _enter_silence(self, lanes: int) -> None:
         at: list[int] = []
+        told: list[int] = []
         gains: list[float] = []
         for lane, (belief, second) in enumerate(self._members):
+            if second.silent:
+                told += [_silence(second.readings)] * len(second.silent)
             for name in second.silent:
                 known = belief.ears.get(name)
                 at.append(self._row[name] * lanes + lane)
                 gains.append(known.gain / _CENTI if known else 0.0)
-        self._told.reshape(-1)[at] = Hearing.SILENT
+        self._told.reshape(-1)[at] = told
         self._gain.reshape(-1)[at] = gains
 
     def _enter_readings(self, lanes: int) -> None:
@@ -277,7 +280,8 @@ class _Together:
         precision = (trusted * slope).sum(axis=0) + 1 / self._offset_variance
         shift = pull / precision
         surprise = (error * error / spread + np.log(spread)).sum(axis=0)
-        likelihood = 0.5 * (shift * pull - surprise - np.log(precision)) + chance.sum(axis=0)
+        likelihood = 0.5 * (shift * pull - surprise - np.log(precision))
+        likelihood += self._model.hearing.weight(steps) * chance.sum(axis=0)
         weights *= np.exp(likelihood - likelihood.max(axis=0))
         cells = weights.sum(axis=0)
         total = cells.sum(axis=0)
@@ -352,6 +356,11 @@ class _Together:
                 ears[reading.source] = Ear(int(gain), int(variance), second.second)
             new.append(_newest(ears))
         return new
+
+
+def _silence(readings: Sequence[Reading]) -> int:
+    """What it is to hear nothing where others heard these: the luckiest tells how much the beacon sent."""
+    return Hearing.SILENT if max(reading.adverts for reading in readings) > 1 else Hearing.SILENT_ONCE
 
 
 def _named(gateways: Sequence[str], shares: list[float]) -> dict[str, float]:

@@ -24,9 +24,11 @@ class FilterSettings:
     `offset_db`: how much tags differ; `gain_db`: how much gateways do, with the shelves beside them;
     `…_drift_db`: how far either wanders in a second.
     `sensitivity_dbm`, `spread_db`: the level below which adverts are lost, and how single ones spread around
-    their mean. `lost`: the share of seconds in which a gateway well in range misses a beacon, to collisions.
+    their mean. `lost`: the share of seconds in which a gateway well in range misses a beacon, to collisions;
+    `lost_once`: of those in which the beacon sent a single advert.
     `reach_db`: the spread of what decides whether a gateway hears a beacon at all: adverts, shadows, bodies.
-    `hearing_weight`: how much it tells each second whether it did; one shadow makes many silent seconds.
+    `hearing_weight`: how much it tells each second whether it did; one shadow makes many silent seconds, but
+    not as many of a beacon that is heard more seldom.
     `walk_m_s`: the fastest shopper. `stands`, `turns`, `jumps`: the chance in a second to stand still, to
     turn by 45° (either way), to turn anywhere.
     """
@@ -44,6 +46,7 @@ class FilterSettings:
     sensitivity_dbm: float = -93.0
     spread_db: float = 7.0
     lost: float = 0.2
+    lost_once: float = 0.4
     reach_db: float = 12.0
     hearing_weight: float = 0.6
     walk_m_s: float = 1.5
@@ -56,7 +59,7 @@ class Hearing:
     """What a receiver makes of a level: it hears the lucky adverts only, so near its limit all sound alike.
 
     Tables over the level at the antenna: the mean of what is heard (a normal distribution cut off at the
-    sensitivity), how far that follows the level, and the weighed log chances to hear something or nothing.
+    sensitivity), how far that follows the level, and the log chances to hear something or nothing.
     """
 
     LOWEST_DBM: Final = -160.0
@@ -65,6 +68,7 @@ class Hearing:
     UNTOLD: Final = 0
     SILENT: Final = 1
     HEARD: Final = 2
+    SILENT_ONCE: Final = 3  # nothing of what was a single advert
 
     def __init__(self, settings: FilterSettings) -> None:
         spread = settings.spread_db
@@ -75,19 +79,27 @@ class Hearing:
         reached = _share_above((settings.sensitivity_dbm - levels) / settings.reach_db)
         some = (1 - settings.lost) * reached
         # One advert in fifty is heard whatever the model says: it may be wrong about the place of a shelf.
-        some_weighed = settings.hearing_weight * np.log(some + 0.02)
-        none_weighed = settings.hearing_weight * np.log(1 - some)
+        chances = (np.zeros(self.ENTRIES), np.log(1 - some), np.log(some + 0.02))
+        none_once = np.log(1 - (1 - settings.lost_once) * reached)
         self._heard = heard.astype(np.float32)
         self._follows = np.clip(1 - hazard * (hazard - short), 0.02, 1.0).astype(np.float32)
-        self._chances = np.concatenate([np.zeros(self.ENTRIES), none_weighed, some_weighed]).astype(
-            np.float32
-        )
+        self._chances = np.concatenate([*chances, none_once]).astype(np.float32)
+        self._weight = settings.hearing_weight
 
     def of(self, levels: Array, told: NDArray[np.intp]) -> tuple[Array, Array, Array]:
         """The mean level heard, its slope over the level, and the log chance of what was told (UNTOLD …)."""
         at = self._entry(levels)
         chances = self._chances.take(at + told * self.ENTRIES, mode="clip")
         return self._heard.take(at, mode="clip"), self._follows.take(at, mode="clip"), chances
+
+    def weight(self, seconds: int) -> float:
+        """How much the chances count, so many seconds after those before.
+
+        A sample of what fades by the same factor every second (an AR(1) process) is worth (1 − ρᵍ) / (1 + ρᵍ)
+        independent ones, g seconds after the last; the weight for one second says what ρ is.
+        """
+        shared = ((1 - self._weight) / (1 + self._weight)) ** max(seconds, 1)
+        return (1 - shared) / (1 + shared)
 
     def _entry(self, levels: Array) -> NDArray[np.intp]:
         steps = (levels - np.float32(self.LOWEST_DBM)) * np.float32(self.TO_THE_DB)

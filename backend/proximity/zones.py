@@ -12,7 +12,7 @@ from typing import Final, Literal
 import msgspec
 
 from backend.occurrences import Confidence
-from backend.proximity.filter import PHONE, Advanced, Belief, Gain, Reading, Second
+from backend.proximity.filter import FORGET_S, PHONE, Advanced, Belief, Gain, Reading, Second
 from backend.proximity.floors import Corner
 from backend.proximity.listeners import Listener, Listeners, of_beacons, of_gateways
 from backend.proximity.radio import FilterSettings
@@ -27,14 +27,16 @@ class ZoneSettings:
     """What the rule weighs beside the filter's own assumptions.
 
     `lead`: by how much more probable another zone must be, six to one between two; less lets two equally
-    near zones take turns.
+    near zones take turns. `lead_pace_s`: of a tag that is heard more seldom than this, so much less is asked;
+    to wait for one more advert would leave it in the wrong zone for longer.
     `enter`: how probable a zone must be for a beacon that is in none; several zones may meet where it stands.
     `sure`: how probable it must be where a zone without a living gateway is possible, too.
     `settle_ms`: how long a zone must lead, by what it heard itself, for a beacon that is in none: the odds
-    have no past yet, and one lucky second would do.
+    have no past yet, and one lucky second would do. For a tag that is heard more seldom, its second advert.
     `rival_silent_ms`: a new zone that itself hears nothing for so long begins to lead afresh.
     `floor_dbm`: weaker than this everywhere, the beacon is somewhere outside every zone.
-    `absent_ms`: silence after which it has left; several lost adverts in a row are normal.
+    `absent_ms`: silence after which it has left; several lost adverts in a row are normal. A tag that is
+    heard seldom has the time of `absent_adverts`, but no more than `absent_most_ms`.
     `gateway_silent_ms`: neither batch nor heartbeat for so long means that its zones are unknown.
     `doubt_ms`: so long after the last sign of life of a zone's gateway, nobody is moved out of the zone: the
     gateway may be dying, and heartbeats come every three seconds.
@@ -44,11 +46,14 @@ class ZoneSettings:
     """
 
     lead: float = 0.7
+    lead_pace_s: float = 0.6
     enter: float = 0.4
     sure: float = 0.7
     settle_ms: int = 1_000
     floor_dbm: float = -92.0
     absent_ms: int = 10_000
+    absent_adverts: int = 5
+    absent_most_ms: int = 30_000
     gateway_silent_ms: int = 8_000
     doubt_ms: int = 4_000
     wait_ms: int = 500
@@ -107,6 +112,7 @@ class Track(msgspec.Struct, array_like=True):
 
     `seen_at` is the newest evidence from a source of the zone it is in (or, since it left, was in) at a time
     when that zone led; `heard_at` the newest of all. `second` is the one whose readings wait in `open`.
+    `pace_s` is the time from one advert that is heard to the next, 0 while nobody knows; for tags only.
     """
 
     store_id: str
@@ -122,6 +128,7 @@ class Track(msgspec.Struct, array_like=True):
     second: int = 0
     open: dict[str, Heard] = {}
     belief: Belief | None = None
+    pace_s: float = 0.0
 
     @property
     def place(self) -> Place | None:
@@ -147,6 +154,18 @@ class Track(msgspec.Struct, array_like=True):
             self.phone_at = max(heard.at, self.phone_at)
         known = self.open.get(source)
         self.open[source] = heard if known is None else known + heard
+
+    def close(self) -> dict[str, Heard]:
+        """Takes the open second's readings out, and learns the pace from when they came.
+
+        The mean is of logarithms: neither a long silence nor two adverts at once make another pace.
+        """
+        heard, self.open = self.open, {}
+        gap_s = self.second - self.belief.second if self.belief and not self.by_phone else 0
+        if 0 < gap_s <= FORGET_S:
+            between_s = gap_s / max(row.adverts for row in heard.values())
+            self.pace_s = self.pace_s**0.75 * between_s**0.25 if self.pace_s else between_s
+        return heard
 
     def stays(self, heard_at: Mapping[str, int]) -> None:
         """No other zone leads. A rival that was not heard itself this second keeps its claim."""
@@ -316,14 +335,13 @@ class ZoneEngine:
     def expire(self, now: int) -> list[Transition]:
         """Weighs seconds that are over; ends what fell silent or faint, and silent gateways' zones."""
         gone, alive = self.weigh(now), self._alive_places(now)
-        silent_since = now - self.settings.absent_ms
-        if self.awake_at >= silent_since:
+        if self.awake_at >= now - self.settings.absent_ms:
             return gone
         for beacon_key, track in list(self.tracks.items()):
-            place = track.place
+            place, silent_since = track.place, now - self._patience_ms(track)
             if place is not None and place not in alive and not track.by_phone:
                 gone += self._leave(beacon_key, track, track.seen_at, "unknown", 0.0, "none")
-            elif place is not None and track.seen_at < silent_since:
+            elif place is not None and max(track.seen_at, self.awake_at) < silent_since:
                 gone += self._leave(beacon_key, track, track.seen_at, "left")
             if track.zone_id is None and track.heard_at < silent_since:
                 del self.tracks[beacon_key]
@@ -396,7 +414,7 @@ class ZoneEngine:
         told: dict[tuple[str, Corner, int], list[Listener]] = {}
         for beacon_key in beacon_keys:
             track = self.tracks[beacon_key]
-            heard, track.open = track.open, {}
+            heard = track.close()
             self.changed.add(beacon_key)
             listeners = self._listeners(track.store_id, by_phone=track.by_phone)
             by_source = listeners.by_source
@@ -482,8 +500,9 @@ class ZoneEngine:
         if track.rival != best or heard_at - track.rival_at > self.settings.rival_silent_ms:
             track.rival, track.rival_since = best, heard_at
         track.rival_at = heard_at
-        settling = track.zone_id is None and not odds.settled
-        if settling and heard_at - track.rival_since < self.settings.settle_ms:
+        settle_ms = self.settings.settle_ms
+        settling = track.zone_id is None and not odds.settled and track.pace_s * 1000 <= settle_ms
+        if settling and heard_at - track.rival_since < settle_ms:
             return []
         return self._move(beacon_key, track, best, odds)
 
@@ -491,8 +510,12 @@ class ZoneEngine:
         """How probable another zone must be. Who is in none is where a phone's system is sure of."""
         if odds.settled and track.zone_id is None:
             return 0.0
-        wanted = self.settings.enter if track.zone_id is None else track.probability + self.settings.lead
+        wanted = self.settings.enter if track.zone_id is None else track.probability + self._lead(track)
         return max(wanted, self.settings.sure) if odds.dead_share > _DEAD_SHARE else wanted
+
+    def _lead(self, track: Track) -> float:
+        settings = self.settings
+        return settings.lead * settings.lead_pace_s / max(track.pace_s, settings.lead_pace_s)
 
     def _may_move(self, track: Track, zone_id: str) -> bool:
         """Nobody moves into a zone that is unknown, nor out of one whose gateway may just be dying."""
@@ -534,6 +557,14 @@ class ZoneEngine:
         return [Transition(kind, beacon_key, place, at, entered_at, confidence, round(probability, 3))]
 
     # Time ---------------------------------------------------------------------------------------------
+
+    def _patience_ms(self, track: Track) -> int:
+        """How long a silence is no evidence that it left. Nobody knows the pace by a first advert."""
+        settings = self.settings
+        if not track.pace_s and track.zone_id is None and not track.by_phone:
+            return settings.absent_most_ms
+        adverts_ms = round(settings.absent_adverts * track.pace_s * 1000)
+        return max(settings.absent_ms, min(adverts_ms, settings.absent_most_ms))
 
     def _has_told(self, gateway: str, until: int) -> bool:
         """Whether its own word reaches so far; that we just woke and take it for alive is none."""

@@ -223,6 +223,24 @@ def test_near_its_limit_a_receiver_hears_all_alike():
     assert list(hearing.of(levels, np.full(4, Hearing.UNTOLD))[2]) == [0] * 4
 
 
+def test_what_was_one_advert_may_well_be_lost():
+    hearing = Hearing(FilterSettings())
+    levels = np.array([-60.0, -80.0, -93.0], np.float32)
+    once, more = (hearing.of(levels, np.full(3, told))[2] for told in (Hearing.SILENT_ONCE, Hearing.SILENT))
+    assert (once > more).all()
+    assert (once < 0).all()
+
+
+def test_chances_count_for_more_the_longer_ago_the_last_were_and_never_for_more_than_all():
+    hearing = Hearing(FilterSettings())
+    weights = [hearing.weight(seconds) for seconds in range(16)]
+    assert weights[0] == weights[1] == pytest.approx(0.6)
+    assert weights[1:] == sorted(weights[1:])
+    assert 0.99 < weights[-1] <= 1
+    assert Hearing(FilterSettings(hearing_weight=0.0)).weight(9) == 0
+    assert Hearing(FilterSettings(hearing_weight=1.0)).weight(1) == 1
+
+
 def test_weights_far_below_the_greatest_are_nothing_and_no_error():
     weights = np.array([[1.0, 0.5, 1e-12, 0.0]], np.float32)[..., None]
     assert encoded(weights) == [bytes([255, 239, 0, 0])]

@@ -368,6 +368,90 @@ def test_evidence_is_of_the_zone_itself():
     assert made.tracks["tag"].seen_at == T + 3000
 
 
+# Tags that are heard seldom ---------------------------------------------------------------------------------
+
+
+def every(step_s: float, first_s: float, last_s: float, gateway: str = "s/ga", dbm: float = -60):
+    """A gateway hears an advert every so many seconds."""
+    count = int((last_s - first_s) / step_s) + 1
+    return [(gateway, round(1000 * (first_s + step_s * number)), dbm) for number in range(count)]
+
+
+def waits_s(made: ZoneEngine, last_s: float) -> int:
+    """How many seconds of silence end the presence; every gateway goes on giving signs of life."""
+    for silent_s in range(1, 200):
+        now = T + round(1000 * (last_s + silent_s))
+        tell(made, now)
+        if any(change.kind == "left" for change in made.expire(now)):
+            return silent_s
+    return 200
+
+
+@pytest.mark.parametrize("step_s", [0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0])
+def test_a_slow_tag_is_in_its_zone_from_its_second_advert_and_stays(step_s):
+    changes = run(engine(), every(step_s, 0, 100))
+    assert [change[:2] for change in changes] == [("entered", A)]
+    assert changes[0][2] <= 1000 * max(step_s, 1)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "least", "most"),
+    [
+        (0.25, 10, 11),
+        (1.0, 10, 11),
+        (2.0, 10, 11),
+        (3.0, 15, 16),
+        (5.0, 25, 26),
+        (7.0, 30, 31),
+        (10.0, 30, 31),
+    ],
+)
+def test_a_tag_has_left_when_five_of_its_adverts_are_missing(step_s, least, most):
+    made = engine()
+    run(made, every(step_s, 0, 60))
+    assert least <= waits_s(made, 60 // step_s * step_s) <= most
+
+
+def test_one_long_silence_makes_no_slow_tag():
+    made = engine()
+    run(made, [*every(0.5, 0, 20), *every(0.5, 29, 33)])
+    assert made.tracks["tag"].pace_s < 1
+    assert waits_s(made, 33) <= 11
+
+
+def test_that_we_slept_does_not_wear_out_a_slow_tags_patience():
+    made = engine(gateway_silent_ms=600_000)
+    run(made, every(5.0, 0, 30))
+    made.awake_at = T + 50_000
+    assert made.expire(T + 74_000) == []
+    assert [change.kind for change in made.expire(T + 76_000)] == ["left"]
+
+
+@pytest.mark.parametrize("step_s", [3.0, 5.0, 10.0])
+def test_a_slow_tag_that_moves_is_moved_within_two_adverts(step_s):
+    made = engine()
+    before, after = every(step_s, 0, 60), every(step_s, 60 + step_s, 60 + 3 * step_s, "s/gb", -55)
+    changes = run(made, before + after)
+    assert [change[:2] for change in changes] == [("entered", A), ("left", A), ("entered", B)]
+    assert changes[-1][2] <= 1000 * (60 + 2 * step_s)
+
+
+def test_a_single_advert_makes_no_presence_however_long_nobody_contradicts():
+    made = engine()
+    run(made, seconds("s/ga", 0, 0, -50))
+    for second in range(2, 40):
+        tell(made, T + 1000 * second)
+        assert made.expire(T + 1000 * second) == []
+    assert made.tracks == {}, "nor is it remembered for ever"
+
+
+def test_what_a_phone_says_is_no_pace():
+    made = with_beacons()
+    by_phone(made, 0, 0, d=-60)
+    by_phone(made, 5, 5, d=-60)
+    assert made.tracks["phone"].pace_s == 0
+
+
 def test_forgetting_leaves_at_once_and_for_good():
     made = engine()
     run(made, seconds("s/ga", 0, 3, -60))
