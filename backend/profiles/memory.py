@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from backend.profiles.model import (
     IDENTIFIED,
+    LASTING_TRAITS,
     MAX_TRAIT_BYTES,
     MAX_TRAIT_NAME,
     MAX_TRAITS,
@@ -172,6 +173,7 @@ class MemoryProfiles:
                 theirs[name] = (stamp, value.decode())
         if len(theirs) > MAX_TRAITS:
             newest = sorted(sorted(theirs), key=lambda name: theirs[name][0], reverse=True)
+            newest.sort(key=lambda name: name not in LASTING_TRAITS)
             for name in newest[MAX_TRAITS:]:
                 del theirs[name]
                 self.traits_left_out += 1

@@ -56,6 +56,11 @@ NEVER: Final = Stamp(-1, 0)
 # A client that makes up a name with every call must not make a profile that grows for ever. Others keep 255
 # to 1,024 of 2 to 16 KB (Bloomreach), 6,000 of them (Segment); these make 4 MB at the most.
 MAX_TRAITS: Final = 500
+# These stay whatever else is told: people are found by them, addressed and erased.
+LASTING_TRAITS: Final = (
+    *("email", "phone", "name", "firstName", "lastName", "first_name", "last_name"),
+    *("loyalty_id", "timezone"),
+)
 MAX_TRAIT_BYTES: Final = 8 * 1024  # of one value, as JSON
 MAX_TRAIT_NAME: Final = 512
 

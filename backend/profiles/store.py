@@ -93,8 +93,9 @@ class ProfileStore(Protocol):
     def put_traits(self, profile_id: str, traits: Mapping[str, bytes], stamp: Stamp) -> None:
         """Sets traits, given as JSON, where the stamp is later than theirs.
 
-        A profile has the MAX_TRAITS that were stated last, those of one moment by their names: so in whatever
-        order events come, the same stay. A name or a value that is too long is left out.
+        A profile has the LASTING_TRAITS, and, up to MAX_TRAITS in all, those that were stated last; of one
+        moment, by their names. So in whatever order events come, the same stay. A name or a value that is too
+        long is left out.
         """
         ...
 

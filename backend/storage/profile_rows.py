@@ -7,6 +7,7 @@ import msgspec
 
 from backend.profiles.memory import Address, MemoryProfiles, merge_edge
 from backend.profiles.model import (
+    LASTING_TRAITS,
     MAX_TRAITS,
     NOBODY,
     Claim,
@@ -434,7 +435,8 @@ class ProfileRows(MemoryProfiles):
             return
         bound = {"profiles": grown, "most": MAX_TRAITS}
         if self._session.rows("profiles_crowded_with_traits", **bound):
-            self.traits_left_out += self._session.run("leave_out_oldest_traits", **bound)
+            lasting = _json(LASTING_TRAITS).decode()
+            self.traits_left_out += self._session.run("leave_out_oldest_traits", **bound, lasting=lasting)
 
     def _lock_merged(self) -> None:
         """Two transactions that merge profiles of one tree must not both believe what they read of it."""

@@ -14,7 +14,7 @@ from backend.storage.profile_rows import ProfileRows
 from sdk_bridge.wire.app_events import AppEvent
 
 MOST = 3
-NAMES = ("a", "b", "B", "c", "ä", "z", "\N{GRINNING FACE}")
+NAMES = ("a", "b", "B", "c", "email", "ä", "z", "\N{GRINNING FACE}")
 SERVICE = ProfileService()
 
 
@@ -36,7 +36,7 @@ def life(chance: random.Random) -> list[Numbered]:
 
 
 def expected(events: list[Numbered]) -> dict[str, object]:
-    """The newest statement of each name; of those the three newest, of one moment the first by name."""
+    """The newest statement of each name; of those an address and the newest, of one moment by their names."""
     newest = {}
     for event, _, event_hash in events:
         for name, value in event.traits.items():
@@ -45,7 +45,9 @@ def expected(events: list[Numbered]) -> dict[str, object]:
                 (event.occurred_at, event_hash, value),
                 key=lambda one: one[:2],
             )
-    ranked = sorted(newest, key=lambda name: (-newest[name][0], -newest[name][1], name.encode()))
+    ranked = sorted(
+        newest, key=lambda name: (name != "email", -newest[name][0], -newest[name][1], name.encode())
+    )
     return {name: newest[name][2] for name in ranked[:MOST]}
 
 

@@ -123,11 +123,13 @@ select t.profile_id from json_each(cast(:profiles as text)) asked cross join tra
 where t.profile_id = asked.value group by t.profile_id having count(*) > cast(:most as bigint);
 
 -- name: leave_out_oldest_traits!
--- The ones that were stated last stay; of one moment, by their names.
+-- Those that last stay, and the ones that were stated last; of one moment, by their names.
 delete from traits where (profile_id, name) in (
   select placed.profile_id, placed.name from (
     select t.profile_id, t.name, row_number() over (
-      partition by t.profile_id order by t.occurred_at desc, t.event_hash desc, t.name) as place
+      partition by t.profile_id
+      order by case when t.name in (select value from json_each(cast(:lasting as text))) then 0 else 1 end,
+        t.occurred_at desc, t.event_hash desc, t.name) as place
     from json_each(cast(:profiles as text)) asked cross join traits t where t.profile_id = asked.value) placed
   where placed.place > cast(:most as bigint));
 
