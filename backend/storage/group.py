@@ -9,7 +9,7 @@ import msgspec
 
 from backend.storage.entries import EVENTS_TOGETHER, HOUR_MS, Cursor, LaneKey, Parcel
 from backend.storage.message_ids import MessageIds
-from backend.storage.session import Session
+from backend.storage.session import Session, StorageRetry
 from sdk_bridge.wire.app_events import joined
 
 Values: TypeAlias = dict[str, Any]
@@ -33,7 +33,7 @@ class Group:
         self._known = ids.known(session, _asked(parcels))
         self._new: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         self._upto = _positions(session, set(lanes))
-        self._lanes_before = set(self._upto)
+        self._before = dict(self._upto)
         self._moved: dict[LaneKey, Values] = {}
         self._forgotten: Counter[tuple[str, str]] = Counter()
         self._entries: list[Values] = []
@@ -46,7 +46,8 @@ class Group:
     def advance(self, lane: LaneKey, upto: int, at: int) -> None:
         """The lane has got further, at a time in unix ms."""
         self._upto[lane] = upto
-        self._moved[lane] = {**_named(lane), "upto": upto, "updated_at": at}
+        before = self._before.get(lane, 0)
+        self._moved[lane] = {**_named(lane), "before": before, "upto": upto, "updated_at": at}
 
     def forget(self, gateway: str, reason: str, adverts: int) -> None:
         """Counts adverts that are not kept."""
@@ -69,7 +70,7 @@ class Group:
         self._entries.append(entry)
 
     def write(self) -> Cursor:
-        """Writes all of it; the journal's head after that.
+        """Writes all of it; the journal's head after that. Raises StorageRetry.
 
         The entries come last and by partition: where two processes append to the same partitions, neither
         holds one that the other needs while it waits for one that the other has.
@@ -86,8 +87,11 @@ class Group:
         return head(self.session)
 
     def _write_lanes(self) -> None:
-        self.session.many("advance_lane", self._moved.values())
-        for gateway in {lane.gateway for lane in self._moved if lane not in self._lanes_before}:
+        """In one order, so that two processes do not wait for each other. Raises StorageRetry."""
+        moved = [self._moved[lane] for lane in sorted(self._moved)]
+        if not all(self.session.changed("advance_lane", moved)):
+            raise StorageRetry("another process took in one of these gateways' messages meanwhile")
+        for gateway in {lane.gateway for lane in self._moved if lane not in self._before}:
             self.session.run("bound_lanes", gateway=gateway, keep=LANES_A_GATEWAY)
 
     def _count_forgotten(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.storage import group
 from backend.storage.entries import BEGINNING, EVENTS_AN_ENTRY, EVENTS_TOGETHER, Cursor, Entry, event_id
 from backend.storage.group import LANES_A_GATEWAY
 from backend.storage.journal import (
@@ -71,6 +72,32 @@ async def test_only_the_next_in_line_is_kept(journal: Journal, first: int, answe
         await journal.append_gateway(append(seq))
     assert await journal.append_gateway(append(first)) == answer
     assert len(await everything(journal)) == answer
+
+
+async def test_what_two_processes_take_in_at_once_is_kept_once(open_area, engine, monkeypatch) -> None:
+    """As one takes a gateway over from the other, which does not know it yet."""
+    if engine == "sqlite":
+        pytest.skip("one process alone writes to a file")
+    async with open_area("journal") as one, open_area("journal") as other, asyncio.TaskGroup() as tasks:
+        ours, theirs = (Journal(file, lambda: NOON) for file in (one, other))
+        running = [tasks.create_task(journal.run()) for journal in (ours, theirs)]
+        loop, in_between = asyncio.get_running_loop(), list[int]()
+        read = group._positions
+
+        def read_and_wait(session, lanes):
+            found = read(session, lanes)
+            if in_between:
+                theirs_too = theirs.append_gateway(append(in_between.pop()))
+                asyncio.run_coroutine_threadsafe(theirs_too, loop).result(20)
+            return found
+
+        monkeypatch.setattr(group, "_positions", read_and_wait)
+        for seq in (1, 2):  # of a lane that nobody knew, and of one that is known
+            in_between.append(seq)
+            assert await ours.append_gateway(append(seq)) == seq
+            assert [entry.payload for entry in await everything(ours)][seq - 1 :] == [append(seq).payload]
+        for task in running:
+            task.cancel()
 
 
 async def test_lanes_survive_a_restart_and_so_does_the_head(journal: Journal, journal_file: Database) -> None:

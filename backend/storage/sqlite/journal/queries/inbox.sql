@@ -15,10 +15,12 @@ from json_each(cast(:lanes as text)) w cross join lanes l
 where l.gateway = w.value ->> 0 and l.epoch = w.value ->> 1 and l.lane = w.value ->> 2;
 
 -- name: advance_lane!
--- The sender's sequence, in the same transaction as what it carried.
+-- The sender's sequence, in the same transaction as what it carried; unless another process, which takes the
+-- sender over or had it before, has moved it meanwhile.
 insert into lanes (gateway, epoch, lane, upto, updated_at)
 values (:gateway, :epoch, :lane, :upto, :updated_at)
-on conflict (gateway, epoch, lane) do update set upto = excluded.upto, updated_at = excluded.updated_at;
+on conflict (gateway, epoch, lane) do update set upto = excluded.upto, updated_at = excluded.updated_at
+where lanes.upto = cast(:before as bigint);
 
 -- name: bound_lanes!
 -- A gateway's longest unused lanes go; it is told that we forgot them, and begins a new epoch.
