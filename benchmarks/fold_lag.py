@@ -24,7 +24,7 @@ EVENTS_A_CALL = 25
 CONNECTIONS = 4
 POLL_S = 0.002  # how exactly the end of a wait is seen
 GIVE_UP_S = 60.0
-FOLDED = "select 1 from identity_edges where id_type = 'anonymous_id' and id = ? and valid_to is null"
+FOLDED = "select 1 from profiles where id_type = 'anonymous_id' and id = ?"
 
 
 @dataclass(frozen=True, slots=True)
