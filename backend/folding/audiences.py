@@ -212,17 +212,17 @@ class AudiencePart:
 
     def happened(self, occurrence: Occurrence) -> None:
         """Notes whom to ask."""
-        person_id = occurrence.profile_id
-        if not person_id or occurrence.segment_id is not None or not self._audiences.segments:
+        person_id, audiences, noted = occurrence.profile_id, self._audiences, self._noted
+        if not person_id or occurrence.segment_id is not None or not audiences.segments:
             return
         if occurrence.event is not None:
-            self._noted.told.append((person_id, occurrence.event))
-        rests_until = self._audiences.rests.get(person_id, 0)
-        for wake in self._audiences.wakes.woken_by(occurrence):
+            noted.told.append((person_id, occurrence.event))
+        rests_until = audiences.rests.get(person_id, 0) if audiences.rests else 0
+        for wake in audiences.wakes.woken_by(occurrence):
             if rests_until > occurrence.received_at:
                 self._later.update(((person_id, segment_id), rests_until) for segment_id in wake.effects)
             else:
-                self._noted.woken[wake].add(person_id)
+                noted.woken[wake].add(person_id)
 
     def disturbed(self, profiles: Iterable[str]) -> None:
         """These profiles are of another person than before: every segment asks about them."""

@@ -162,12 +162,20 @@ class _Counted:
         self.always[segment_id] = self.always.get(segment_id, 0) | effect
         self.wake = Wake(self.always)
 
+    def join(self, other: "_Counted") -> None:
+        """The events are counted by all that the others are counted by, too."""
+        for segment_id, effect in other.always.items():
+            self.always[segment_id] = self.always.get(segment_id, 0) | effect
+        self.filtered += other.filtered
+        self.wake = Wake(self.always) if self.always else None
+
 
 @dataclass(slots=True)
 class Wakes:
     """Which segments an occurrence may concern, and how; built once for all that are live."""
 
     _events: dict[tuple[str, str | None], _Counted] = field(default_factory=dict)
+    """By kind and name, and by kind alone for events of any other name."""
     _traits: dict[str, Wake] = field(default_factory=dict)
     _purposes: dict[str, Wake] = field(default_factory=dict)
     _identifiers: dict[str, Wake] = field(default_factory=dict)
@@ -185,6 +193,9 @@ class Wakes:
         for segment_id, condition in conditions.items():
             for leaf, effect in effects(condition):
                 wakes._add(segment_id, leaf, effect)
+        for (kind, name), counted in wakes._events.items():
+            if name is not None and (kind, None) in wakes._events:
+                counted.join(wakes._events[kind, None])
         return wakes
 
     def _add(self, segment_id: str, leaf: Condition, effect: int) -> None:
@@ -228,13 +239,11 @@ class Wakes:
 
     def _counting(self, event: AppEvent) -> list[Wake]:
         """Those that count such events; the filters find here what they will find when it is read again."""
-        woken = list[Wake]()
-        for name in (event.name, None) if event.name is not None else (None,):
-            counted = self._events.get((event.kind, name))
-            if counted is None:
-                continue
-            if counted.wake is not None:
-                woken.append(counted.wake)
+        counted = self._events.get((event.kind, event.name)) or self._events.get((event.kind, None))
+        if counted is None:
+            return []
+        woken = [counted.wake] if counted.wake is not None else []
+        if counted.filtered:
             woken += [wake for passes, wake in counted.filtered if passes(event.properties)]
         return woken
 
