@@ -14,6 +14,7 @@ from backend.proximity.zones import ZoneSettings
 from backend.segments.model import Definition, parse_condition
 from backend.storage import database, identities, segments
 from backend.storage.entries import BEGINNING, Cursor, Entry
+from backend.storage.migrations import migration_files
 from sdk_bridge.wire.app_events import AppEvent, Location, encode_events
 
 NOON = 1_750_075_200_000  # 16 June 2025, 12:00 UTC
@@ -272,6 +273,26 @@ def test_a_robot_is_asked_now_and_then_so_that_others_need_not_wait(base, monkey
     base.now += 31
     base.settle()
     assert base.members("shoes") == {robot}
+
+
+def test_members_and_timers_of_an_earlier_version_are_kept():
+    """They lay by segment then, and in the order in which they came."""
+    files = {file.number: file.text for file in migration_files("state")}
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    for number in sorted(files):
+        if number < 22:
+            connection.executescript(files[number])
+    connection.execute("insert into segment_members values ('keen', 'anna', 5, 2), ('all', 'anna', 4, 1)")
+    connection.execute("insert into segment_timers values ('anna', 'keen', 9)")
+    connection.executescript(files[22])
+    assert connection.execute(
+        "select segment_id, profile_id, since, version from segment_members"
+    ).fetchall() == [
+        ("all", "anna", 4, 1),
+        ("keen", "anna", 5, 2),
+    ]
+    assert connection.execute("select * from segment_timers").fetchall() == [("anna", "keen", 9)]
+    connection.close()
 
 
 # Merges -----------------------------------------------------------------------------------------------------
