@@ -29,6 +29,7 @@ from sdk_bridge.wire.messages import MAX_PAYLOAD_BYTES, Ack, Batch, Lane, Skip, 
 log = structlog.get_logger()
 
 MAX_MESSAGES_TAKEN = 4_096  # on their way to the disk; a stranger's flood must not become our memory
+GATHER_S = 0.003  # between two commits: with a quick disk each would be for two messages, and cost more than they
 RECONNECT_CAP_S = 5.0  # gateways hold what they heard meanwhile, but offers wait
 OLDEST_MS = 42 * 86_400_000
 AHEAD_MS = 60_000  # a foreign gateway's clock may run a little ahead of ours
@@ -78,7 +79,9 @@ class Ingest:
         self._now_ms = now_ms
         self._connection: mqtt.Connection | None = None
         self._taken: list[GatewayAppend] = []
-        """What this round of the loop has brought; it goes to the journal in one piece."""
+        """What has come since the last commit began; it goes to the journal in one piece."""
+        self._commit_at = 0.0
+        """When the next may begin, by the loop's clock."""
         self._under_way: dict[asyncio.Task[None], int] = {}
         """Commits, each with how many messages it is for; all of them together are `_on_their_way`."""
         self._on_their_way = 0
@@ -228,7 +231,7 @@ class Ingest:
         self._unnamed.pop(lane, None)
         self._custody.take(lane, append.upto)
         if not self._taken:
-            asyncio.get_running_loop().call_soon(self._commit_taken)
+            asyncio.get_running_loop().call_at(self._commit_at, self._commit_taken)
         self._taken.append(append)
 
     def _append_for(
@@ -290,6 +293,7 @@ class Ingest:
     def _commit_taken(self) -> None:
         taken, self._taken = self._taken, []
         if taken:
+            self._commit_at = asyncio.get_running_loop().time() + GATHER_S
             self._start(taken)
 
     def _start(self, appends: Sequence[GatewayAppend]) -> None:
