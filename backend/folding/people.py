@@ -73,7 +73,13 @@ class PeoplePart:
         """Who is new, or met nobody but who is new; whoever of them cannot be told so simply is disturbed."""
         found, others = arrivals(self._begun, self._joined, self.known)
         self.disturbed |= others
-        return [one for one in found if self.disturbed.isdisjoint(one.profiles)]
+        simple: list[Arrival] = []
+        for one in found:
+            if self.disturbed.isdisjoint(one.profiles):
+                simple.append(one)
+            else:
+                self.disturbed.update(one.profiles)
+        return simple
 
     @property
     def known(self) -> Known:

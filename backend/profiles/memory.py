@@ -184,7 +184,11 @@ class MemoryProfiles:
         if known is not None and stamp <= known[0]:
             return False
         said[purpose] = (stamp, granted)
-        return known is None or known[1] != granted
+        return known is None or known[1] != granted or self._has_kin(profile_id)
+
+    def _has_kin(self, profile_id: str) -> bool:
+        profile = self.profile(profile_id)
+        return (profile is not None and profile.parent is not None) or bool(self.claimed_by(profile_id))
 
     def has_consents(self, profile_id: str) -> bool:
         return bool(self.consents.get(profile_id))

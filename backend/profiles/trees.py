@@ -9,7 +9,7 @@ MOST_PEOPLE = 50_000  # are remembered: some 30 MB
 @dataclass(frozen=True, slots=True)
 class Trees:
     """By person all their profiles, the root first. `windows`: from when until when what a merged one did is
-    its person's, both included, unix milliseconds.
+    its person's, both included, unix milliseconds; a root may still have one of before, which means nothing.
     """
 
     profiles: dict[str, list[str]] = field(default_factory=dict)
@@ -17,9 +17,8 @@ class Trees:
 
     def forget(self, profile_ids: Iterable[str]) -> None:
         """These are, or were, of another person; or of one who has more now, or less."""
-        if len(self.profiles) > MOST_PEOPLE:
+        if max(len(self.profiles), len(self.windows)) > MOST_PEOPLE:
             self.profiles.clear()
             self.windows.clear()
         for profile_id in profile_ids:
             self.profiles.pop(profile_id, None)
-            self.windows.pop(profile_id, None)

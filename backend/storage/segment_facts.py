@@ -176,7 +176,7 @@ class PeopleFacts:
             nameless=as_json({kind for kinds, name in asked if name is None for kind in kinds}),
         )
         for profile_id, kind, name, at, text in self._events_read:
-            window = windows.get(profile_id)
+            window = windows.get(profile_id) if profile_id != person_of[profile_id] else None
             if window is None or window[0] <= at <= window[1]:
                 yield person_of[profile_id], kind, name, StoredEvent(at, text)
 

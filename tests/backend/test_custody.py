@@ -211,7 +211,8 @@ def quiet():
         yield
 
 
-def test_exactly_once_in_order_and_never_acknowledged_before_it_is_committed(fake_mqtt, quiet):
+def test_exactly_once_in_order_and_never_acknowledged_before_it_is_committed(fake_mqtt, quiet, monkeypatch):
+    monkeypatch.setattr("backend.ingest.GATHER_S", 0.0)  # the machine turns its loop by hand
     run_state_machine_as_test(
         lambda: GoBackN(fake_mqtt),
         settings=settings(

@@ -313,6 +313,15 @@ async def test_searches_use_their_indexes(state):
         assert all(f"INDEX {index}" in step for index, step in zip(indexes, searches, strict=True)), plan
 
 
+@pytest.mark.parametrize("query", ["identifiers_of_person", "timeline_merges", "identity_history_of_person"])
+async def test_edges_are_those_of_the_person(state, query):
+    """With every tag of the shop, and each of the person's profiles for it, a view took half a second."""
+    values = {"profile_id": "p", "limit": 10}
+    sql = f"explain query plan {named_queries('state')[query]}"
+    plan = await state.read(lambda s: [row[3] for row in s._connection.execute(sql, values)])
+    assert "SEARCH e USING INDEX identity_of_profile (profile_id=?)" in plan, plan
+
+
 @pytest.mark.parametrize("query", ["erase_identity_edges", "segment_bearers"])
 async def test_edges_are_found_by_their_indexes(state, query):
     values = {"profile_id": "p", "beacons": "[]"}

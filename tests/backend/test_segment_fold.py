@@ -19,6 +19,7 @@ from sdk_bridge.wire.app_events import AppEvent, Location, encode_events
 
 NOON = 1_750_075_200_000  # 16 June 2025, 12:00 UTC
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
+TAG = "altbeacon:" + "ab" * 20
 VIEWED = {"type": "event", "name": "Product Viewed"}
 BOUGHT = {"type": "event", "name": "Order Completed"}
 NOT_BOUGHT = {"type": "not", "of": BOUGHT}
@@ -378,6 +379,44 @@ def test_a_tag_that_an_operator_gives_or_takes_is_asked_about(base):
         base.reload()
         base.settle()
         assert base.members("tagged") == members == base.by_sql("tagged")
+
+
+def test_what_was_done_before_anybody_knew_whose_browser_it_was_stays_nobodys(base):
+    """A tag that the browser's profile once had goes to Carl: of her tree, Anna's browser alone is asked about."""
+    base.save("viewed", {"type": "event", "name": "V"})
+    base.settle()
+    before = base.now - 40 * DAY
+    base.fold(base.event("track", name="V", anonymous_id="web", proven=False, occurred_at=before))
+    base.fold(base.event("identify", user_id="anna", anonymous_id="web"))
+    for work in (identities.assign_beacon, identities.take_beacon):
+        base.run(lambda session, work=work: work(session, "anonymous_id:web", TAG, base.now))
+    base.reload()
+    base.settle()
+    base.now += 1000
+    base.fold(base.event("identify", user_id="anna", traits={"x": 1}))
+    base.fold(base.event("identify", user_id="carl", device_id="carls-phone", beacon_key=TAG))
+    base.settle()
+    assert base.person("user_id", "anna") not in base.members("viewed")
+    assert base.members("viewed") == base.by_sql("viewed")
+
+
+@pytest.mark.parametrize(
+    "refusing", ({"anonymous_id": "web"}, {"user_id": "anna", "anonymous_id": "a stranger's"})
+)
+def test_who_refuses_again_is_heard_again(base, refusing):
+    """In between she agreed elsewhere: her browser says what it said before, and it counts anew."""
+    base.save("reachable", {"type": "consent", "purpose": "push"})
+    base.settle()
+    base.fold(base.event("identify", user_id="anna", anonymous_id="web", device_id="phone", beacon_key=TAG))
+    for granted in (False, True, False, True):
+        who = {"user_id": "anna"} if granted else {**refusing, "proven": False}
+        base.now += 60_000
+        base.fold(base.event("consent", consent={"push": granted, "proximity": granted}, **who))
+        base.settle()
+        anna = base.person("user_id", "anna")
+        assert (anna in base.members("reachable")) is granted
+        assert base.by_sql("reachable") == base.members("reachable")
+        assert (TAG in base.live.people) is granted
 
 
 def test_who_is_not_to_be_located_may_still_tell_that_a_phone_is_shared(base):

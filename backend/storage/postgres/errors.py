@@ -31,7 +31,7 @@ def as_ours(error: BaseException, where: str) -> StorageError | None:
     if isinstance(error, asyncpg.PostgresError):
         return _of_server(error, where)
     if isinstance(error, (OSError, TimeoutError)) or _is_lost(error):
-        return StorageError(f"{where}: {error or type(error).__name__}")
+        return StorageError(f"{where}: {str(error) or type(error).__name__}")
     return None
 
 

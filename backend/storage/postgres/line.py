@@ -28,11 +28,13 @@ class Address:
     """Where a line leads, and as what. `url` may hold a password, so it is never shown.
 
     `watched`: the server ends the session, and with it frees its locks, once it was idle for `IDLE_MS`.
+    `patient`: a statement may take as long as it takes; a migration writes whole tables anew.
     """
 
     url: str
     area: Area
     watched: bool = False
+    patient: bool = False
 
     def __str__(self) -> str:
         parts = urlsplit(self.url)
@@ -127,7 +129,7 @@ class Line:
             asyncpg.connect(
                 self._address.url,
                 timeout=CONNECT_S,
-                command_timeout=ANSWER_S,
+                command_timeout=None if self._address.patient else ANSWER_S,
                 server_settings=self._address.settings,
             )
         )

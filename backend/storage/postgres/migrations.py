@@ -1,5 +1,7 @@
 """The schema of a PostgreSQL database: SQLite's numbered migrations, translated, each once."""
 
+from dataclasses import replace
+
 import asyncpg
 
 from backend.storage.migrations import MigrationFile, migration_files
@@ -18,7 +20,7 @@ def migrate(address: Address) -> None:
 
     Processes that start together wait for each other. Raises StorageError.
     """
-    line = Line(address)
+    line = Line(replace(address, patient=True))
     try:
         line.open()
         line.tell(f"select pg_advisory_lock({LOCKS}, {MIGRATION_LOCK})")

@@ -265,8 +265,8 @@ select p.id_type, p.id, p.created_at as valid_from, p.cause
 from tree join profiles p using (profile_id) where p.id_type <> 'claimed_user_id'
 union all
 select e.id_type, e.id, e.valid_from, e.cause
-from tree join identity_edges e using (profile_id)
-where e.valid_to is null and e.id_type = 'beacon' order by 1, 2;
+from tree cross join identity_edges e
+where e.profile_id = tree.profile_id and e.valid_to is null and e.id_type = 'beacon' order by 1, 2;
 
 -- name: beacons_of_people
 -- The beacons that people carry; a JSON list of the roots' profile ids.

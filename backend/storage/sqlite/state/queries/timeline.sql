@@ -205,5 +205,5 @@ from tree join profiles p on p.merged_into = tree.profile_id
 union all
 select e.id, e.profile_id, e.cause, e.valid_to, p.id_type,
   case when e.valid_from > 0 then e.valid_from else p.created_at end
-from tree join identity_edges e on e.profile_id = tree.profile_id join profiles p on p.profile_id = e.id
-where e.id_type = 'profile';
+from tree cross join identity_edges e cross join profiles p
+where e.profile_id = tree.profile_id and e.id_type = 'profile' and p.profile_id = e.id;
