@@ -29,7 +29,7 @@ from sdk_bridge.wire.messages import MAX_PAYLOAD_BYTES, Ack, Batch, Lane, Skip, 
 log = structlog.get_logger()
 
 MAX_MESSAGES_TAKEN = 4_096  # on their way to the disk; a stranger's flood must not become our memory
-GATHER_S = 0.003  # between two commits: with a quick disk each would be for two messages, and cost more than they
+GATHER_S = 0.003  # between two commits: on a quick disk each would be for two messages, and cost more
 RECONNECT_CAP_S = 5.0  # gateways hold what they heard meanwhile, but offers wait
 OLDEST_MS = 42 * 86_400_000
 AHEAD_MS = 60_000  # a foreign gateway's clock may run a little ahead of ours

@@ -1,7 +1,6 @@
 """One SQLite file: numbered migrations, named queries; threads of its own to write, read and tidy."""
 
 import asyncio
-import math
 import os
 import sqlite3
 import time
@@ -130,9 +129,10 @@ class SqliteFile:
 
     async def __aexit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
+        tidying, self._tidy_connection = self._tidy_connection, None  # a commit may end beside this
         for pool, connection in (
             (self._reader, self._read_connection),
-            (self._tidier, self._tidy_connection),
+            (self._tidier, tidying),
             (self._writer, self._write_connection),
         ):
             if connection is not None:
@@ -148,9 +148,10 @@ class SqliteFile:
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(self._writer, self._transaction, work)
         self._untidied += 1
-        if self._untidied >= TIDIED_AFTER.get(self._area, math.inf) and not self._is_tidying():
+        beside = self._tidy_connection
+        if beside and self._untidied >= TIDIED_AFTER[self._area] and not self._is_tidying():
             self._untidied = 0
-            self._tidying = loop.run_in_executor(self._tidier, self._tidy)
+            self._tidying = loop.run_in_executor(self._tidier, _tidy, beside, self.path.name)
         return result
 
     async def read(self, work: Callable[[Session], T]) -> T:
@@ -177,15 +178,6 @@ class SqliteFile:
 
     def _is_tidying(self) -> bool:
         return self._tidying is not None and not self._tidying.done()
-
-    def _tidy(self) -> None:
-        """Copies what it can of the log into the file, while others write and read."""
-        if self._tidy_connection is None:
-            return
-        try:
-            self._tidy_connection.execute("pragma wal_checkpoint(passive)").fetchone()
-        except sqlite3.Error as error:  # the writer will meet it, too, and its senders hear of it
-            log.warning("log_not_tidied", file=self.path.name, error=str(error))
 
     async def alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Runs `work` on the writer's thread outside of any transaction: checkpoints, and building anew."""
@@ -289,6 +281,14 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(WAL_RETRY_S)
         else:
             return
+
+
+def _tidy(connection: sqlite3.Connection, file: str) -> None:
+    """Copies what it can of the log into the file, while others write and read."""
+    try:
+        connection.execute("pragma wal_checkpoint(passive)").fetchone()
+    except sqlite3.Error as error:  # the writer will meet it, too, and its senders hear of it
+        log.warning("log_not_tidied", file=file, error=str(error))
 
 
 def _open_beside(path: Path) -> sqlite3.Connection:

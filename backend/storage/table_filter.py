@@ -8,15 +8,15 @@ import numpy as np
 
 SLOTS: Final = 1 << 24  # bytes of memory; with a million ids an hour one answer in sixteen is a false alarm
 FULL: Final = SLOTS // 4  # ids; beyond it another hour begins anew, or every answer would be an alarm
-HOURS: Final = 256  # a client's clock names any; a week has 168
+HOURS: Final = 256  # a client's clock names any; a week has 168. Beyond it the one with the fewest ids goes
 
 
 class TableFilter:
     """Knows of the ids of those hours that the table had none of when it was first asked about them."""
 
     def __init__(self) -> None:
-        self._hours: set[int] = set()
-        self._ids = 0
+        self._hours: dict[int, int] = {}
+        """How many ids each may have."""
         self._there = np.zeros(0, np.bool_)
 
     def __contains__(self, hour: int) -> bool:
@@ -24,17 +24,19 @@ class TableFilter:
 
     def begin(self, hour: int) -> None:
         """An hour of which the table has none; from now on it is told of each that may get there."""
-        if not self._hours or len(self._hours) >= HOURS or self._ids >= FULL:
+        if not self._hours or sum(self._hours.values()) >= FULL:
             self.clear()
             self._there = np.zeros(SLOTS, np.bool_)
-        self._hours.add(hour)
+        if len(self._hours) >= HOURS:
+            del self._hours[min(self._hours, key=self._hours.__getitem__)]
+        self._hours[hour] = 0
 
     def add(self, hour: int, hashes: Iterable[int]) -> None:
         """The table may have these."""
         if hour in self._hours:
             slots = _slots(array("q", hashes))
             self._there[slots] = True
-            self._ids += len(slots)
+            self._hours[hour] += len(slots)
 
     def possible(self, hashes: Sequence[int]) -> list[int]:
         """Those of the hashes that the table may have; of an hour that is known here."""
@@ -45,7 +47,6 @@ class TableFilter:
     def clear(self) -> None:
         """Nothing is known any more."""
         self._hours.clear()
-        self._ids = 0
         self._there = np.zeros(0, np.bool_)
 
 

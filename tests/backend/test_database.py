@@ -6,12 +6,14 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
 from backend.storage import database, migrations
 from backend.storage.database import (
+    TIDIED_AFTER,
     SqliteFile,
     StorageConflict,
     StorageError,
@@ -112,6 +114,23 @@ async def test_what_is_accepted_moves_into_the_file_without_a_commit_that_waits_
             await append(100)
             await asyncio.sleep(0.005)
     assert await journal_file.read(lambda s: s.row("heads")["position"]) >= 100
+
+
+async def test_a_commit_beside_the_closing_is_told_as_what_it_is(tmp_path):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(session) -> int:
+        begun.set()
+        assert go_on.wait(10)
+        return session.run("count_forgotten", gateway="g", reason="r", adverts=1)
+
+    async with SqliteFile(tmp_path / "journal.db", "journal") as file:
+        for _ in range(TIDIED_AFTER["journal"] - 1):
+            await file.write(lambda session: None)
+        last = asyncio.create_task(file.write(work))
+        assert await asyncio.to_thread(begun.wait, 10)
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+    assert await last == 1
 
 
 async def test_a_full_disk_is_told_as_such_and_does_not_last(state):

@@ -141,6 +141,19 @@ def test_who_asked_while_the_table_had_none_knows_what_gets_there(mover):
             processes.take(number, False, [*sorted(processes.taken), (0, 60), (1, 61)])
 
 
+def test_a_stranger_who_names_many_hours_takes_nobody_elses_from_the_filter(monkeypatch):
+    monkeypatch.setattr(table_filter, "HOURS", 8)
+    known = table_filter.TableFilter()
+    known.begin(0)
+    known.add(0, [1, 2, 3])
+    for hour in range(1, 50):
+        known.begin(hour)
+    assert 0 in known
+    assert 49 in known
+    assert sum(hour in known for hour in range(50)) == 8
+    assert known.possible([1, 2, 3]) == [1, 2, 3]
+
+
 # In the journal -------------------------------------------------------------------------------------------
 
 

@@ -382,7 +382,7 @@ def test_a_tag_that_an_operator_gives_or_takes_is_asked_about(base):
 
 
 def test_what_was_done_before_anybody_knew_whose_browser_it_was_stays_nobodys(base):
-    """A tag that the browser's profile once had goes to Carl: of her tree, Anna's browser alone is asked about."""
+    """A tag that the browser's profile once had goes to Carl: of Anna's tree it alone is asked about."""
     base.save("viewed", {"type": "event", "name": "V"})
     base.settle()
     before = base.now - 40 * DAY
