@@ -17,7 +17,6 @@ from backend.profiles.model import Applied
 from backend.profiles.placing import person_of
 from backend.profiles.service import Numbered, ProfileService, whose
 from backend.profiles.trees import Trees
-from backend.proximity.fence_tracks import NEVER
 from backend.storage import profiles, pushes, segments
 from backend.storage.database import Session
 from backend.storage.entries import Entry, event_id
@@ -230,7 +229,7 @@ class PeoplePart:
         live = self._live
         heard, visit = live.engine.tracks.get(track), live.visits.open.get(track)
         return max(
-            live.fence_tracks.last_fix.get(track, NEVER).at,
+            live.fence_tracks.last_at(track),
             heard.heard_at if heard is not None else 0,
             (visit.idle_since or visit.entered_at) if visit is not None else 0,
         )

@@ -16,6 +16,7 @@ LEAVE_MARGIN_M: Final = 30.0  # behind the edge before anybody has left: fixes j
 NEARER_M: Final = 50.0  # by how much somebody must have come nearer to be coming
 SILENT_MS: Final = 6 * 3_600_000  # unheard for so long, nobody knows where the phone is
 CONFIRM_MS: Final = 10 * 60_000  # a second doubtful fix must come within this time to confirm the first
+MOST_SURER: Final = 4  # fixes remembered of a phone beside its newest: it may send ever coarser ones
 
 Kind: TypeAlias = Literal["entered", "stayed", "left", "approached"]
 
@@ -27,7 +28,7 @@ class Fix(NamedTuple):
     accuracy_m: float
 
 
-NEVER: Final = Fix(-1, 0.0)
+NEVER: Final = -1
 
 
 class FenceTransition(NamedTuple):
@@ -60,10 +61,14 @@ Key: TypeAlias = tuple[str, str]
 
 @dataclass(slots=True)
 class FenceTracks:
-    """Every phone's fences, by phone and fence. `changed` is what has to be stored."""
+    """Every phone's fences, by phone and fence. `changed` is what has to be stored.
+
+    `fixes`: of every phone its newest fix, behind those before it that are surer than all that came since:
+    a coarse one does not undo what they said. The oldest is first, and the surest.
+    """
 
     tracks: dict[str, dict[str, FenceTrack]] = field(default_factory=dict)
-    last_fix: dict[str, Fix] = field(default_factory=dict)
+    fixes: dict[str, tuple[Fix, ...]] = field(default_factory=dict)
     changed: set[Key] = field(default_factory=set)
 
     def locate(self, subject: str, fix: Fix, around: Iterable[Near]) -> list[FenceTransition]:
@@ -71,9 +76,9 @@ class FenceTracks:
 
         One that is older than the last says nothing about now.
         """
-        if fix.at <= self.last_fix.get(subject, NEVER).at:
+        if fix.at <= self.last_at(subject):
             return []
-        self.last_fix[subject] = fix
+        self._remember(subject, fix)
         near = {one.geometry.fence.fence_id: one for one in around}
         mine = self.tracks.get(subject, {})
         seen = []
@@ -111,7 +116,7 @@ class FenceTracks:
 
     def forget(self, subject: str, at: int) -> Iterator[FenceTransition]:
         """They withdrew: nothing of them is kept."""
-        self.last_fix.pop(subject, None)
+        self.fixes.pop(subject, None)
         for track in list(self.tracks.get(subject, {}).values()):
             yield from self._left(track, max(at, track.entered_at), "high")
             self._drop(track)
@@ -120,8 +125,13 @@ class FenceTracks:
         """Puts stored tracks back."""
         for track in tracks:
             self.tracks.setdefault(track.subject, {})[track.fence_id] = track
-            before = self.last_fix.get(track.subject, NEVER)
-            self.last_fix[track.subject] = max(before, Fix(track.seen_at, 0.0))
+            if track.seen_at > self.last_at(track.subject):
+                self._remember(track.subject, Fix(track.seen_at, 0.0))
+
+    def last_at(self, subject: str) -> int:
+        """When a phone had its newest fix; before all time where none is known."""
+        fixes = self.fixes.get(subject)
+        return fixes[-1].at if fixes else NEVER
 
     # One phone and one fence ----------------------------------------------------------------------------
 
@@ -209,8 +219,15 @@ class FenceTracks:
         track = self.tracks.get(subject, {}).get(fence_id)
         if track is not None:
             return track.seen_at
-        last = self.last_fix.get(subject, NEVER)
-        return last.at if last.accuracy_m <= reach_m else NEVER.at
+        sure = (fix.at for fix in self.fixes.get(subject, ()) if fix.accuracy_m <= reach_m)
+        return max(sure, default=NEVER)
+
+    def _remember(self, subject: str, fix: Fix) -> None:
+        """Whatever it is as sure as, it replaces. Of too many surer ones the surest and the newest stay."""
+        surer = [one for one in self.fixes.get(subject, ()) if one.accuracy_m < fix.accuracy_m]
+        if len(surer) > MOST_SURER:
+            del surer[1]
+        self.fixes[subject] = (*surer, fix)
 
     def _keep(self, track: FenceTrack) -> None:
         self.tracks.setdefault(track.subject, {})[track.fence_id] = track

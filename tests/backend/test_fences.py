@@ -402,6 +402,28 @@ def test_whoever_is_far_away_by_now_enters_nothing_of_before():
     assert walk.says("enter", late_s=60) == ["entered"], "a fix of 17 km says nothing about this fence"
 
 
+@pytest.mark.parametrize(
+    ("coarser", "known_s"),
+    [([17_000], 10), ([17_000] * 9, 10), ([60, 65, 1_400, 3_000, 17_000], 30), (range(60, 2_000, 10), 10)],
+)
+def test_a_coarser_fix_does_not_undo_what_a_surer_one_said(coarser, known_s):
+    walk = Walk(circle(radius_m=100))
+    walk.at(5_000)
+    for accuracy in coarser:
+        walk.at(5_000, accuracy=accuracy)
+    late_s = (walk.now - T) // 1000 - known_s
+    assert walk.says("enter", seconds=0, late_s=late_s + 1) == [], "they were not near then"
+    assert walk.says("enter", seconds=0, late_s=late_s) == ["entered"]
+
+
+def test_little_is_remembered_of_a_phone_whose_fixes_grow_ever_coarser():
+    walk = Walk(circle(radius_m=100))
+    for accuracy in range(10, 1_000):
+        walk.at(5_000, accuracy=accuracy)
+    assert len(walk.tracks.fixes["phone"]) <= 5
+    assert walk.tracks.last_at("phone") == walk.now
+
+
 def test_a_silent_phone_left_when_it_was_last_seen():
     walk = Walk(circle(radius_m=100))
     walk.at(0)
@@ -415,7 +437,7 @@ def test_whoever_withdraws_is_forgotten_at_once():
     walk.at(0)
     assert [one.kind for one in walk.tracks.forget("phone", walk.now)] == ["left"]
     assert walk.tracks.tracks == {}
-    assert walk.tracks.last_fix == {}
+    assert walk.tracks.fixes == {}
 
 
 @settings(max_examples=150)
