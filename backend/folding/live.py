@@ -142,7 +142,7 @@ class LiveState:
         """Another replica knows the subject now."""
         self.engine.tracks.pop(subject, None)
         self.visits.open.pop(subject, None)
-        self.fence_tracks.tracks.pop(subject, None)
+        self.fence_tracks.lose(subject)
         for known in (self.phones, self.fence_owners, self.stays, self.partitions):
             known.pop(subject, None)
 

@@ -107,12 +107,17 @@ class FenceTracks:
         return self._left(track, fix.at, "medium")
 
     def expire(self, now: int) -> Iterator[FenceTransition]:
-        """Whoever has been silent for long left when they were last seen, as far as anybody knows."""
+        """Whoever has been silent for long left when they were last seen, as far as anybody knows.
+
+        Nothing more is remembered of a phone that was near no fence either.
+        """
         for mine in list(self.tracks.values()):
             for track in list(mine.values()):
                 if now - track.seen_at > SILENT_MS:
                     yield from self._left(track, track.seen_at, "low")
                     self._drop(track)
+        for subject in [one for one, fixes in self.fixes.items() if now - fixes[-1].at > SILENT_MS]:
+            del self.fixes[subject]
 
     def forget(self, subject: str, at: int) -> Iterator[FenceTransition]:
         """They withdrew: nothing of them is kept."""
@@ -120,6 +125,11 @@ class FenceTracks:
         for track in list(self.tracks.get(subject, {}).values()):
             yield from self._left(track, max(at, track.entered_at), "high")
             self._drop(track)
+
+    def lose(self, subject: str) -> None:
+        """Somebody else follows them now."""
+        self.tracks.pop(subject, None)
+        self.fixes.pop(subject, None)
 
     def restore(self, tracks: Iterable[FenceTrack]) -> None:
         """Puts stored tracks back."""

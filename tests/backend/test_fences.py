@@ -432,6 +432,15 @@ def test_a_silent_phone_left_when_it_was_last_seen():
     assert (left.kind, left.at, left.confidence) == ("left", walk.now, "low")
 
 
+def test_a_phone_that_is_near_no_fence_is_not_remembered_for_ever():
+    walk = Walk(circle(radius_m=100))
+    walk.at(5_000)
+    assert list(walk.tracks.expire(walk.now + SILENT_MS)) == []
+    assert walk.tracks.last_at("phone") == walk.now, "it may still tell of a moment before"
+    assert list(walk.tracks.expire(walk.now + SILENT_MS + 1)) == []
+    assert walk.tracks.fixes == {}
+
+
 def test_whoever_withdraws_is_forgotten_at_once():
     walk = Walk(circle(radius_m=100))
     walk.at(0)

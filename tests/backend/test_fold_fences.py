@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from backend.campaigns.model import parse_campaign
+from backend.proximity.fence_tracks import FenceTracks
 from backend.proximity.fences import METRES_A_DEGREE, parse_fence
 from backend.storage import campaigns as campaign_rows
 from backend.storage import fences as fence_rows
@@ -81,6 +82,13 @@ async def test_each_transition_makes_one_offer(street, trigger, way):
     for metres in way:
         await be_at(street, metres)
     assert [verdict for verdict, *_ in await decided(street)].count("sent") == 1
+
+
+async def test_nothing_is_remembered_of_a_phone_that_another_replica_follows(street):
+    await be_at(street, 50)
+    live = street.fold._live
+    live.lose("phone:phone-anna")
+    assert live.fence_tracks == FenceTracks()
 
 
 async def test_whoever_left_too_soon_gets_nothing(street):
