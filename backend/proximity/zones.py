@@ -155,14 +155,18 @@ class Track(msgspec.Struct, array_like=True):
         known = self.open.get(source)
         self.open[source] = heard if known is None else known + heard
 
-    def close(self) -> dict[str, Heard]:
+    def close(self, awake_at: int, back_at: Mapping[str, int]) -> dict[str, Heard]:
         """Takes the open second's readings out, and learns the pace from when they came.
 
         The mean is of logarithms: neither a long silence nor two adverts at once make another pace.
+        A silence in which we, or all that hear it now, were away is not the tag's; see ZoneEngine.
         """
         heard, self.open = self.open, {}
         gap_s = self.second - self.belief.second if self.belief and not self.by_phone else 0
         if 0 < gap_s <= FORGET_S:
+            listened_since = max(awake_at, min(back_at.get(source, 0) for source in heard))
+            if listened_since > _end(self.second - gap_s):
+                return heard
             between_s = gap_s / max(row.adverts for row in heard.values())
             self.pace_s = self.pace_s**0.75 * between_s**0.25 if self.pace_s else between_s
         return heard
@@ -414,7 +418,7 @@ class ZoneEngine:
         told: dict[tuple[str, Corner, int], list[Listener]] = {}
         for beacon_key in beacon_keys:
             track = self.tracks[beacon_key]
-            heard = track.close()
+            heard = track.close(self.awake_at, self.gateway_back_at)
             self.changed.add(beacon_key)
             listeners = self._listeners(track.store_id, by_phone=track.by_phone)
             by_source = listeners.by_source

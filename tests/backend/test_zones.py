@@ -24,8 +24,12 @@ def run(made: ZoneEngine, readings, silent: tuple[str, ...] = ()) -> list[tuple[
     Every gateway that is not silent gives a sign of life each second, and the last second is heard out.
     """
     changes: list[Transition] = []
+    told = T + readings[0][1]
     for gateway, at, dbm in readings:
-        tell(made, T + at, silent)
+        for now in range(told, T + at, 1000):
+            tell(made, now, silent)
+        told = T + at
+        tell(made, told, silent)
         changes += made.hear("tag", gateway, T + at, dbm, 1)
     end = T + (max(at for _, at, _ in readings) // 1000 + 1) * 1000
     tell(made, end, silent)
@@ -417,6 +421,30 @@ def test_one_long_silence_makes_no_slow_tag():
     run(made, [*every(0.5, 0, 20), *every(0.5, 29, 33)])
     assert made.tracks["tag"].pace_s < 1
     assert waits_s(made, 33) <= 11
+
+
+def test_our_own_absence_makes_no_slow_tag():
+    made = engine()
+    run(made, every(0.5, 0, 19.5))
+    made.awake_at = T + 50_000
+    run(made, every(0.5, 50, 51.5))
+    assert made.tracks["tag"].pace_s == pytest.approx(0.5)
+
+
+def test_nor_does_that_of_the_gateways_that_hear_it():
+    made = engine()
+    run(made, every(0.5, 0, 19.5))
+    for second in range(20, 30):
+        tell(made, T + 1000 * second, silent=("s/ga",))
+    run(made, every(0.5, 30, 31.5))
+    assert made.tracks["tag"].pace_s == pytest.approx(0.5)
+
+
+def test_what_is_heard_of_it_afterwards_is_its_pace_again():
+    made = engine()
+    made.awake_at = T + 50_000
+    run(made, every(5.0, 40, 100))
+    assert made.tracks["tag"].pace_s == pytest.approx(5)
 
 
 def test_that_we_slept_does_not_wear_out_a_slow_tags_patience():
