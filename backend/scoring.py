@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -21,12 +22,15 @@ FIRST_PORTION = 500
 LARGEST_PORTION = 5_000
 DAY_MS = 86_400_000
 LOOK_EVERY_S = 600.0
-AGAIN_S = 5.0  # after a failure; a disk that is full stays so for a while
+AGAIN_S = 5.0  # after a failure, then ever longer; a disk that is full stays so for a while
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far the present run is; `people` 0 while purchases are read, `run_id` None at its beginning."""
+    """How far the present run is; `people` 0 while purchases are read, `run_id` None at its beginning.
+
+    A run that failed goes on with the next try: `written` is what all of its tries have stored.
+    """
 
     run_id: int | None = None
     people: int = 0
@@ -72,50 +76,56 @@ class Scorer:
             if self._wanted.is_set() or await self._is_due():
                 await self._try()
                 continue
-            try:
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._wanted.wait()
-            except TimeoutError:
-                continue
+            await self._asked_within(LOOK_EVERY_S)
 
     async def _try(self) -> None:
-        try:
-            await self.score()
-        except StorageError as error:  # the disk's fault; whoever asked was told that a run begins
-            log.warning("scoring_failed", error=str(error))
-            self._wanted.set()
-            await asyncio.sleep(AGAIN_S)
+        """Until the run comes to its end; whoever asks anew need not wait for the next try."""
+        pause_s = AGAIN_S
+        while True:
+            try:
+                await self.score()
+                return
+            except StorageError as error:  # the disk's fault; whoever asked was told that a run begins
+                log.warning("scoring_failed", error=str(error), again_in_s=pause_s)
+            await self._asked_within(pause_s)
+            pause_s = min(2 * pause_s, LOOK_EVERY_S)
+
+    async def _asked_within(self, seconds: float) -> None:
+        """Returns when a run is asked for, or after so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wanted.wait()
 
     async def score(self) -> int:
-        """One run; its number. It is the one that was asked for, if one was."""
+        """One run, or another try of the one that failed; its number. It is the one that was asked for."""
         self._wanted.clear()
-        progress = self._progress = Progress()
-        try:
+        progress = self._progress = self._progress or Progress()
+        run_id = progress.run_id
+        if run_id is None:
             run_id = await self._state.write(lambda session: rfm.begin_run(session, self._now_ms()))
             progress.run_id = run_id
-            changed = await asyncio.to_thread(self._state.view, _reckon)
-            scored = changed.scored
-            progress.people = len(changed)
-            await self._write(run_id, progress, changed)
-            await self._state.write(
-                lambda session: rfm.end_run(session, run_id, scored, len(changed), self._now_ms())
-            )
-        finally:
-            self._progress = None
-        if changed:
+        changed = await asyncio.to_thread(self._state.view, _reckon)
+        scored = changed.scored
+        progress.people = progress.written + len(changed)
+        await self._write(run_id, progress, changed)
+        await self._state.write(
+            lambda session: rfm.end_run(session, run_id, scored, progress.written, self._now_ms())
+        )
+        self._progress = None
+        if progress.written:
             self._changed()
-        log.info("scored", run=run_id, people=len(scored.people), changed=len(changed))
+        log.info("scored", run=run_id, people=len(scored.people), changed=progress.written)
         return run_id
 
     async def _write(self, run_id: int, progress: Progress, changed: Changes) -> None:
         """In portions that follow how long the last ones took."""
-        written, portion = 0, FIRST_PORTION
+        written, portion, before = 0, FIRST_PORTION, progress.written
         ask = await self._state.read(_any_segment_asks)
         while written < len(changed):
             put = partial(self._put, run_id, changed, written, portion, ask)
             took = await self._state.write(put)
             written = min(written + portion, len(changed))
-            progress.written = written
+            progress.written = before + written
             portion = min(max(round(portion * min(PORTION_S / took, 2.0)), 50), LARGEST_PORTION)
 
     def _put(

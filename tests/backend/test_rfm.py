@@ -1,6 +1,7 @@
 """RFM: bounds, scores and names; the run over people with one and with several identifiers."""
 
 import asyncio
+import time
 from collections import Counter
 
 import aiohttp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from backend import scoring
 from backend.scoring import Scorer
@@ -210,6 +212,80 @@ async def test_a_run_that_the_disk_stopped_is_begun_again(
     async with running(scorer.run()):
         await eventually(lambda: scorer.progress is None)
     assert await live_shop.column("select count(*) from rfm_runs where finished_at is not null") == [1]
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Failures of the next tries to read the purchases, and when each try was."""
+    read, failures, tries = rfm.purchases, [], []
+
+    def purchases(session):
+        tries.append(time.monotonic())
+        if failures:
+            raise failures.pop()
+        return read(session)
+
+    monkeypatch.setattr(rfm, "purchases", purchases)
+    return failures, tries
+
+
+TOO_SLOW = StorageError("statement took longer than 30 s")
+
+
+async def test_tries_of_a_run_have_one_number_and_wait_ever_longer(
+    live_shop, scorer, running, eventually, monkeypatch, unreadable
+):
+    monkeypatch.setattr(scoring, "AGAIN_S", 0.001)
+    monkeypatch.setattr(scoring, "LOOK_EVERY_S", 0.006)
+    failures, tries = unreadable
+    failures += [TOO_SLOW] * 5
+    scorer.request()
+    with capture_logs() as said:
+        async with running(scorer.run()):
+            await eventually(lambda: scorer.progress is None)
+    assert len(tries) == 6
+    pauses = [line["again_in_s"] for line in said if line["event"] == "scoring_failed"]
+    assert pauses == [0.001, 0.002, 0.004, 0.006, 0.006]
+    assert all(later - one >= wait for one, later, wait in zip(tries, tries[1:], pauses, strict=False))
+    assert await live_shop.rows("select run_id from rfm_runs") == [{"run_id": 1}]
+    assert [await scorer.score(), await scorer.score()] == [2, 3], "what came to its end is not gone on with"
+
+
+async def test_whoever_asks_for_a_run_that_failed_need_not_wait(
+    live_shop, scorer, running, eventually, monkeypatch, unreadable
+):
+    monkeypatch.setattr(scoring, "AGAIN_S", 3600.0)
+    failures, tries = unreadable
+    failures.append(TOO_SLOW)
+    scorer.request()
+    async with running(scorer.run()):
+        await eventually(lambda: len(tries) == 1)
+        assert scorer.progress is not None
+        scorer.request()
+        await eventually(lambda: scorer.progress is None)
+    assert len(tries) == 2
+    assert await live_shop.column("select run_id from rfm_runs where finished_at is not null") == [1]
+
+
+async def test_what_a_try_has_written_is_news_of_the_run(live_shop, scorer, running, eventually, monkeypatch):
+    monkeypatch.setattr(scoring, "AGAIN_S", 0.01)
+    shop = live_shop
+    await order(shop, "u0", "o0", days_ago=1, total=10)
+    await shop.folded()
+    end, failures = rfm.end_run, [StorageError("the disk is full")]
+
+    def failing(*arguments) -> None:
+        if failures:
+            raise failures.pop()
+        end(*arguments)
+
+    monkeypatch.setattr(rfm, "end_run", failing)
+    scorer.request()
+    async with running(scorer.run()):
+        await eventually(lambda: scorer.progress is None)
+    [run] = await shop.rows("select people, changed from rfm_runs")
+    assert (run["people"], run["changed"]) == (1, 1)
+    assert scorer.asked == [1]
 
 
 async def test_amounts_of_several_currencies_are_warned_of(tmp_path):
