@@ -34,7 +34,7 @@ class PersonFacts:
     Times are unix milliseconds. `offered`: when this campaign offered them something, `offered_here` the same
     at this place; `active`: an offer of this campaign is still on its way. `sent_today`, `sent_this_week`:
     offers of all campaigns in the calendar day and week of `send_at`. `in_audience`: whether the campaign's
-    audience holds. `goal_reached_at`: the goal's event since the candidate's moment. `has_products`,
+    audience holds. `goal_reached_at`: since when the goal's event after the moment is known. `has_products`,
     `has_code`: None where the offer wants none. `rivals`: whose offers of the same moment are decided.
     `text_fault`: why the offer cannot be rendered, where that was tried already.
     """

@@ -184,7 +184,8 @@ def in_audience(session: Session, campaign: Campaign, profile_id: str, now: int)
 
 
 def goal_reached_at(session: Session, campaign: Campaign, profile_id: str, since: int) -> int | None:
-    """When the person first did what the campaign is for, since a moment; over all that they are known by.
+    """When the person first did what the campaign is for, since a moment, and word of it had come; over all
+    that they are known by.
 
     What was told since the moment counts, too, whatever time it claims: tills date by the minute.
     """

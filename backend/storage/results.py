@@ -296,11 +296,11 @@ def _facts_then(
     )
     facts = replace(
         facts,
-        # What somebody bought after the moment could not have stopped the offer.
+        # What somebody bought after the moment, or what was told of later, could not have stopped the offer.
         goal_reached_at=None if reached_at is None or reached_at > moment.decided_at else reached_at,
         offered=[at for at in facts.offered if at < since],
         offered_here=[at for at in facts.offered_here if at < since],
         sent_today=today,
         sent_this_week=this_week,
     )
-    return with_text(session, campaign, facts, waiting, shelves, moment.due_at)
+    return with_text(session, campaign, facts, waiting, shelves, moment.decided_at)

@@ -202,6 +202,59 @@ async def test_a_dry_run_counts_what_waits_for_the_morning(live_shop, guardrails
     ]
 
 
+@pytest.mark.parametrize("bought_ago_s", [300, 0, -60], ids=["before", "at once", "since"])
+async def test_a_purchase_stops_a_rehearsed_offer_from_when_word_of_it_came(live_shop, bought_ago_s):
+    """Bought at the till, and reported half an hour later; until then the offers go out."""
+    shop = live_shop
+    campaign = await save(shop, trigger={**CART, "wait_s": 60}, goal={"event": "Order Completed"})
+    await shop.person("anna")
+    carts = []
+    for reported in (False, True):
+        shop.clock.forward(600_000)
+        await track(shop, "Cart")
+        carts.append(shop.clock())
+        if reported:
+            await reported_late(shop, "Order Completed", carts[0] - bought_ago_s * 1000)
+        shop.clock.forward(60_000)
+        await shop.heartbeat()
+        await shop.folded()
+        await sent(shop)
+    decided = await happened(shop)
+    assert [verdict for verdict, _, _ in decided] == ["sent", "suppressed"]
+    await rehearsed_as(shop, campaign, decided)
+
+
+async def test_a_moment_that_came_late_speaks_of_what_was_looked_at_until_it_came(live_shop):
+    shop = live_shop
+    offer = {"title": "{{ product.name }}", "body": "b", "products": "viewed", "life_s": 86_400}
+    campaign = await save(shop, offer=offer)
+    await shop.person("anna")
+    happened_at = shop.clock()
+    shop.clock.forward(600_000)
+    looked = {"product_id": "p1", "name": "Shoe"}
+    await shop.journal.append_events(
+        [shop.event("track", name="Product Viewed", user_id="anna", properties=looked)]
+    )
+    shop.clock.forward(600_000)
+    await reported_late(shop, "Cart", happened_at)
+    decided = await happened(shop)
+    assert [verdict for verdict, _, _ in decided] == ["sent"]
+    await rehearsed_as(shop, campaign, decided)
+
+
+async def reported_late(shop, name: str, occurred_at: int) -> None:
+    await shop.journal.append_events(
+        [shop.event("track", name=name, user_id="anna", occurred_at=occurred_at)]
+    )
+    await shop.folded()
+
+
+async def rehearsed_as(shop, campaign, decided) -> None:
+    shop.clock.forward(1)
+    played = await shop.state.read(lambda s: results.rehearsed(s, campaign, 0, shop.clock()))
+    assert [(one.decision.verdict, one.decision.reason) for one in played] == [one[:2] for one in decided]
+
+
 # Whose clock ----------------------------------------------------------------------------------------------
 
 

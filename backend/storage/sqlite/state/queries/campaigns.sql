@@ -138,13 +138,14 @@ where d.profile_id = tree.profile_id and d.campaign_id = :campaign_id and d.acti
   and d.decision_id < :decision_id;
 
 -- name: goal_reached$
--- When a person first did what a campaign is for, since a moment; also what was dated earlier and told since.
--- Of browsers' doings those that are the person's. The name is hidden from its index: by it there are everybody's.
+-- When a person first did what a campaign is for, since a moment, and word of it had come; also what was dated
+-- earlier and told since. Of browsers' doings those that are the person's. The name is hidden from its index: by it
+-- there are everybody's.
 with recursive tree (profile_id) as (
   select :profile_id
   union
   select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
-select min(e.occurred_at) from tree cross join profiles p cross join events e
+select min(max(e.occurred_at, e.received_at)) from tree cross join profiles p cross join events e
 where p.profile_id = tree.profile_id and e.profile_id = tree.profile_id
   and e.kind = 'track' and coalesce(e.name, '') = :name and e.occurred_at >= :earliest
   and e.occurred_at between p.attach_from and p.attach_until
