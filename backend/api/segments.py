@@ -16,6 +16,7 @@ from backend.campaigns.model import Campaign, SegmentEntered
 from backend.segments.model import (
     Condition,
     Definition,
+    Identifier,
     SegmentInvalid,
     parse_as,
     parse_definition,
@@ -147,9 +148,13 @@ def _definition(raw: bytes) -> Definition:
 
 
 class TrialBody(Struct, forbid_unknown_fields=True):
-    """A condition to try."""
+    """A condition to try; `segment_id` names the segment that it is a correction of.
+
+    What that one names already may be gone since, as when it is saved.
+    """
 
     condition: Condition
+    segment_id: Identifier | None = None
 
 
 def _trial(raw: bytes) -> TrialBody:
@@ -270,7 +275,7 @@ async def post_preview(request: web.Request, body: TrialBody) -> Trial:
     `complete` is false, and `share` is of those who were asked.
     """
     state, now = request.app[STATE], request.app[HOST].now_ms()
-    people = await state.read(lambda session: _checked(session, body.condition))
+    people = await state.read(lambda session: _checked(session, body))
     asked, members, sample, after, portion = 0, 0, list[str](), "", FIRST_PORTION
     ends = time.monotonic() + PREVIEW_S
     while time.monotonic() < ends:
@@ -284,10 +289,11 @@ async def post_preview(request: web.Request, body: TrialBody) -> Trial:
     return Trial(people, asked, members, _share(members, asked), False, sample)
 
 
-def _checked(session: Session, condition: Condition) -> int:
-    """How many people there are, if all that is named is there. Raises Problem 400."""
+def _checked(session: Session, trial: TrialBody) -> int:
+    """How many people there are, if all that is named is there or was before. Raises Problem 400."""
+    stored = segment_rows.segment(session, trial.segment_id) if trial.segment_id is not None else None
     try:
-        segment_rows.check_named(session, condition)
+        segment_rows.check_named(session, trial.condition, stored.condition if stored is not None else None)
     except SegmentInvalid as error:
         raise Problem(400, "segment", str(error)) from error
     return segment_rows.count_people(session)

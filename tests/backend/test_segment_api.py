@@ -301,6 +301,37 @@ async def test_a_fence_that_goes_later_breaks_no_segment_that_stands(call):
     assert (status, answer["error"]["message"]) == (400, "any[1].fence_id: there is no geofence f1")
 
 
+async def test_a_correction_that_may_be_saved_may_be_tried(call):
+    shape = {"type": "circle", "latitude": 48.2, "longitude": 16.3, "radius_m": 150}
+    fence = {"fence_id": "f1", "name": "Market", "shape": shape}
+    assert (await call("PUT", "/api/geofences/f1", fence))[0] == 200
+    near = {"type": "any", "of": [VIEWED, {"type": "near", "fence_id": "f1"}]}
+    await call.put("keen", near)
+    await call.put("keener", VIEWED)
+    assert (await call("DELETE", "/api/geofences/f1"))[0] == 204
+    await call.track("anna", "Product Viewed")
+    await call.eventually(lambda: _is_member(call, "anna", "keen"))
+    gone = "there is no geofence f1"
+    corrected = {"type": "all", "of": [near, VIEWED]}
+    new = {"type": "all", "of": [corrected, {"type": "near", "fence_id": "f2"}]}
+    for segment_id, condition, wrong in (
+        ("keen", near, None),
+        ("keen", corrected, None),
+        ("keen", new, "all[1].fence_id: there is no geofence f2"),
+        ("keener", corrected, f"all[0].any[1].fence_id: {gone}"),
+        ("nobody's", near, "segment_id: "),
+        ("new", near, f"any[1].fence_id: {gone}"),
+        (None, near, f"any[1].fence_id: {gone}"),
+    ):
+        body = {"condition": condition, "segment_id": segment_id}
+        status, answer = await call("POST", "/api/segments/preview", body)
+        if wrong is None:
+            assert (status, answer["members"]) == (200, 1), answer
+        else:
+            assert status == 400, answer
+            assert answer["error"]["message"].startswith(wrong)
+
+
 async def test_everything_survives_a_restart(tmp_path):
     async with a_backend(tmp_path) as call:
         await call.put("viewers", VIEWED)
