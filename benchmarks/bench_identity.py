@@ -166,7 +166,7 @@ def save_segments(session: Session, definitions: Sequence[Definition]) -> None:
         segment_id = f"s{number}"
         segments.save_segment(session, segment_id, definition, NOW, "bench")
         segments.start_computing(session, segment_id, segments.basis_of(session, definition.condition))
-        segments.end_computing(session, segment_id, NOW)
+        segments.end_computing(session, segment_id, 1, NOW)
 
 
 async def whole_fold(

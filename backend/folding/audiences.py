@@ -449,12 +449,12 @@ class AudiencePart:
         began = self._stopwatch()
         people = rows.people_after(session, segment.computed_to, audiences.portion)
         if not people:
-            rows.end_computing(session, segment.segment_id, now)
+            rows.end_computing(session, segment.segment_id, segment.version, now)
             self.computed = True
             self._replace(replace(segment, state="live", computed_at=now))
             return
         yield from self._compute_portion(segment, people, now)
-        rows.move_computing(session, segment.segment_id, people[-1])
+        rows.move_computing(session, segment.segment_id, segment.version, people[-1])
         self._replace(replace(segment, computed_to=people[-1]))
         if len(people) == audiences.portion:
             audiences.portion = _next_portion(audiences.portion, self._stopwatch() - began)

@@ -245,14 +245,14 @@ def start_computing(session: Session, segment_id: str, basis: str) -> None:
     session.run("begin_segment_computing", segment_id=segment_id, basis=basis)
 
 
-def move_computing(session: Session, segment_id: str, computed_to: str) -> None:
+def move_computing(session: Session, segment_id: str, version: int, computed_to: str) -> None:
     """Everybody up to a person has been asked."""
-    session.run("move_segment_computing", segment_id=segment_id, computed_to=computed_to)
+    session.run("move_segment_computing", segment_id=segment_id, version=version, computed_to=computed_to)
 
 
-def end_computing(session: Session, segment_id: str, now: int) -> None:
-    """Everybody has been asked."""
-    session.run("end_segment_computing", segment_id=segment_id, now=now)
+def end_computing(session: Session, segment_id: str, version: int, now: int) -> None:
+    """Everybody has been asked by this version; without effect where another was saved meanwhile."""
+    session.run("end_segment_computing", segment_id=segment_id, version=version, now=now)
 
 
 def forget_segment(session: Session, segment_id: str) -> None:

@@ -537,6 +537,33 @@ def test_a_deleted_segment_is_emptied_without_anybody_leaving(base, monkeypatch)
 # Segments of segments ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("portion", (0, 1))
+def test_what_is_changed_while_it_is_computed_stays_changed(base, portion):
+    """The transaction that computes may know the segment as it was before: its end is that one's end."""
+    base.fold(*(base.event(name="Product Viewed", user_id=f"u{number}") for number in range(3)))
+    for segment_id in ("ended", "changed", "begun anew"):
+        base.save(segment_id, BOUGHT)
+        base.live.audiences.portion = portion or base.live.audiences.portion
+        base.fold()
+        later = Definition(segment_id, parse_condition(msgspec.json.encode(VIEWED)))
+
+        def change(session, segment_id=segment_id, later=later):
+            if segment_id != "changed":
+                segments.delete_segment(session, segment_id, base.now)
+            if segment_id != "ended":
+                segments.save_segment(session, segment_id, later, base.now, "test")
+
+        base.run(change)
+        base.fold()  # it has not heard of that yet
+        base.reload()
+        base.settle()
+    states = dict(base.rows("select segment_id, state from segments"))
+    assert states == {"ended": "deleted", "changed": "live", "begun anew": "live"}
+    people = {base.person("user_id", f"u{number}") for number in range(3)}
+    assert base.members("changed") == base.members("begun anew") == people
+    assert base.members("ended") == set()
+
+
 def test_whoever_asks_for_a_segment_follows_it(base, monkeypatch):
     base.save("viewers", VIEWED)
     base.save("shy", {"type": "all", "of": [{"type": "segment", "segment_id": "viewers"}, NOT_BOUGHT]})

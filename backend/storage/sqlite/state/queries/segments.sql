@@ -47,16 +47,19 @@ update segments set computed_to = '', basis = :basis where segment_id = :segment
 update segments set state = 'deleting', changed_at = :now where segment_id = :segment_id;
 
 -- name: move_segment_computing!
--- How far the computing got.
-update segments set computed_to = :computed_to where segment_id = :segment_id;
+-- How far the computing got; unless the segment was changed or deleted meanwhile.
+update segments set computed_to = :computed_to
+where segment_id = :segment_id and version = :version and state = 'computing';
 
 -- name: end_segment_computing!
--- Everybody has been asked.
-update segments set state = 'live', computed_at = :now where segment_id = :segment_id;
+-- Everybody has been asked; unless the segment was changed or deleted meanwhile.
+update segments set state = 'live', computed_at = :now
+where segment_id = :segment_id and version = :version and state = 'computing';
 
 -- name: forget_segment!
--- Its last member is removed; the row stays, so that a version's number is never given twice.
-update segments set state = 'deleted' where segment_id = :segment_id;
+-- Its last member is removed; the row stays, so that a version's number is never given twice. It may have been
+-- saved anew meanwhile.
+update segments set state = 'deleted' where segment_id = :segment_id and state = 'deleting';
 
 -- name: segment_people_after
 -- People in the order of their ids; ids claimed without proof are nobody.
