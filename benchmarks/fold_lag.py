@@ -1,12 +1,17 @@
-"""How long what the bridge has accepted waits for the fold, in the backend's own process."""
+"""How long what the bridge has accepted waits for the fold, in the backend's own process.
+
+As in bench_ingest.py the server has one core to itself, and whoever loads it another.
+"""
 
 import asyncio
 import json
+import os
 import sqlite3
 import time
 from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -41,11 +46,24 @@ class Lag:
 def measure(folder: Path, rate: float, seconds: float, people: int) -> Lag:
     """At so many events a second: strangers' pages, logins that merge, views of known people in turn."""
     write_key = _with_source(folder / "data")
-    with BackendProcess(folder) as backend:
+    with _on_a_core_of_its_own(BackendProcess(folder)) as backend:
         load = _Load(backend.port, folder / "data" / STATE_FILE, write_key, people)
         began = time.perf_counter()
         waits = asyncio.run(load.run(rate, seconds))
         return Lag(len(waits) * EVENTS_A_CALL / (time.perf_counter() - began), waits)
+
+
+@contextmanager
+def _on_a_core_of_its_own(backend: BackendProcess) -> Iterator[BackendProcess]:
+    """The backend on the first core, we on the last."""
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})  # a child inherits it
+        with backend:
+            os.sched_setaffinity(0, {max(cores)})
+            yield backend
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def _with_source(data: Path) -> str:
