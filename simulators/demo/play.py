@@ -88,7 +88,7 @@ async def play(script: Script) -> dict[str, Any]:
             stage.stop = stop
             phones = await _open_shop(stage, stack)
             screen.say(f"Live floor: {scene.page}\n{TOKEN_ORIGIN}")
-            await _run(stage, phones, screen)
+            await run(stage, phones, screen)
             scene.tell("the shop closes; waiting until everything has arrived")
             screen.draw()
             await _drain(stage, phones)
@@ -248,27 +248,32 @@ async def _scanning(stage: Stage) -> None:
 # Running ------------------------------------------------------------------------------------------------
 
 
-async def _run(stage: Stage, phones: PhoneFleet, screen: Screen) -> None:
+async def run(stage: Stage, phones: PhoneFleet, screen: Screen) -> None:
     """Until the time is up or somebody presses Ctrl-C; whatever fails ends all of it."""
     stage.scene.started = time.monotonic()
     stage.scene.tell("the shop is open")
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_live(stage)), group.create_task(_show(stage, phones, screen))]
+        group.create_task(_live(stage))
+        tasks = [group.create_task(_show(stage, phones, screen))]
         if stage.script.chaos:
             tasks.append(group.create_task(_chaos(stage)))
         with suppress(TimeoutError):
             async with asyncio.timeout(stage.script.seconds):
                 await stage.stop.wait()
+        stage.stop.set()
         for task in tasks:
             task.cancel()
 
 
 async def _live(stage: Stage) -> None:
-    """The shop in real time: people walk, beacons advertise, radios hear."""
+    """The shop in real time, until it closes: people walk, beacons advertise, radios hear.
+
+    It ends between two steps and is not cancelled: an advert on its way would be heard and not counted.
+    """
     shop, start = stage.shop, time.monotonic()
     shop.open_after(start - stage.registered_at)
     listed = shop.known_keys
-    while True:
+    while not stage.stop.is_set():
         now = time.monotonic() - start
         for sent in shop.transmissions(now):
             for gateway, rssi in shop.heard_by(sent):
@@ -323,6 +328,9 @@ async def _kill(stage: Stage, name: str) -> None:
         return
     await stage.programs[name].kill()
     if name in stage.radios:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while stage.radios[name].listening(ADAPTER):  # until BlueZ knows, adverts count as heard
+                await asyncio.sleep(0.005)
         stage.ledger.killed(f"{STORE}/{name}", int(time.monotonic() * 1000))
 
 
