@@ -329,7 +329,7 @@ async def _kill(stage: Stage, name: str) -> None:
     await stage.programs[name].kill()
     if name in stage.radios:
         async with asyncio.timeout(START_TIMEOUT_S):
-            while stage.radios[name].listening(ADAPTER):  # until BlueZ knows, adverts count as heard
+            while stage.radios[name].listening(ADAPTER):  # noqa: ASYNC110 - what it hears counts until then
                 await asyncio.sleep(0.005)
         stage.ledger.killed(f"{STORE}/{name}", int(time.monotonic() * 1000))
 
