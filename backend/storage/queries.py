@@ -16,6 +16,7 @@ from backend.storage.session import Area, Rows, StorageError
 _PARAMETER = re.compile(r"'(?:[^']|'')*'|--[^\n]*|:([a-z_]\w*)", re.IGNORECASE)
 _ONE_ROW = re.compile(r"\bvalues\s*(\([^()]*\))((?:\s+on conflict\b[^?]*)?)\s*;?\s*$", re.IGNORECASE)
 ROWS_TOGETHER = 32
+_PART = re.compile(r"\{(\w+)\}")
 SQL_FOLDER = Path(__file__).parent / "sqlite"
 """The common text: what SQLite reads, and PostgreSQL wherever the dialects agree."""
 
@@ -23,14 +24,19 @@ SQL_FOLDER = Path(__file__).parent / "sqlite"
 @cache
 def named_queries(area: Area) -> Mapping[str, str]:
     """Every named query of an area, by name, from `sqlite/<area>/queries/*.sql`."""
-    return MappingProxyType(read_queries(SQL_FOLDER / area / "queries"))
+    return MappingProxyType(read_queries(SQL_FOLDER / area / "queries", area))
 
 
-def read_queries(folder: Path) -> dict[str, str]:
-    """The queries of a folder's files. Raises StorageError for a name that is there twice."""
+def read_queries(folder: Path, area: Area) -> dict[str, str]:
+    """The queries of a folder's files; `{tree}` in a text stands for `sqlite/<area>/parts/tree.sql`.
+
+    Raises StorageError for a name that is there twice and for a part that is not there.
+    """
     found: dict[str, str] = {}
+    shared = (SQL_FOLDER / area / "parts").glob("*.sql")
+    parts = {path.stem: path.read_text("utf-8").strip() for path in shared}
     for path in sorted(folder.glob("*.sql")):
-        loaded = aiosql.from_path(path, "sqlite3", mandatory_parameters=False)
+        loaded = aiosql.from_str(_whole(path, parts), "sqlite3", mandatory_parameters=False)
         for name in loaded.available_queries:
             if name.endswith("_cursor"):
                 continue
@@ -38,6 +44,14 @@ def read_queries(folder: Path) -> dict[str, str]:
                 raise StorageError(f"query {name} is defined twice in {folder}")
             found[name] = getattr(loaded, name).sql
     return found
+
+
+def _whole(path: Path, parts: Mapping[str, str]) -> str:
+    text = path.read_text("utf-8")
+    missing = set(_PART.findall(text)) - parts.keys()
+    if missing:
+        raise StorageError(f"{path} names parts that are not there: {', '.join(sorted(missing))}")
+    return _PART.sub(lambda match: parts[match[1]], text)
 
 
 @dataclass(frozen=True, slots=True)

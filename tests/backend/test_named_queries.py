@@ -8,8 +8,8 @@ import pytest
 
 from backend.folding import people
 from backend.storage import profile_rows
-from backend.storage.queries import named_queries, numbered
-from backend.storage.session import Rows
+from backend.storage.queries import named_queries, numbered, read_queries
+from backend.storage.session import Rows, StorageError
 
 BACKEND = Path(__file__).parents[2] / "backend"
 TREES = [ast.parse(path.read_text("utf-8")) for path in BACKEND.rglob("*.py")]
@@ -66,3 +66,9 @@ def test_a_query_that_nobody_asks_is_seen():
 def test_what_every_event_writes_is_bound_as_it_is(query: str, columns: tuple[str, ...]) -> None:
     rows = Rows(columns, [tuple(range(len(columns)))])
     assert numbered(named_queries("state")[query]).bound(rows) is rows.values
+
+
+def test_a_part_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "people.sql").write_text("-- name: people\nwith recursive {bush} select * from bush;\n")
+    with pytest.raises(StorageError, match=r"people\.sql names parts that are not there: bush"):
+        read_queries(tmp_path, "state")

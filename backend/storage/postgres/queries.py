@@ -15,7 +15,7 @@ POSTGRES_FOLDER = Path(__file__).parent
 @cache
 def own_queries(area: Area) -> Mapping[str, str]:
     """The queries that the dialects do not agree about."""
-    return MappingProxyType(read_queries(POSTGRES_FOLDER / area / "queries"))
+    return MappingProxyType(read_queries(POSTGRES_FOLDER / area / "queries", area))
 
 
 @cache

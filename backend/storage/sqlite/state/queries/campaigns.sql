@@ -70,10 +70,7 @@ where decision_id = :decision_id and active = 1 and not exists (select 1 from pu
 
 -- name: offers_to_person
 -- A campaign's offers to a person, or to whom was merged into them; what never went out does not count.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select d.decision_id, d.send_at as at, d.store_id, d.zone_id, d.fence_id, d.active from tree cross join decisions d
 where d.profile_id = tree.profile_id and d.campaign_id = :campaign_id and d.verdict in ('sent', 'held_out')
   and (d.active = 1 or d.verdict = 'held_out' or exists (select 1 from pushes
@@ -83,10 +80,7 @@ order by d.send_at;
 -- name: offers_between$
 -- How many offers of any campaign go to a person in a span of time, those on their way included; as was known at
 -- a time, and without what one campaign has offered since another.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select count(*) from tree cross join decisions d
 where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.send_at >= :start and d.send_at < :end
   and d.decided_at <= :known_at and (d.campaign_id <> :campaign_id or d.decided_at < :since)
@@ -95,10 +89,7 @@ where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.send_at >= :st
 
 -- name: offers_of_moment
 -- Other campaigns' offers to a person for what happened in a span of time; what never went out does not count.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select distinct d.campaign_id from tree cross join decisions d
 where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.campaign_id <> :campaign_id
   and d.due_at between :start and :end
@@ -107,10 +98,7 @@ where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.campaign_id <>
 
 -- name: offers_that_yield
 -- Other campaigns' offers to a person for what happened in a span of time of which nothing has begun to leave.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select d.campaign_id, d.send_at as at from tree cross join decisions d
 where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.active = 1 and d.campaign_id <> :campaign_id
   and d.due_at between :start and :end
@@ -119,20 +107,14 @@ where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.active = 1 and
 
 -- name: sent_between$
 -- How many other offers have left for a person in a span of time, in whatever state they are.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select count(distinct q.decision_id) from tree cross join pushes q
 where q.profile_id = tree.profile_id and q.sending_at >= :start and q.sending_at < :end
   and q.decision_id <> :decision_id;
 
 -- name: older_active_offer$
 -- Whether the same campaign has another, earlier offer on its way to the person: two people became one.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select count(*) from tree cross join decisions d
 where d.profile_id = tree.profile_id and d.campaign_id = :campaign_id and d.active = 1
   and d.decision_id < :decision_id;
@@ -141,10 +123,7 @@ where d.profile_id = tree.profile_id and d.campaign_id = :campaign_id and d.acti
 -- When a person first did what a campaign is for, since a moment, and word of it had come; also what was dated
 -- earlier and told since. Of browsers' doings those that are the person's. The name is hidden from its index: by it
 -- there are everybody's.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select min(max(e.occurred_at, e.received_at)) from tree cross join profiles p cross join events e
 where p.profile_id = tree.profile_id and e.profile_id = tree.profile_id
   and e.kind = 'track' and coalesce(e.name, '') = :name and e.occurred_at >= :earliest
@@ -160,10 +139,7 @@ from decisions where decision_id = :decision_id;
 -- name: is_in_store$
 -- Whether a person is in a store now, also as somebody who was merged into them; who was in none of its zones for
 -- long may be anywhere.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select count(*) from tree join visits using (profile_id)
 where visits.store_id = :store_id and visits.left_at is null
   and (visits.idle_since is null or visits.idle_since >= :in_a_zone_since);
@@ -238,19 +214,13 @@ from pushes order by created_at desc limit :limit;
 
 -- name: is_in_zone$
 -- Whether a person is in a zone now, with any of their beacons; also as somebody who was merged into them.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select exists (select 1 from tree join presences using (profile_id)
   where store_id = :store_id and zone_id = :zone_id);
 
 -- name: whereabouts
 -- The stores that a person is in now, and the zones there; the newest visit first.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select v.store_id, here.zone_id
 from tree join visits v on v.profile_id = tree.profile_id
 left join presences here on here.beacon_key = v.subject and here.store_id = v.store_id
@@ -258,10 +228,7 @@ where v.left_at is null order by v.entered_at desc, v.visit_id desc;
 
 -- name: clock_of_last_store
 -- The time zone of the store that a person came to last.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select s.timezone from tree join visits v on v.profile_id = tree.profile_id join stores s on s.store_id = v.store_id
 order by v.entered_at desc limit 1;
 

@@ -57,10 +57,7 @@ update fence_visits set left_at = :left_at where subject = :subject and fence_id
 
 -- name: is_in_fence$
 -- Whether a person is in a fence now, also as somebody who was merged into them.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select count(*) from tree join fence_presences using (profile_id)
 where fence_presences.fence_id = :fence_id and fence_presences.inside = 1;
 

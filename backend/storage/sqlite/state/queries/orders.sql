@@ -42,11 +42,7 @@ delete from order_lines where profile_id = :profile_id and order_id = :order_id 
 
 -- name: order_statements_of_person
 -- Everything said of a person's orders, through whichever identifier.
-with recursive tree (profile_id, attach_from, attach_until) as (
-  select cast(:profile_id as text), cast(0 as bigint), cast(9007199254740991 as bigint)
-  union
-  select p.profile_id, p.attach_from, p.attach_until
-  from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {attached_tree}
 select s.order_id, s.event_hash, s.event_id, s.what, s.occurred_at, s.total, s.currency, s.refund_id, s.whole,
   s.has_lines, s.unreadable
 from tree join order_statements s on s.profile_id = tree.profile_id
@@ -54,11 +50,7 @@ where s.occurred_at between tree.attach_from and tree.attach_until;
 
 -- name: order_lines_of_person
 -- The products of a person's newest orders; where two identifiers reported an order, of each report.
-with recursive tree (profile_id, attach_from, attach_until) as (
-  select cast(:profile_id as text), cast(0 as bigint), cast(9007199254740991 as bigint)
-  union
-  select p.profile_id, p.attach_from, p.attach_until
-  from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {attached_tree}
 select o.order_id, o.completed_at, l.event_hash, l.line, l.product_id, l.category, l.quantity, l.price
 from tree join orders o on o.profile_id = tree.profile_id
 join order_lines l on l.profile_id = o.profile_id and l.order_id = o.order_id and l.event_hash = o.lines_of

@@ -143,10 +143,7 @@ where (excluded.hour, excluded.timezone) > (device_clocks.hour, device_clocks.ti
 
 -- name: device_clock_of_person
 -- The time zone that a person's devices were in last, browsers' as far as their doings are the person's.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select c.timezone from tree join profiles p using (profile_id) join device_clocks c using (profile_id)
 where c.hour > p.attach_from - 3600000 and c.hour <= p.attach_until
 order by c.hour desc, c.timezone desc limit 1;
@@ -218,38 +215,26 @@ select profile_id from up where parent is null;
 
 -- name: profiles_of_person
 -- The person's own profile and every one merged into it.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select p.profile_id, p.id_type, p.merged_into, p.merged_at, p.created_at
 from tree join profiles p using (profile_id) order by p.created_at, p.profile_id;
 
 -- name: consent_statements_of
 -- What each of a person's profiles last said; about all purposes.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select c.purpose, c.granted, c.occurred_at, p.id_type, p.merged_at
 from tree join profiles p using (profile_id) join consents c using (profile_id);
 
 -- name: traits_of_person
 -- Every trait of each of a person's profiles, of browsers' as far as their doings are the person's.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select t.name, t.value, t.occurred_at, t.event_hash, p.id_type
 from tree join profiles p using (profile_id) join traits t using (profile_id)
 where t.occurred_at between p.attach_from and p.attach_until;
 
 -- name: push_addresses_of_person
 -- Where pushes reach a person. One claimed without proof reaches them only while nobody knows who they are.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select a.kind, a.value, a.platform, a.last_seen_at
 from tree join push_addresses a using (profile_id)
 where a.quarantined_at is null and (a.proven = 1 or a.profile_id = :profile_id)
@@ -257,10 +242,7 @@ order by a.last_seen_at desc, a.kind, a.value;
 
 -- name: identifiers_of_person
 -- Every identifier of a person, since when and why.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select p.id_type, p.id, p.created_at as valid_from, p.cause
 from tree join profiles p using (profile_id) where p.id_type <> 'claimed_user_id'
 union all
@@ -280,19 +262,13 @@ where e.profile_id = tree.profile_id and e.id_type = 'beacon' and e.valid_to is 
 
 -- name: devices_of_person
 -- The devices that a person holds.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select d.device_id, d.platform, d.last_seen_at
 from tree join devices d using (profile_id) order by d.device_id;
 
 -- name: events_of_person
 -- What a person did, newest first, through whichever identifier.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select e.event_id, e.kind, e.name, e.source, e.occurred_at, e.body, e.properties
 from tree join profiles p using (profile_id) join events e using (profile_id)
 where e.occurred_at between p.attach_from and p.attach_until and e.occurred_at < :before order by e.occurred_at desc, e.event_id desc limit :limit;
