@@ -29,7 +29,7 @@ from backend.storage.segments import SegmentInUse, StoredSegment
 from backend.storage.session import Session
 
 PREVIEW_S = 2.0  # a marketer waits so long; beyond it the answer is of those who were asked until then
-PREVIEW_PORTION_S = 0.02  # other questions wait behind one portion on the reader's thread
+PREVIEW_PORTION_S = 0.02  # another question waits behind one portion on a reader's thread
 FIRST_PORTION = 100
 LARGEST_PORTION = 5_000
 SAMPLE = 20

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import queue
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,6 +16,7 @@ import structlog
 from backend.storage.migrations import migration_files
 from backend.storage.queries import ROWS_TOGETHER, named_queries, numbered
 from backend.storage.session import (
+    READERS,
     Area,
     Database,
     Row,
@@ -97,7 +99,7 @@ class SqliteSession:
 
 
 class SqliteFile:
-    """A database file with a thread that writes, one that reads and one that tidies; use as `async with`.
+    """A database file with a thread that writes, two that read and one that tidies; use as `async with`.
 
     `write` runs a function in one immediate transaction, committed with synchronous=FULL before it returns;
     an exception rolls it back. `read` sees the last commit and never waits for the writer (WAL).
@@ -109,10 +111,11 @@ class SqliteFile:
         self.path = path
         self._area = area
         self._writer = ThreadPoolExecutor(1, thread_name_prefix=f"{area}-writer")
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix=f"{area}-reader")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix=f"{area}-reader")
         self._tidier = ThreadPoolExecutor(1, thread_name_prefix=f"{area}-tidier")
         self._write_connection: sqlite3.Connection | None = None
-        self._read_connection: sqlite3.Connection | None = None
+        self._read_connections: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._is_open = False
         self._tidy_connection: sqlite3.Connection | None = None
         self._untidied = 0
         self._tidying: asyncio.Future[None] | None = None
@@ -121,20 +124,22 @@ class SqliteFile:
     async def __aenter__(self) -> "SqliteFile":
         loop = asyncio.get_running_loop()
         self._write_connection = await loop.run_in_executor(self._writer, _open, self.path, self._area)
-        self._read_connection = await loop.run_in_executor(self._reader, _open_reader, self.path)
+        for _ in range(READERS):
+            self._read_connections.put(await loop.run_in_executor(self._readers, _open_reader, self.path))
         if self._area in TIDIED_AFTER:
             self._tidy_connection = await loop.run_in_executor(self._tidier, _open_beside, self.path)
         self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._is_open = True
         return self
 
     async def __aexit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
+        self._is_open = False
+        for __ in range(READERS):  # each once it is not needed any more
+            await loop.run_in_executor(self._readers, lambda: self._read_connections.get().close())
+        self._readers.shutdown(wait=False)
         tidying, self._tidy_connection = self._tidy_connection, None  # a commit may end beside this
-        for pool, connection in (
-            (self._reader, self._read_connection),
-            (self._tidier, tidying),
-            (self._writer, self._write_connection),
-        ):
+        for pool, connection in ((self._tidier, tidying), (self._writer, self._write_connection)):
             if connection is not None:
                 await loop.run_in_executor(pool, connection.close)
             pool.shutdown(wait=False)
@@ -155,8 +160,10 @@ class SqliteFile:
         return result
 
     async def read(self, work: Callable[[Session], T]) -> T:
-        """One consistent view on the reader's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._reader, self._view, work)
+        """One consistent view on a reader's thread."""
+        if not self._is_open:
+            raise StorageError(f"{self.path} is not open")
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self._view, work)
 
     def view(self, work: Callable[[Session], T]) -> T:
         """One consistent view on a connection of its own; blocks."""
@@ -198,9 +205,7 @@ class SqliteFile:
         return transaction(self._write_connection, self._area, work)
 
     def _view(self, work: Callable[[Session], T]) -> T:
-        connection = self._read_connection
-        if connection is None:
-            raise StorageError(f"{self.path} is not open")
+        connection = self._read_connections.get()
         try:
             connection.execute("begin")
             return work(SqliteSession(connection, named_queries(self._area)))
@@ -209,6 +214,7 @@ class SqliteFile:
             raise
         finally:
             connection.rollback()
+            self._read_connections.put(connection)
 
 
 def transaction(connection: sqlite3.Connection, area: Area, work: Callable[[Session], T]) -> T:

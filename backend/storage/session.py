@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 T = TypeVar("T")
 Area: TypeAlias = Literal["journal", "state"]
+READERS = 2  # threads of a database: a long question of the dashboard's must not hold up the sender's
 
 
 class StorageError(RuntimeError):

@@ -48,6 +48,22 @@ async def test_a_transaction_is_all_or_nothing(state: Database) -> None:
     assert await state.read(stores) == ["s1"]
 
 
+async def test_a_long_question_does_not_hold_up_another(state: Database) -> None:
+    answered, asked = threading.Event(), threading.Event()
+
+    def long(session: Session) -> bool:
+        stores(session)
+        asked.set()
+        return answered.wait(20)
+
+    waiting = asyncio.create_task(state.read(long))
+    await asyncio.to_thread(asked.wait, 20)
+    async with asyncio.timeout(10):
+        assert await state.read(stores) == []
+    answered.set()
+    assert await waiting
+
+
 def add_token(session: Session) -> None:
     session.run("add_token", token_hash=b"1", name="n", role="admin", created_at=1)
 

@@ -13,12 +13,11 @@ import structlog
 
 from backend.storage.postgres.line import Address, Line
 from backend.storage.postgres.migrations import migrate
-from backend.storage.session import Area, Session, StorageError, StorageRetry
+from backend.storage.session import READERS, Area, Session, StorageError, StorageRetry
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
-READERS = 2  # a long question of the dashboard's must not hold up the sender's
 PULSE_S = 1.0  # a fifth of what the server waits for
 TRIES = 5  # more in a row is no coincidence: something holds what the work needs
 PAUSE_S = 0.005  # before the second try; twice as long before each one after that
