@@ -135,7 +135,7 @@ class SqliteFile:
     async def __aexit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
         self._is_open = False
-        for __ in range(READERS):  # each once it is not needed any more
+        for _reader in range(READERS):  # each once it is not needed any more
             await loop.run_in_executor(self._readers, lambda: self._read_connections.get().close())
         self._readers.shutdown(wait=False)
         tidying, self._tidy_connection = self._tidy_connection, None  # a commit may end beside this
