@@ -179,9 +179,6 @@ class FloorPart:
         partitions = {key: live.partition_for(key, store_id) for key, store_id in stores}
         owners = ((key, live.owner_of(key), partitions.get(key)) for key in engine.changed)
         floor.save_tracks(self._session, engine, owners)
-        for key in engine.changed:
-            if not live.knows(key):
-                live.partitions.pop(key, None)
         engine.changed.clear()
 
     def heard_by_phone(self, person_id: str, event: AppEvent) -> Iterator[Occurrence]:

@@ -58,6 +58,7 @@ class LiveState:
     last_erasure: str = ""
     """The newest receipt when this was read: whoever was erased since is still known here."""
     expired_at: int = 0
+    absent_forgotten_at: int = 0
     weighed_at: int = 0
     identities: ProfileRows | None = None
     """What is known of identifiers from the last transactions."""
@@ -145,6 +146,12 @@ class LiveState:
         self.fence_tracks.lose(subject)
         for known in (self.phones, self.fence_owners, self.stays, self.partitions):
             known.pop(subject, None)
+
+    def forget_absent(self) -> None:
+        """Forgets whose the phones are that are nowhere any more; one that comes back says it again."""
+        for known in (self.phones, self.partitions):
+            for subject in [subject for subject in known if not self.knows(subject)]:
+                del known[subject]
 
     def owner_of(self, subject: str) -> str | None:
         """The person behind a track, if they agreed to be seen."""

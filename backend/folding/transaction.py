@@ -22,6 +22,8 @@ from backend.storage.database import Session
 from backend.storage.entries import Cursor, Entry
 from backend.storage.session import StorageRetry
 
+FORGET_EVERY_MS = 60_000  # so few spoke since that looking at all of them takes no time
+
 
 @dataclass(slots=True)
 class Folded:
@@ -82,6 +84,7 @@ class Transaction:
             floor.move_to(self._session, position, reached, self._live.holding)
         self._people.end()
         self._tell_replicas()
+        self._forget_absent()
         listening = self._live.listening if self._people.bearers_changed else None
         return Folded(
             position=reached,
@@ -91,6 +94,11 @@ class Transaction:
             traits_left_out=self._people.traits_left_out,
             more=self._audiences.more,
         )
+
+    def _forget_absent(self) -> None:
+        if self._now - self._live.absent_forgotten_at >= FORGET_EVERY_MS:
+            self._live.absent_forgotten_at = self._now
+            self._live.forget_absent()
 
     def _leave_withdrawn(self) -> None:
         strangers, self._live.strangers = self._live.strangers, set()

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from backend.campaigns.model import parse_campaign
+from backend.folding.transaction import FORGET_EVERY_MS
 from backend.proximity.visits import AWAY_MS
 from backend.storage import campaigns as campaign_rows
 from backend.storage.floor import visit_of
@@ -88,6 +89,18 @@ async def test_a_phone_beside_a_zones_beacon_is_in_the_zone(shelf):
     assert visit["profile_id"] == (await shelf.rows("select * from presences"))[0]["profile_id"]
     await quiet(shelf, 20)
     assert await shelf.column("select count(*) from presences") == [0]
+
+
+async def test_a_phone_that_is_nowhere_takes_no_memory(shelf):
+    await shelf.person("anna")
+    await near_the_shelf(shelf, seconds=5)
+    live = shelf.fold._live
+    assert [live.phones.keys(), live.partitions.keys()] == [{"phone:phone-anna"}] * 2
+    await quiet(shelf, (AWAY_MS + FORGET_EVERY_MS) // 1000 + 20)
+    assert not live.visits.open
+    assert [live.phones, live.partitions] == [{}, {}]
+    await near_the_shelf(shelf, seconds=5)
+    assert await shelf.column("select count(*) from presences where profile_id is not null") == [1]
 
 
 @pytest.mark.parametrize(
