@@ -15,6 +15,7 @@ _AMOUNT = re.compile(
     r"(?P<number>[\d.,'’ ]{1,30}?)(?P<behind>-)?\)?\s*(?P<after>[^\d\s(+.,'’-]{1,4}\.?)?"
 )
 _MINUSES = str.maketrans({"−": "-", "–": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " "})
+_NO_CENTS = re.compile(r"(?<=\d)(?P<mark>[.,])[-—]{1,2}")  # "99,-" is a price in whole euros, and no refund
 _CODE = re.compile("[A-Z]{3}")
 _GROUPED = re.compile(r"\d{1,3}(?:[.,'’ ]\d{3})+")
 _LONGEST = 60  # characters of an amount or a date; anything longer is a text in the wrong column
@@ -41,8 +42,9 @@ class Money(NamedTuple):
 
 
 def read_money(text: str, mark: DecimalMark = "auto") -> Money:
-    """An amount such as "12.50 EUR", "€ 1.234,56", "(5,00)" or "12,5-". Raises ValueUnreadable."""
-    found = _AMOUNT.fullmatch(text.strip().translate(_MINUSES)) if len(text) <= _LONGEST else None
+    """An amount such as "12.50 EUR", "€ 1.234,56", "99,-", "(5,00)" or "12,5-". Raises ValueUnreadable."""
+    plain = _NO_CENTS.sub(r"\g<mark>00", text.strip().translate(_MINUSES))
+    found = _AMOUNT.fullmatch(plain) if len(text) <= _LONGEST else None
     if found is None:
         raise ValueUnreadable(f"{text[:40]!r} is no amount")
     number = _decimal(found["number"].strip(), mark, text)

@@ -23,6 +23,10 @@ from sdk_bridge.server.spelling import is_country, one_email, one_phone
         ("1\u00a0234,50", (123450, None)),
         ("(5,00)", (-500, None)),
         ("12,5-", (-1250, None)),
+        ("99,-", (9900, None)),  # whole euros, as shops write them; no refund
+        ("€ 1.234,–", (123400, "EUR")),
+        ("CHF 1'234.—", (123400, "CHF")),
+        ("-5,-- EUR", (-500, "EUR")),
         ("−3,20 €", (-320, "EUR")),
         ("-£4", (-400, "GBP")),
         ("$5.00", (500, None)),  # of which country is not told
