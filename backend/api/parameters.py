@@ -23,8 +23,7 @@ from aiohttp import web
 from msgspec import Meta
 
 from backend.api.errors import Problem
-from sdk_bridge.server.beacon_keys import canonical_beacon_key
-from sdk_bridge.server.external_ids import one_spelling
+from backend.profiles.spelling import as_kept
 
 T = TypeVar("T")
 L = TypeVar("L", bound=str)
@@ -112,11 +111,7 @@ def someone(name: str, about: str, *, bare: str = "") -> Parameter[str]:
 def as_stored(who: str) -> str:
     """The identifier in the spelling that identities have: `email:Anna@Shop.example` is nobody else."""
     id_type, _, identifier = who.partition(":")
-    if id_type in ("email", "phone"):
-        return f"{id_type}:{one_spelling(id_type, identifier) or identifier}"
-    if id_type == "beacon":
-        return f"beacon:{canonical_beacon_key(identifier) or identifier}"
-    return who
+    return f"{id_type}:{as_kept(id_type, identifier)}"
 
 
 @overload

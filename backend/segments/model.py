@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from backend.profiles.model import TRUST
+from backend.profiles.spelling import as_kept
 from backend.segments.rfm import NAMES
 
 MAX_BYTES = 64 * 1024  # of a definition; it is read and compiled wherever the fold starts
@@ -142,6 +143,11 @@ class HasIdentifier(_Node, frozen=True, tag="identifier"):
     one_of: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=200)
     ] = ()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The values as people are known by them, however the marketer spells an address."""
+        return tuple(as_kept(self.kind, value) for value in self.one_of)
 
 
 class Agreed(_Node, frozen=True, tag="consent"):

@@ -16,6 +16,7 @@ SEARCHES: Final[tuple[SearchBy, ...]] = ("identifier", "email", "name", "phone",
 ID_TYPES: Final = (
     "user_id", "email", "loyalty_id", "phone", "anonymous_id", "device_id", "beacon", "claimed_user_id",
 )  # fmt: skip
+IN_LOWER_CASE: Final = ("email", "beacon")
 TRAITS: Final[dict[SearchBy, tuple[str, ...]]] = {
     "email": ("email",),
     "phone": ("phone",),
@@ -109,12 +110,13 @@ def _by_identifier(session: Session, text: str, start: list[Any], limit: int) ->
         begin, after = _texts(start, 2)
         types = types[types.index(begin) :] if begin in types else []
     for id_type in types:
+        begins = text.lower() if id_type in IN_LOWER_CASE else text
         while True:
             rows = session.rows(
                 "identifiers_with_prefix",
                 id_type=id_type,
-                low=text,
-                high=text + _BEHIND_ALL,
+                low=begins,
+                high=begins + _BEHIND_ALL,
                 after=after,
                 limit=limit + 1,
             )

@@ -252,6 +252,7 @@ FOUND = [
     ({"by": "identifier", "text": "anna-"}, "user_id"),
     ({"by": "identifier", "text": "v-anna"}, "anonymous_id"),
     ({"by": "identifier", "text": TAG[:20]}, "beacon"),
+    ({"by": "identifier", "text": TAG[:20].upper()}, "beacon"),
     ({"by": "email", "text": "anna@"}, "email"),
     ({"by": "email", "text": "ANNA@EXAMPLE.COM"}, "email"),
     ({"by": "name", "text": "öster"}, "lastName"),

@@ -15,7 +15,7 @@ from backend.segments.model import Definition, parse_condition
 from backend.storage import database, identities, segments
 from backend.storage.entries import BEGINNING, Cursor, Entry
 from backend.storage.migrations import migration_files
-from sdk_bridge.wire.app_events import AppEvent, Location, encode_events
+from sdk_bridge.wire.app_events import AppEvent, ExternalId, Location, encode_events
 
 NOON = 1_750_075_200_000  # 16 June 2025, 12:00 UTC
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -364,6 +364,31 @@ def test_undoing_a_merge_asks_about_all_that_the_two_had_in_common(base):
     base.reload()
     base.settle()
     assert base.members("browsers") == {base.person("anonymous_id", "browser-1")} == base.by_sql("browsers")
+
+
+SPELLINGS = [
+    ("email", "Anna@Shop.Example", "anna@shop.example"),
+    ("phone", "+43 660 123 45 67", "+436601234567"),
+    (
+        "beacon",
+        "iBeacon:F7826DA6-4FA2-4E98-8024-BC5B71E0893E:1:2",
+        "ibeacon:f7826da6-4fa2-4e98-8024-bc5b71e0893e:1:2",
+    ),
+    ("loyalty_id", "Card-7", "Card-7"),
+]
+
+
+@pytest.mark.parametrize(("kind", "asked", "kept"), SPELLINGS)
+def test_an_identifier_is_asked_for_in_any_spelling(base, kind, asked, kept):
+    base.save("known", {"type": "identifier", "kind": kind, "one_of": [asked]})
+    base.settle()
+    if kind == "beacon":
+        told = {"beacon_key": kept, "device_id": "phone"}
+        base.fold(base.event("device", user_id="anna", **told))
+    else:
+        base.fold(base.event("identify", user_id="anna", external_ids=[ExternalId(kind, kept)]))
+    base.settle()
+    assert base.members("known") == {base.person("user_id", "anna")} == base.by_sql("known")
 
 
 def test_a_tag_that_an_operator_gives_or_takes_is_asked_about(base):
