@@ -32,6 +32,7 @@ FIELDS = (
 MAX_FIELD = 5_000  # characters; Google's own longest that we keep is a link of 2,000
 MAX_DEPTH = 32  # nested elements; a feed has five, and a bomb millions
 MAX_TOKEN = 1 << 20  # bytes of one tag; the parser keeps an unfinished one whole
+_ROOTS = frozenset({"rss", "feed", f"{ATOM} feed"})
 _ITEMS = frozenset({"item", f"{ATOM} item", "entry", f"{ATOM} entry"})
 _SPACES = ("", f"{ATOM} ", f"{GOOGLE} ", f"{GOOGLE_MISSPELT} ")
 _NAMES = {f"{space}{field}": field for space in _SPACES for field in FIELDS}
@@ -70,6 +71,7 @@ class _Reading:
         self._fed = 0
         self._depth = 0
         self._item_depth = 0
+        self._is_feed = False
         self._line = 0
         self._cells: dict[str, str] = {}
         self._error: str | None = None
@@ -91,6 +93,8 @@ class _Reading:
             raise FileUnreadable(
                 f"line {self._parser.CurrentLineNumber}: a tag longer than {MAX_TOKEN} bytes"
             )
+        if final and not self._is_feed:  # a page that says "not found", fetched in place of the feed
+            raise FileUnreadable("the file is neither RSS nor Atom, and has no item")
 
     def taken(self) -> list[Record]:
         """The items that have ended since this was asked last."""
@@ -104,6 +108,7 @@ class _Reading:
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise FileUnreadable(f"line {self._parser.CurrentLineNumber}: elements nested too deeply")
+        self._is_feed = self._is_feed or name in _ITEMS or (self._depth == 1 and name in _ROOTS)
         if name in _ITEMS and not self._item_depth:
             self._item_depth, self._line = self._depth, self._parser.CurrentLineNumber
             self._cells, self._is_googles, self._error = {}, set(), None

@@ -156,6 +156,8 @@ OUTSIDE = '<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/hostname">]><r><item><id>
         ("<rss " + "a='" + "x" * (3 << 20), "longer than"),
         ("<rss>\x01</rss>", "not well-formed"),
         ("", "no element found"),
+        ("<html><body>Not found</body></html>", "neither RSS nor Atom"),
+        ('<RDF xmlns="http://www.w3.org/1999/02/22-rdf-syntax-ns#"/>', "neither RSS nor Atom"),
     ],
 )
 def test_hostile_feeds_end_early(feed, reason):
@@ -188,6 +190,11 @@ def test_a_feed_of_any_size_takes_the_memory_of_an_item():
         tracemalloc.stop()
     assert count == 30_000
     assert peak < 2_000_000
+
+
+@pytest.mark.parametrize("feed", [b"<rss><channel/></rss>", b"<feed xmlns='http://www.w3.org/2005/Atom'/>"])
+def test_a_feed_may_be_empty(feed):
+    assert list(items([feed])) == []
 
 
 @given(st.integers(1, 200), st.integers(0, 3))
