@@ -118,11 +118,12 @@ def read_order(event: AppEvent, event_id: int, event_hash: int) -> tuple[OrderSt
     if what is None:
         return None
     reader = _Reader(event.properties)
-    lines = reader.lines()
+    items = reader.lines()
+    lines = [line for line in items if line.product_id]
     total = reader.amount(_AMOUNTS)
-    said_nothing = total is None and not lines and not reader.unreadable
-    if total is None and lines:
-        total = _sum(lines)
+    said_nothing = total is None and not items and not reader.unreadable
+    if total is None and items:
+        total = None if reader.partial else _sum(items)
         reader.unreadable += what == "refunded" and total is None  # it would pass for a refund of nothing
     statement = OrderStatement(
         order_id=reader.identifier("order_id", "orderId") or "",
@@ -167,6 +168,7 @@ class _Reader:
     def __init__(self, properties: Mapping[str, Any]) -> None:
         self._properties = properties
         self.unreadable = 0
+        self.partial = False
 
     def amount(self, names: Sequence[str]) -> int | None:
         """The first of these that can be read."""
@@ -193,27 +195,30 @@ class _Reader:
         return named if _CURRENCY.fullmatch(named) else None
 
     def lines(self) -> list[Line]:
+        """What was bought, without a `product_id` where it says none. `partial`: there was more of it."""
         given = self._properties.get("products")
         if given is None:
             return []
         if not isinstance(given, list):
             self.unreadable += 1
             return []
-        read = (self._line(item) for item in given[:MAX_LINES])
+        read = [line for item in given[:MAX_LINES] if (line := self._line(item)) is not None]
         self.unreadable += len(given[MAX_LINES:])
-        return [line for line in read if line is not None]
+        self.partial = len(read) < len(given)
+        return read
 
     def _line(self, item: object) -> Line | None:
-        product_id = product_of(item) if isinstance(item, dict) else None
-        if product_id is None or not isinstance(item, dict):
+        if not isinstance(item, dict):
             self.unreadable += 1
             return None
+        product_id = product_of(item)
+        self.unreadable += product_id is None
         try:
             quantity = _quantity(item.get("quantity"))
         except Unreadable:
             self.unreadable += 1
             return None
-        return Line(product_id, text(item.get("category")), quantity, self._price(item.get("price")))
+        return Line(product_id or "", text(item.get("category")), quantity, self._price(item.get("price")))
 
     def _price(self, value: object) -> int | None:
         if value is None:

@@ -65,6 +65,9 @@ def test_what_is_no_amount_is_unreadable(value):
         ({"total": "much", "revenue": 40}, 4000),
         ({"products": [{"sku": "a", "price": 10, "quantity": 2}, {"product_id": 7, "price": "2.50"}]}, 2250),
         ({"products": [{"sku": "a", "price": 10}, {"sku": "b"}]}, None),
+        ({"products": [{"sku": "a", "price": 10}, {"name": "gift wrapping", "price": 2}]}, 1200),
+        ({"products": [{"sku": "a", "price": 10}, {"sku": "b", "price": 2, "quantity": "two"}]}, None),
+        ({"products": [{"sku": "a", "price": 10}, "b"]}, None),
         ({"products": [{"sku": "salad", "price": 3.99, "quantity": 0.25}]}, 100),
         ({}, None),
     ],
@@ -101,6 +104,8 @@ def test_goods_sent_back_without_their_price_are_counted_as_unreadable():
     assert (statement.total, statement.whole, len(lines), statement.unreadable) == (None, False, 1, 1)
     priced, _ = said("Order Refunded", order_id="o1", products=[{"sku": "a", "price": 5}])
     assert (priced.total, priced.unreadable) == (500, 0)
+    unnamed, kept = said("Order Refunded", order_id="o1", products=[{"name": "a", "price": 5}])
+    assert (unnamed.total, unnamed.whole, kept, unnamed.unreadable) == (500, False, [], 1)
 
 
 @pytest.mark.parametrize("order_id", [None, "", "  ", [], 1.5, True, "a\0b"])
