@@ -1,12 +1,9 @@
 """The one spelling in which identities are kept, whoever writes an identifier: a call, a segment, a file."""
 
-from functools import lru_cache
-
 from sdk_bridge.server.beacon_keys import canonical_beacon_key
 from sdk_bridge.server.external_ids import one_spelling
 
 
-@lru_cache(maxsize=8_192)  # segments ask for the same ones at every login
 def as_kept(id_type: str, identifier: str) -> str:
     """The identifier as identities have it: `Anna@Shop.example` is nobody else than `anna@shop.example`."""
     if id_type in ("email", "phone"):

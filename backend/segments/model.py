@@ -144,10 +144,10 @@ class HasIdentifier(_Node, frozen=True, tag="identifier"):
         tuple[Annotated[str, Meta(min_length=1, max_length=512)], ...], Meta(max_length=200)
     ] = ()
 
-    @property
-    def wanted(self) -> tuple[str, ...]:
+    def __post_init__(self) -> None:
         """The values as people are known by them, however the marketer spells an address."""
-        return tuple(as_kept(self.kind, value) for value in self.one_of)
+        kept = tuple(as_kept(self.kind, value) for value in self.one_of)
+        msgspec.structs.force_setattr(self, "one_of", kept)
 
 
 class Agreed(_Node, frozen=True, tag="consent"):

@@ -194,7 +194,7 @@ def _trait(node: HasTrait, facts: Facts, now: int) -> Verdict:
 
 def _identifier(node: HasIdentifier, facts: Facts, _now: int) -> Verdict:
     known = facts.identifiers(node.kind)
-    return Verdict(any(value in known for value in node.wanted) if node.one_of else bool(known))
+    return Verdict(any(value in known for value in node.one_of) if node.one_of else bool(known))
 
 
 def _consent(node: Agreed, facts: Facts, _now: int) -> Verdict:

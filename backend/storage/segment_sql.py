@@ -141,7 +141,7 @@ class _Builder:
     def identifier(self, node: HasIdentifier) -> str:
         wanted = ""
         if node.one_of:
-            listed = ", ".join(self._text(value) for value in node.wanted)
+            listed = ", ".join(self._text(value) for value in node.one_of)
             wanted = f" and i.id in ({listed})"
         known = "identity_edges" if node.kind == "beacon" else "profiles"
         lasting = " and i.valid_to is null" if node.kind == "beacon" else ""

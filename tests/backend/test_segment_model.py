@@ -196,3 +196,10 @@ def test_the_documentation_names_every_condition_and_test():
     for union in (model.Condition, model.Test):
         for kind in union.__args__:
             assert f"`{kind.__struct_config__.tag}`" in PAGE
+
+
+def test_addresses_are_stored_as_people_are_known_by_them():
+    """Or the erasure of a person, who is looked for as known, would leave them in somebody's segment."""
+    asked = {"type": "identifier", "kind": "phone", "one_of": ["+43 660 123 45 67", "0660"]}
+    condition = parse_condition(json.dumps(asked).encode())
+    assert json.loads(msgspec.json.encode(condition))["one_of"] == ["+436601234567", "0660"]
