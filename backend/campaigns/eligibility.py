@@ -21,10 +21,14 @@ SAME_MOMENT_MS = 2_000  # entering a zone makes several campaigns' candidates wi
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """Another campaign that offers the person something in the same moment, and its priority."""
+    """Another campaign that offers the person something in the same moment, and its priority.
+
+    `first`: the two are decided together, and of equals it comes first.
+    """
 
     campaign_id: str
     priority: int
+    first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,8 @@ def unrenderable(fault: object) -> str:
 
 def _winner(rules: Guardrails, rivals: Sequence[Rival]) -> str | None:
     """The campaign that has won the moment from this one."""
-    above = [rival for rival in rivals if rival.priority > rules.priority]
+    ours = rules.priority
+    above = [one for one in rivals if one.priority > ours or (one.first and one.priority == ours)]
     return max(above, key=lambda rival: (rival.priority, rival.campaign_id)).campaign_id if above else None
 
 

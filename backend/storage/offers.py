@@ -145,6 +145,32 @@ def rivals_of(session: Session, campaign_id: str, profile_id: str, due_at: int) 
     return [Rival(one.campaign.campaign_id, one.campaign.guardrails.priority) for one in found if one]
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """Another campaign's offer for the same moment that comes before a campaign's, and when it leaves."""
+
+    rival: Rival
+    at: int
+
+
+def ahead_of(
+    session: Session, campaign: Campaign, profile_id: str, due_at: int, decided_at: int
+) -> list[Ahead]:
+    """The others' offers of a moment that is decided at a time, as the fold ranks those whom it decides
+    together: by priority, then by moment and name."""
+    span = {"start": due_at - SAME_MOMENT_MS, "end": due_at + SAME_MOMENT_MS, "since": decided_at}
+    names = {"profile_id": profile_id, "campaign_id": campaign.campaign_id}
+    ours, found = (-campaign.guardrails.priority, due_at, campaign.campaign_id), []
+    for row in session.rows("offers_of_moment_since", **names, **span):
+        other = campaign_rows.campaign(session, row["campaign_id"])
+        if other is None:
+            continue
+        priority = other.campaign.guardrails.priority
+        if (-priority, row["due_at"], row["campaign_id"]) < ours:
+            found.append(Ahead(Rival(row["campaign_id"], priority, first=True), row["at"]))
+    return found
+
+
 def offers_around(
     session: Session,
     profile_id: str,

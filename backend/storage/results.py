@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from backend.campaigns.eligibility import PersonFacts, send_time
+from backend.campaigns.hours import day_bounds, week_bounds
 from backend.campaigns.model import (
     Campaign,
     CategoryDwelt,
@@ -29,11 +30,12 @@ from backend.campaigns.results import Fate, Outcome
 from backend.campaigns.triggers import wait_for
 from backend.catalog.shelves import Shelves
 from backend.occurrences import Occurrence, OccurrenceKind
+from backend.proximity.visits import AWAY_MS
 from backend.storage import fences, profiles
 from backend.storage.behaviour import zone_categories
 from backend.storage.campaigns import Waiting
 from backend.storage.catalog import load_shelves
-from backend.storage.offers import offers_around, person_facts, with_text, zone_of_person
+from backend.storage.offers import ahead_of, offers_around, person_facts, with_text, zone_of_person
 from backend.storage.segment_facts import as_json
 from backend.storage.segments import trees
 from backend.storage.session import Row, Session
@@ -200,10 +202,12 @@ def _zone_moments(session: Session, campaign: Campaign, since: int, until: int) 
 
 def _store_moments(session: Session, campaign: Campaign, since: int, until: int) -> _Seen:
     kind: OccurrenceKind = "store_left" if isinstance(campaign.trigger, StoreLeft) else "store_entered"
+    known_after_ms = AWAY_MS if kind == "store_left" else 0
     for row in session.rows("past_visits", since=since - DAY_MS, until=until, limit=MOST_MOMENTS):
         at = row["left_at"] if kind == "store_left" else row["entered_at"]
         if at is not None:
-            yield _seen(kind, row, at), row["left_at"]
+            seen = _seen(kind, row, at)
+            yield msgspec.structs.replace(seen, received_at=at + known_after_ms), row["left_at"]
 
 
 def _event_moments(session: Session, campaign: Campaign, since: int, until: int) -> _Seen:
@@ -291,16 +295,20 @@ def _facts_then(
     send_at = send_time(campaign, moment.decided_at, zone)
     facts = person_facts(session, campaign, waiting, send_at, zone, now)
     reached_at = facts.goal_reached_at
+    known_at = moment.decided_at - 1  # of what is decided with it, only what comes before it counts
     today, this_week = offers_around(
-        session, person, send_at, zone, known_at=moment.decided_at, but=campaign.campaign_id, since=since
+        session, person, send_at, zone, known_at=known_at, but=campaign.campaign_id, since=since
     )
+    ahead = ahead_of(session, campaign, person, moment.due_at, moment.decided_at)
+    day, week = day_bounds(send_at, zone), week_bounds(send_at, zone)
     facts = replace(
         facts,
         # What somebody bought after the moment, or what was told of later, could not have stopped the offer.
         goal_reached_at=None if reached_at is None or reached_at > moment.decided_at else reached_at,
         offered=[at for at in facts.offered if at < since],
         offered_here=[at for at in facts.offered_here if at < since],
-        sent_today=today,
-        sent_this_week=this_week,
+        sent_today=today + sum(day[0] <= one.at < day[1] for one in ahead),
+        sent_this_week=this_week + sum(week[0] <= one.at < week[1] for one in ahead),
+        rivals=[*facts.rivals, *(one.rival for one in ahead)],
     )
     return with_text(session, campaign, facts, waiting, shelves, moment.decided_at)

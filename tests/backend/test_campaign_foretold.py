@@ -242,6 +242,23 @@ async def test_a_moment_that_came_late_speaks_of_what_was_looked_at_until_it_cam
     await rehearsed_as(shop, campaign, decided)
 
 
+@pytest.mark.parametrize(("life_s", "wait_s"), [(60, 0), (600, 0), (60, 300)])
+async def test_that_somebody_left_a_store_is_known_later_also_in_a_rehearsal(live_shop, life_s, wait_s):
+    """Two minutes later; an offer that does not live so long reaches nobody."""
+    shop = live_shop
+    offer = {"title": "Hello", "body": "There", "life_s": life_s}
+    campaign = await save(shop, trigger={"type": "store_left", "wait_s": wait_s}, offer=offer)
+    await shop.person("anna", ANNA)
+    await shop.hear(ANNA, seconds=5)
+    for _ in range(160):
+        shop.clock.forward(3_000)
+        await shop.heartbeat()
+    await shop.folded()
+    decided = await happened(shop)
+    assert [verdict for verdict, _, _ in decided] == ["suppressed" if (life_s, wait_s) == (60, 0) else "sent"]
+    await rehearsed_as(shop, campaign, decided)
+
+
 async def reported_late(shop, name: str, occurred_at: int) -> None:
     await shop.journal.append_events(
         [shop.event("track", name=name, user_id="anna", occurred_at=occurred_at)]
@@ -311,3 +328,25 @@ async def test_the_cooldown_of_a_place_holds_for_two_who_became_one(live_shop):
         lambda s: s._connection.execute("update decisions set send_at = ? where decision_id = 1", (moved,))
     )
     assert await may(push, shop.clock()) == "cooldown here"
+
+
+# Beside others --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", ["ab", "ba"], ids=["behind", "before"])
+@pytest.mark.parametrize("priorities", [(0, 0), (0, 1), (1, 0)])
+@pytest.mark.parametrize("most", [1, 9])
+async def test_a_dry_run_knows_of_the_campaigns_that_would_have_had_the_moment(
+    live_shop, names, priorities, most
+):
+    """The fold decides some milliseconds after the moment has come, so what the others sent is younger."""
+    shop, (ours, theirs) = live_shop, names
+    for name, priority in zip((ours, theirs), priorities, strict=True):
+        await save(shop, name, guardrails={**FREE, "max_per_day": most, "priority": priority})
+    await shop.person("anna")
+    [cart] = [shop.event("track", name="Cart", user_id="anna")]
+    shop.clock.forward(30)
+    await shop.journal.append_events([cart])
+    await shop.folded()
+    chosen = await shop.state.read(lambda s: campaign_rows.campaign(s, ours))
+    await rehearsed_as(shop, chosen.campaign, await happened(shop, ours))

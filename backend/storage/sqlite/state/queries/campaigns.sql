@@ -96,6 +96,19 @@ where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.campaign_id <>
   and (d.active = 1 or exists (select 1 from pushes
     where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')));
 
+-- name: offers_of_moment_since
+-- Other campaigns' offers to a person for what happened in a span of time that were decided at a time or later.
+with recursive tree (profile_id) as (
+  select :profile_id
+  union
+  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+select d.campaign_id, d.due_at, d.send_at as at from tree cross join decisions d
+where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.campaign_id <> :campaign_id
+  and d.due_at between :start and :end and d.decided_at >= :since
+  and (d.active = 1 or exists (select 1 from pushes
+    where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')))
+order by d.due_at, d.campaign_id;
+
 -- name: offers_that_yield
 -- Other campaigns' offers to a person for what happened in a span of time of which nothing has begun to leave.
 with recursive {tree}
