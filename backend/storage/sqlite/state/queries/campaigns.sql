@@ -98,10 +98,7 @@ where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.campaign_id <>
 
 -- name: offers_of_moment_since
 -- Other campaigns' offers to a person for what happened in a span of time that were decided at a time or later.
-with recursive tree (profile_id) as (
-  select :profile_id
-  union
-  select p.profile_id from tree join profiles p on p.merged_into = tree.profile_id)
+with recursive {tree}
 select d.campaign_id, d.due_at, d.send_at as at from tree cross join decisions d
 where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.campaign_id <> :campaign_id
   and d.due_at between :start and :end and d.decided_at >= :since
