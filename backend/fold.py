@@ -6,6 +6,7 @@ folded. What an entry causes is in `backend/folding/`.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 
 import structlog
@@ -37,6 +38,7 @@ DELETE_EVERY_S = 1.0  # folded entries go in one sweep, not with a sync of their
 STORAGE_RETRY_S = 1.0
 RACES = 3  # two replicas that meet the same stranger at once; the loser finds them at its next try
 OTHERS_S = 0.02  # how often another replica's position is looked at
+LOOK_S = 0.05  # how often an idle fold looks for what bridges alone appended; segments follow in 100 ms
 
 
 class _TakenBack(Exception):
@@ -179,9 +181,24 @@ class Fold:
         waits = self._live is not None and self._live.engine.waits
         try:
             async with asyncio.timeout(WEIGH_TICK_S if waits else TICK_S):
-                await self._journal.appended.wait()
+                await self._news()
         except TimeoutError:
             return  # the tick: time itself may have moved somebody
+
+    async def _news(self) -> None:
+        """Returns when something was appended: by us, or in our partitions by another process."""
+        if not self._journal.shared:
+            await self._journal.appended.wait()
+        while not self._journal.appended.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._journal.appended.wait()
+                    return
+            known = self._journal.head
+            await self._journal.look()
+            narrow = self._ownership.holding.narrow
+            if narrow(self._journal.head) != narrow(known):
+                return
 
     async def _fold_all(self, entries: Sequence[Entry]) -> None:
         try:

@@ -72,10 +72,10 @@ class Journal:
     """Appends in group commits and hands the fold what is next. Start `run` in the process's task group."""
 
     def __init__(self, file: Database, now_ms: Callable[[], int], *, shared: bool = False) -> None:
-        """`shared`: other processes append, too."""
         self._file = file
         self._now_ms = now_ms
-        self._shared = shared
+        self.shared = shared
+        """Other processes append, too."""
         self._ids = RecentFirst() if file.one_writer else TableOfIds()
         self._place_of = _with_source if file.one_writer else _with_person
         self._waiting: asyncio.Queue[_Work] = asyncio.Queue(MAX_WAITING)
@@ -97,10 +97,14 @@ class Journal:
 
     async def newest(self) -> Cursor:
         """The last position that anybody has given; wakes the fold if it was not ours."""
-        if self._shared:
-            self.head = await self._file.read(head)
+        if self.shared:
+            await self.look()
             self.appended.set()
         return self.head
+
+    async def look(self) -> None:
+        """Learns what other processes have appended; they tell nobody."""
+        self.head = await self._file.read(head)
 
     async def run(self) -> None:
         """Commits whatever is waiting, as long as the process lives."""
