@@ -130,13 +130,14 @@ class ClientSettings:
 
 @dataclass(slots=True)
 class ClientTally:
-    """What became of calls that got no 200: pushed out of a full queue, refused for good, or never written
-    because the disk would not take them. `queues_broken` are files that could not be read any more,
-    `mends_failed` how often not even a new one could be begun.
+    """What became of calls that got no 200: pushed out of a full queue, refused for good, never written
+    because the disk would not take them, or damaged by it later. `queues_broken` are files that could not be
+    read any more, `mends_failed` how often not even a new one could be begun.
     """
 
     dropped_full: int = 0
     dropped_unwritten: int = 0
+    dropped_damaged: int = 0
     refused: int = 0
     retries: int = 0
     queues_broken: int = 0
@@ -353,6 +354,7 @@ class BridgeClient:
             await self._waiting.wait()
             try:
                 calls = self._queue.head()
+                self._note_level()  # what is not whole is gone from it, and what another process sent
                 wait = await self._send(session, calls) if calls else 0.0
             except sqlite3.Error as error:  # a full disk, or whoever holds the file: both may pass
                 self._queue.mend(error)
@@ -475,6 +477,7 @@ class _Queue:
         self._mending = False
         self._aside: Path | None = None
         self._count = self._bytes = 0
+        self._version = -1
         try:
             self._open()
         except sqlite3.DatabaseError as error:
@@ -500,8 +503,18 @@ class _Queue:
             );
             """
         )
-        held = self._database.execute("select count(*), coalesce(sum(length(body)), 0) from calls").fetchone()
-        self._count, self._bytes = held
+        # Of a letter that the disk made of another something else must be left, not an error at every look.
+        self._database.text_factory = lambda raw: raw.decode(errors="replace")
+        self._version = -1
+        self._count_anew()
+
+    def _count_anew(self) -> None:
+        """How much the file holds, where another process wrote to it since we last looked."""
+        version = self._database.execute("pragma data_version").fetchone()[0]
+        if version != self._version:
+            held = "select count(*), coalesce(sum(length(body)), 0) from calls"
+            self._count, self._bytes = self._database.execute(held).fetchone()
+            self._version = version
 
     # Damage -----------------------------------------------------------------------------------------------
 
@@ -545,6 +558,7 @@ class _Queue:
 
     def _write_held(self) -> None:
         try:
+            self._count_anew()
             while self._held:
                 self._insert(self._held[0])
                 self._held.popleft()
@@ -562,12 +576,14 @@ class _Queue:
 
     def _make_room(self) -> None:
         while self._count > 1 and (self._count > self._limit or self._bytes > self._most_bytes):
-            self._drop_oldest()
+            self._drop()
             self._tally.dropped_full += 1
 
-    def _drop_oldest(self) -> None:
-        oldest = "delete from calls where number = (select min(number) from calls) returning length(body)"
-        self._bytes -= self._database.execute(oldest).fetchone()[0]
+    def _drop(self, number: int | None = None) -> None:
+        """Removes a call, the oldest without a number, unless another process was faster."""
+        one = "delete from calls where number = coalesce(?, (select min(number) from calls)) "
+        size = self._database.execute(one + "returning length(body)", (number,)).fetchone()
+        self._bytes -= 0 if size is None else size[0]
         self._count -= 1
 
     # Sending ----------------------------------------------------------------------------------------------
@@ -577,17 +593,26 @@ class _Queue:
         calls are left that the file does not take.
         """
         self._write_held()
-        rows = self._database.execute(
-            "select number, message_id, path, body from calls order by number limit ?", (MAX_BATCH_EVENTS,)
-        )
         taken: list[_Queued] = []
         size = 0
-        for call in (_Queued(*row) for row in rows):
+        for call in self._whole_calls():
             size += len(call.body)
             if taken and (call.path != BATCH_PATH or taken[0].path != BATCH_PATH or size > MAX_BATCH_BYTES):
                 break
             taken.append(call)
         return taken
+
+    def _whole_calls(self) -> list[_Queued]:
+        """The first calls; what the disk damaged is dropped, or it would spoil a batch, or stop it."""
+        first = "select number, message_id, path, body from calls order by number limit ?"
+        while calls := [_Queued(*row) for row in self._database.execute(first, (MAX_BATCH_EVENTS,))]:
+            damaged = [call for call in calls if not _is_whole(call)]
+            for call in damaged:
+                self._drop(call.number)
+                self._tally.dropped_damaged += 1
+            if len(damaged) < len(calls):
+                return [call for call in calls if call not in damaged] if damaged else calls
+        return []
 
     def delete(self, calls: Sequence[_Queued]) -> None:
         """Removes calls that were dealt with, unless they had to make room meanwhile.

@@ -267,6 +267,50 @@ async def test_the_newest_calls_of_a_damaged_queue_are_set_aside_with_it(
         assert newest.encode() in (tmp_path / "queue.broken-1-wal").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "body = x'ff00'",
+        "body = cast(substr(body, 1, length(body) - 9) as blob)",
+        'body = cast(replace(body, \'"messageId":"\', \'"messageId":\') as blob)',
+        "message_id = cast(x'ff41' as text)",
+        "body = 7",
+    ],
+)
+async def test_a_call_that_the_disk_damaged_stops_no_other(
+    bridge: RunningBridge, tmp_path: Path, damage: str
+) -> None:
+    """SQLite notices no changed byte in a row; that row must not spoil its batch, nor end the sender."""
+    path = tmp_path / "queue"
+    async with client("http://127.0.0.1:9", queue_path=path, settings=ClientSettings(linger_s=0)) as phone:
+        sent = [phone.track(ANNA, "Tick", {"n": number}) for number in range(3)]
+        sent += [phone.logout("d1"), phone.logout("d2")]
+    with closing(sqlite3.connect(path)) as file:
+        file.execute(f"update calls set {damage} where number in (2, 4)")
+        file.commit()
+    async with client(bridge.url, queue_path=path) as phone:
+        await phone.flush(5)
+        assert (list(phone.acknowledged), phone.queued) == ([sent[0], sent[2], sent[4]], 0)
+        assert phone.tally.dropped_damaged == 2
+
+
+async def test_two_processes_on_one_file_send_what_is_in_it(bridge: RunningBridge, tmp_path: Path) -> None:
+    """Each counts what the other took: neither waits for calls that are gone, nor drops its own for them."""
+    path = tmp_path / "queue"
+    bounded = ClientSettings(first_retry_s=0.01, longest_retry_s=0.05, linger_s=0, queue_limit=3)
+    async with client("http://127.0.0.1:9", queue_path=path, settings=bounded) as offline:
+        for number in range(3):
+            offline.track(ANNA, "Tick", {"n": number})
+        async with client(bridge.url, queue_path=path) as online:
+            await online.flush(5)
+        await offline.flush(5)
+        later = [offline.track(ANNA, "Later", {"n": number}) for number in range(3)]
+        assert (offline.queued, offline.tally.dropped_full) == (3, 0)
+    async with client(bridge.url, queue_path=path) as online:
+        await online.flush(5)
+        assert list(online.acknowledged) == later
+
+
 async def test_an_answer_that_comes_after_damage_removes_no_newer_call(tmp_path: Path) -> None:
     path, arrived, go_on = tmp_path / "queue", asyncio.Event(), asyncio.Event()
 
