@@ -24,6 +24,7 @@ from backend.push.model import (
 from backend.push.sender import Recovered
 from backend.storage import profiles
 from backend.storage.database import Database, Row, Session
+from backend.storage.segment_facts import as_json
 
 Objection: TypeAlias = Callable[[Session, Claimed, int], str | int | None]
 """As the sender's MaySend, inside a transaction."""
@@ -83,7 +84,35 @@ def _claim(session: Session, owner: str, now: int, limit: int) -> list[Claimed]:
         for profile_id in {row["profile_id"] for row in rows}
     }
     rows = sorted(rows, key=lambda row: (row["next_try_at"], row["push_id"]))
-    return [msgspec.structs.replace(_claimed(row), profile_id=person_of[row["profile_id"]]) for row in rows]
+    claimed = [
+        msgspec.structs.replace(_claimed(row), profile_id=person_of[row["profile_id"]]) for row in rows
+    ]
+    return _where_phones_are(session, claimed)
+
+
+def _where_phones_are(session: Session, claimed: Sequence[Claimed]) -> list[Claimed]:
+    """The pushes, each to the address that its phone has by now, unless the phone is another person's."""
+    if not claimed:
+        return []
+    person_of = {push.push_id: push.profile_id for push in claimed}
+    moved: dict[str, Row] = {}
+    for row in session.rows("replaced_addresses", pushes=as_json(list(person_of))):
+        theirs = profiles.resolve(session, "profile_id", row["profile_id"]) == person_of[row["push_id"]]
+        if theirs and session.run("readdress_push", **_address_of(row), push_id=row["push_id"]):
+            moved[row["push_id"]] = row
+    return [_readdressed(push, moved.get(push.push_id)) for push in claimed]
+
+
+def _readdressed(push: Claimed, row: Row | None) -> Claimed:
+    if row is None:
+        return push
+    return msgspec.structs.replace(
+        push, address_kind=row["kind"], address_value=row["value"], platform=row["platform"]
+    )
+
+
+def _address_of(row: Row) -> Mapping[str, Any]:
+    return {name: row[name] for name in ("kind", "value", "platform")}
 
 
 def _recover(session: Session, owner: str, now: int) -> Recovered:

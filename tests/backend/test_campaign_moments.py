@@ -592,3 +592,66 @@ async def test_what_a_higher_priority_stops_uses_up_no_limit(live_shop, limit, f
     may = SendChecks(shop.state).may_send
     pushes = await PushStore(shop.state).claim("me", shop.clock(), 9)
     assert [push.campaign_id for push in pushes if await may(push, shop.clock()) is None] == left
+
+
+# Whose phone ------------------------------------------------------------------------------------------------
+
+
+async def reports_address(shop, user: str, phone: str, kind: str, value: str) -> None:
+    shop.clock.forward(1000)
+    address = PushAddress(kind, value)
+    device = shop.event("device", user_id=user, device_id=phone, platform="ios", push_address=address)
+    await shop.journal.append_events([device])
+    await shop.folded()
+
+
+@pytest.mark.parametrize("kind", ["token", "fid"])
+async def test_a_push_that_waits_follows_its_phone_to_a_new_token(live_shop, kind):
+    """Tokens are renewed at any hour; an offer that is held for the morning was for the phone."""
+    shop = live_shop
+    await save(shop)
+    await shop.person("anna")
+    await track(shop, "Cart", user_id="anna")
+    await reports_address(shop, "anna", "phone-anna", kind, "newer")
+    await reports_address(shop, "anna", "phone-anna", kind, "newest")
+    queue = PushStore(shop.state)
+    [push] = await queue.claim("me", shop.clock(), 9)
+    assert (push.address_kind, push.address_value, push.platform) == (kind, "newest", "ios")
+    assert await SendChecks(shop.state).may_send(push, shop.clock()) is None
+    assert len(await queue.mark_sending([push], shop.clock())) == 1
+
+
+async def test_no_push_follows_a_phone_to_somebody_else(live_shop):
+    shop = live_shop
+    await save(shop)
+    await shop.person("anna")
+    await track(shop, "Cart", user_id="anna")
+    await reports_address(shop, "berta", "phone-anna", "token", "bertas")
+    [push] = await PushStore(shop.state).claim("me", shop.clock(), 9)
+    assert push.address_value == "token-anna"
+    assert await SendChecks(shop.state).may_send(push, shop.clock()) == "address has another owner"
+
+
+async def test_a_push_in_doubt_is_sent_again_to_the_same_token_or_not_at_all(live_shop):
+    """The phone may show the first one under its new token, too."""
+    shop = live_shop
+    await save(shop)
+    await shop.person("anna")
+    await track(shop, "Cart", user_id="anna")
+    await shop.state.write(lambda s: s._connection.execute("update pushes set resent = 1"))
+    await reports_address(shop, "anna", "phone-anna", "token", "newer")
+    [push] = await PushStore(shop.state).claim("me", shop.clock(), 9)
+    assert push.address_value == "token-anna"
+
+
+async def test_a_phone_whose_new_token_has_the_offer_gets_it_once(live_shop):
+    shop = live_shop
+    await save(shop)
+    await shop.person("anna")
+    await reports_address(shop, "anna", "phone-2", "token", "second")
+    await track(shop, "Cart", user_id="anna")
+    await reports_address(shop, "anna", "phone-anna", "token", "second")
+    queue = PushStore(shop.state)
+    claimed = await queue.claim("me", shop.clock(), 9)
+    leaving = await queue.mark_sending(claimed, shop.clock())
+    assert [push.address_value for push in leaving] == ["second"]

@@ -14,6 +14,21 @@ where push_id in (
 returning push_id, decision_id, profile_id, address_kind, address_value, platform, content, owner, attempt,
   resent, sending_at, next_try_at;
 
+-- name: replaced_addresses
+-- Of pushes, given as a JSON list, those whose phone has reported another address since, and that address. What
+-- may have arrived under the old one stays there.
+select p.push_id, n.kind, n.value, n.platform, n.profile_id
+from json_each(cast(:pushes as text)) w join pushes p on p.push_id = w.value
+join push_addresses o on o.kind = p.address_kind and o.value = p.address_value
+join push_addresses n on n.device_id = o.device_id
+where p.resent = 0 and o.profile_id is null and n.profile_id is not null and n.quarantined_at is null;
+
+-- name: readdress_push!
+-- It goes where its phone is reached now, unless another of its decision does.
+update pushes set address_kind = :kind, address_value = :value, platform = :platform
+where push_id = :push_id and not exists (select 1 from pushes q
+  where q.decision_id = pushes.decision_id and q.address_kind = :kind and q.address_value = :value);
+
 -- name: next_push_due$
 -- When the queue wants to be looked at again.
 select min(next_try_at) from pushes where state = 'queued';
