@@ -131,7 +131,10 @@ async def post_campaign_state(request: web.Request, body: StateChange) -> Saved:
         moved = msgspec.structs.replace(chosen.campaign, state=body.state)
         if moved.state == "scheduled" and moved.starts_at is None:
             raise Problem(409, "state", "a scheduled campaign needs starts_at")
-        return _saving(request, moved)(session)
+        saved = _saving(request, moved)(session)
+        if saved.state == "ended" != body.state:  # by its ends_at; this would be no answer to what was asked
+            raise Problem(409, "state", f"the campaign has ended, and cannot be {body.state} again")
+        return saved
 
     saved: Saved = await change(request, f"campaign {body.state}", campaign_id, move)
     return saved

@@ -254,6 +254,7 @@ async def test_a_schedule_moves_the_state_that_is_told(marketer):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
     for state in ("live", "paused", "scheduled", "draft"):
+        await marketer("POST", "/api/campaigns/cart/state", {"state": state}, status=409)
         again = {**plan, "state": state, "starts_at": now, "ends_at": now + 10**9}
         await marketer("PUT", "/api/campaigns/cart", again, status=409)
     versions = (await marketer("GET", "/api/campaigns/cart/versions"))["versions"]
