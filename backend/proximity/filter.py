@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from backend.proximity.floors import Corner, Floor
 from backend.proximity.radio import Array, FilterSettings, Hearing, Wide
 
-AT_ONCE: Final = 64  # beacons in one array: more would not fit the processor's cache
+AT_ONCE: Final = 128  # beacons in one array: more would not fit the processor's cache
 AT_LEAST: Final = 2  # numpy adds up a single column in another order than several, with another rounding
 EARS: Final = 12  # gateways whose gains a belief remembers; further ones hear it worse and tell little
 MOST_STEPS: Final = 15  # seconds walked on; after more of silence anybody may be anywhere in the window
@@ -377,18 +377,18 @@ def _newest(ears: dict[str, Ear]) -> dict[str, Ear]:
 _WEIGHTS: Final = np.concatenate([[0.0], 2.0 ** ((np.arange(1, 256) - 255) / _TO_THE_OCTAVE)]).astype(
     np.float32
 )
-_LEAST: Final = np.float32(1e-37)  # the logarithm of less would leave single precision
 
 
 def encoded(weights: Array) -> list[bytes]:
     """Each beacon's weights, a byte each: the logarithm, counted down from the greatest."""
-    flat = weights.reshape(-1, weights.shape[2])
-    steps = np.log(np.maximum(flat, _LEAST))  # processors have it for many at once, unlike log2
-    steps -= np.log(flat.max(axis=0))
+    with np.errstate(divide="ignore"):  # the logarithm of nothing lies below all others, and is kept as 0
+        steps = np.log(weights.reshape(-1, weights.shape[2]))  # many at once, unlike log2
+    steps -= np.log(weights.max(axis=0).max(axis=0))
     steps *= np.float32(_TO_THE_OCTAVE / math.log(2))
     steps += 255
     np.rint(steps, out=steps)
-    rows: NDArray[np.uint8] = np.ascontiguousarray(np.maximum(steps, 0, out=steps).astype(np.uint8).T)
+    np.clip(steps, 0, 255, out=steps)  # many at once, unlike maximum
+    rows: NDArray[np.uint8] = np.ascontiguousarray(steps.astype(np.uint8).T)
     return [row.tobytes() for row in rows]
 
 
