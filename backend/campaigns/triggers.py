@@ -25,7 +25,7 @@ from backend.campaigns.model import (
     ZoneEntered,
     ZoneLeft,
 )
-from backend.catalog.shelves import shelf_holds
+from backend.catalog.shelves import are_related
 from backend.occurrences import Occurrence, OccurrenceKind
 from backend.segments.values import passes_filter
 
@@ -98,12 +98,7 @@ def _in_category(trigger: CategoryDwelt, seen: Occurrence, categories: Collectio
         return False
     if not trigger.categories:
         return bool(categories)
-    held = list(categories)
-    return any(
-        shelf_holds(held, wanted) or shelf_holds([wanted], own)
-        for wanted in trigger.categories
-        for own in held
-    )
+    return any(are_related(own, wanted) for wanted in trigger.categories for own in categories)
 
 
 def _in_store(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, NamedTuple
 
 from msgspec import Meta, Struct
@@ -86,6 +87,15 @@ def shelf_holds(
     """
     stored = mappings.in_store(category_key(category))
     return any(_is_within(category_key(own), stored) for own in zone_categories)
+
+
+@lru_cache(maxsize=4_096)  # a shop's own categories, asked about at each of its customers' stays
+def are_related(own: str, wanted: str) -> bool:
+    """Whether who stands where a zone has its `own` category stands at the `wanted` one, or at a part of it.
+
+    In "Shoes" stands who is wanted at "shoes/running", and in "Shoes > Running" who is wanted at "Shoes".
+    """
+    return shelf_holds([own], wanted) or shelf_holds([wanted], own)
 
 
 @dataclass(frozen=True, slots=True)

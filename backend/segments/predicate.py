@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
+from backend.catalog.shelves import are_related
 from backend.segments.dependencies import is_restless
 from backend.segments.facts import Crowd, EventFact, Facts, VisitFact
 from backend.segments.model import (
@@ -224,7 +225,7 @@ def _dwelt(node: Dwelt, facts: Facts, now: int) -> Verdict:
 
 def _counts(node: Dwelt, visit: VisitFact) -> bool:
     if node.category is not None:
-        return node.category in visit.categories
+        return any(are_related(own, node.category) for own in visit.categories)
     return visit.store_id == node.store_id and node.zone_id in (None, visit.zone_id)
 
 

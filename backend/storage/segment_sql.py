@@ -6,13 +6,14 @@ PostgreSQL. Values are bound, never written into it. What it takes of the dialec
 """
 # ruff: noqa: S608 - it is put together from our own words; whatever comes from outside is bound
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeAlias
 
 import msgspec
 
+from backend.catalog.shelves import are_related
 from backend.profiles.model import IDENTIFIED
 from backend.segments.model import (
     EACH,
@@ -70,12 +71,14 @@ class Compiled:
     values: dict[str, Any]
 
 
-def members_sql(condition: Condition, people: Iterable[str], now: int) -> Compiled:
-    """Asks a condition of people, given by the ids of their roots.
+def members_sql(
+    condition: Condition, people: Iterable[str], now: int, categories: Collection[str]
+) -> Compiled:
+    """Asks a condition of people, given by the ids of their roots. `categories`: all that zones have.
 
     A row for each: `person_id`; `member` 1 or 0; `restless` 1 where time alone may change the answer.
     """
-    build = _Builder(now)
+    build = _Builder(now, categories)
     head = _PEOPLE.format(people=build.bind(msgspec.json.encode(list(people)).decode()))
     member = f"case when {build.sql(condition)} then 1 else 0 end"
     restless = f"case when {build.restless(condition)} then 1 else 0 end"
@@ -88,6 +91,7 @@ class _Builder:
     """Collects the values while the text is made."""
 
     now: int
+    categories: Collection[str]
     values: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -233,7 +237,9 @@ class _Builder:
     def _visits(self, node: Dwelt) -> str:
         joined = "from tree t cross join zone_visits v"
         if node.category is not None:
-            named = f"select 1 from json_each(z.categories) c where c.value = {self._text(node.category)}"
+            meant = [own for own in self.categories if are_related(own, node.category)]
+            listed = f"select value from json_each({self._text(msgspec.json.encode(meant).decode())})"
+            named = f"select 1 from json_each(z.categories) c where c.value in ({listed})"
             return f"""{joined} cross join zones z where v.profile_id = t.profile_id
               and z.store_id = v.store_id and z.zone_id = v.zone_id and exists ({named})"""
         zone = "" if node.zone_id is None else f" and v.zone_id = {self._text(node.zone_id)}"

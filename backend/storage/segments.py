@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from backend.catalog.shelves import are_related
 from backend.profiles.arrivals import Arrival, Known, known_root, nobody_known
 from backend.profiles.model import Profile
 from backend.profiles.trees import Trees
@@ -231,7 +232,8 @@ def count_people(session: Session) -> int:
 
 def ask(session: Session, condition: Condition, people: Collection[str], now: int) -> Asked:
     """Asks people a condition by SQL."""
-    compiled = members_sql(condition, people, now)
+    held = zone_categories(session).values() if needs_of(condition).categories else ()
+    compiled = members_sql(condition, people, now, frozenset[str]().union(*held))
     rows = session.found(compiled.sql, compiled.values)
     return Asked(
         frozenset(row["person_id"] for row in rows if row["member"]),
@@ -268,7 +270,10 @@ def basis_of(session: Session, condition: Condition) -> str:
     needs = needs_of(condition)
     if not needs.categories and not needs.near_stores:
         return ""
-    zones = [(*place, sorted(held & needs.categories)) for place, held in zone_categories(session).items()]
+    zones = [
+        (*place, sorted(own for own in held if any(are_related(own, asked) for asked in needs.categories)))
+        for place, held in zone_categories(session).items()
+    ]
     fences = fence_stores(session).items() if needs.near_stores else ()
     basis = ([zone for zone in zones if zone[2]], [one for one in fences if one[1] in needs.near_stores])
     return hashlib.sha256(msgspec.json.encode(basis)).hexdigest()

@@ -1,5 +1,6 @@
 """Segments in the fold: the members are always whom SQL finds; what is news to campaigns, and what is not."""
 
+import json
 import sqlite3
 
 import msgspec
@@ -618,6 +619,36 @@ def test_a_redefined_segment_moves_those_who_ask_for_it(base):
 
 
 # The world changes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "found"),
+    [
+        ("shoes", "Shoes", True),
+        ("Shoes > Running", "shoes", True),
+        ("Shoes", "SHOES / running", True),
+        ("Shoe care", "Shoes", False),
+        ("Shoes > Running", "Running", False),
+    ],
+)
+def test_a_category_is_a_zones_in_any_spelling_with_all_that_lies_below(base, held, asked, found):
+    """As for campaigns, and as docs/catalogue.md says; also where a zone gets it later."""
+    base.run(lambda s: s.run("save_store", store_id="s1", name="Shop", timezone="UTC"))
+    base.run(lambda s: s.run("save_zone", store_id="s1", zone_id="a", name="A", categories='["bags"]'))
+    base.fold(base.event(user_id="anna", name="Anything"))
+    anna = base.person("user_id", "anna")
+    base.connection.execute(
+        "insert into zone_visits (beacon_key, profile_id, store_id, zone_id, entered_at, left_at)"
+        " values ('b', ?, 's1', 'a', ?, ?)",
+        (anna, base.now - HOUR, base.now),
+    )
+    base.save("dwelt", {"type": "dwelt", "category": asked, "at_least_s": 60})
+    base.settle()
+    categories = json.dumps([held])
+    base.run(lambda s: s.run("save_zone", store_id="s1", zone_id="a", name="A", categories=categories))
+    base.reload()
+    base.settle()
+    assert base.members("dwelt") == ({anna} if found else set()) == base.by_sql("dwelt")
 
 
 def test_other_categories_have_everybody_asked_again_and_that_is_news(base, monkeypatch):

@@ -25,7 +25,7 @@ NAMES = ("Product Viewed", "Order Completed")
 KEYS = ("category", "price", "ünï", "a.b", "products")
 TRAITS = ("plan", "born")
 PURPOSES = ("push", "proximity")
-STORES, ZONES, CATEGORIES = ("s1", "s2"), ("a", "b"), ("shoes", "bags")
+STORES, ZONES, CATEGORIES = ("s1", "s2"), ("a", "b"), ("shoes", "Shoes > Running", "bags")
 TEXTS = (
     "shoes",
     "Shoes",
