@@ -89,6 +89,21 @@ async def test_an_id_token_goes_with_the_login_and_with_nothing_after_it(backend
     ]
 
 
+@pytest.mark.parametrize("nobody", ["undefined", "null", "''", "'undefined'"])
+async def test_a_login_of_nobody_leaves_the_visitor_as_they_are(backend, door, shop, nobody):
+    """Pages say `identify(user && user.id)`; what was looked at before the login must not be lost by that."""
+    source = backend.open_source("web")
+    page = await shop.open(tag(source, door, page="manual"))
+    await page.evaluate(f"footfall.identify({nobody}, {{city: 'Graz'}})")
+    await page.evaluate("footfall.track('Looked')")
+    user = f"f-n{abs(hash(nobody))}"
+    await page.evaluate(f"footfall.identify('{user}', {{}}, '{source.hash_of(user)}')")
+    events = await backend.stored(source, 3)
+    assert len({event.anonymous_id for event in events}) == 1
+    assert [event.user_id for event in events] == [None, None, user]
+    assert backend.profile("user_id", user)["traits"] == {"city": "Graz"}
+
+
 async def test_whoever_logs_in_over_somebody_else_takes_nothing_of_theirs(backend, door, shop):
     source = backend.open_source("web")
     page = await shop.open(tag(source, door))

@@ -27,6 +27,7 @@ interface Settings {
 }
 
 const PREFIX = "footfall:"; // without the write key: keys are replaced, and visitors stay who they are
+const NOBODY = /^\s*(undefined|null|NaN)?\s*$/; // what scripts make of a user who is not there
 const MAX_HELD = 100; // calls that wait for an answer to the consent banner, in the page's memory
 
 class Footfall {
@@ -72,10 +73,12 @@ class Footfall {
   }
 
   /** `proof` is the HMAC that the shop's server gives with the login, or Firebase's ID token; without one the
-   * claim binds nothing. A token lives an hour, so that only this call carries it. */
-  identify(userId: string | number, traits: Values = {}, proof?: string | IdToken): void {
+   * claim binds nothing. A token lives an hour, so that only this call carries it. Without a user, as of a page
+   * that asks nobody's name, it says something of the visitor. */
+  identify(userId: string | number | null | undefined, traits: Values = {}, proof?: string | IdToken): void {
     const proven = typeof proof === "string" ? { userHash: proof } : proof && { idToken: proof.idToken };
-    this.say("identify", { traits, userId: String(userId), ...proven });
+    const user = NOBODY.test(String(userId)) ? {} : { userId: String(userId) };
+    this.say("identify", { traits, ...user, ...proven });
   }
 
   /** What the person agrees to, by purpose; it is sent, and decides whether the other calls are. */
@@ -162,7 +165,7 @@ class Footfall {
   }
 
   private tell(kind: string, fields: Values, timestamp = new Date().toISOString()): void {
-    if (kind === "identify") this.become(fields.userId as string, fields.userHash as string | undefined);
+    if (fields.userId) this.become(fields.userId as string, fields.userHash as string | undefined);
     const own = kind === "consent";
     const about = own ? {} : { type: kind, context: context() };
     const body = { ...fields, ...about, ...this.who(), messageId: randomText(16), timestamp };
