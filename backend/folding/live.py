@@ -67,7 +67,8 @@ class LiveState:
     partitions: dict[str, int] = field(default_factory=dict)
     """By subject, the partition whose events tell of it."""
     strangers: set[str] = field(default_factory=set)
-    """Subjects whose owner withdrew, as another replica heard: they leave with the next transaction."""
+    """Subjects whose owner withdrew or has them no more, as somebody else saw to (another replica, an
+    operator): they leave with the next transaction."""
 
     @classmethod
     def read(
@@ -120,9 +121,7 @@ class LiveState:
             last_erasure=erasure.newest_receipt(session),
             holding=holding,
             partitions=at.partitions,
-            strangers=set()
-            if holding.whole
-            else _strangers(engine.tracks.keys() | visits.open.keys(), people),
+            strangers=_strangers(session, engine.tracks.keys() | visits.open.keys(), people, at.owners),
         )
 
     def knows(self, subject: str) -> bool:
@@ -171,5 +170,20 @@ class LiveState:
         )
 
 
-def _strangers(subjects: Iterable[str], people: Mapping[str, str]) -> set[str]:
-    return {one for one in subjects if one not in people and not one.startswith(PHONE_TRACK)}
+def _strangers(
+    session: Session, subjects: Iterable[str], people: Mapping[str, str], owners: Mapping[str, str]
+) -> set[str]:
+    """Tags that nobody who agreed carries, or somebody else than when they were last heard."""
+    return {
+        one
+        for one in subjects
+        if not one.startswith(PHONE_TRACK) and _is_strange(session, people.get(one), owners.get(one))
+    }
+
+
+def _is_strange(session: Session, bearer: str | None, owner: str | None) -> bool:
+    if bearer is None:
+        return True
+    if owner is None or owner == bearer:
+        return False
+    return profiles.resolve(session, "profile_id", owner) != bearer

@@ -101,9 +101,13 @@ class Transaction:
             self._live.forget_absent()
 
     def _leave_withdrawn(self) -> None:
+        """It is not the new bearer of a tag who leaves here."""
         strangers, self._live.strangers = self._live.strangers, set()
+        people = self._live.people
+        bearers = {subject: people.pop(subject) for subject in strangers if subject in people}
         for subject in sorted(strangers):
             self._happened(self._floor.forget(subject, self._now))
+        people.update(bearers)
 
     def _tell_replicas(self) -> None:
         """The others have in memory who agreed, and which segments are computed."""

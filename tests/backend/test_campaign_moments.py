@@ -14,7 +14,7 @@ from backend.proximity.fences import parse_fence
 from backend.push.model import Finish, PushState
 from backend.segments.model import Definition
 from backend.storage import campaigns as campaign_rows
-from backend.storage import fences, profiles, results, segments
+from backend.storage import fences, identities, profiles, results, segments
 from backend.storage.offers import SendChecks
 from backend.storage.pushes import PushStore
 from sdk_bridge.wire.app_events import Location, PushAddress
@@ -655,3 +655,65 @@ async def test_a_phone_whose_new_token_has_the_offer_gets_it_once(live_shop):
     claimed = await queue.claim("me", shop.clock(), 9)
     leaving = await queue.mark_sending(claimed, shop.clock())
     assert [push.address_value for push in leaving] == ["second"]
+
+
+@pytest.mark.parametrize("trigger", ["zone_dwelt", "store_dwelt"])
+async def test_whoever_an_operator_takes_a_tag_from_is_there_no_longer(live_shop, trigger):
+    """The till gives the tag to the next customer, who is there from then on."""
+    shop = live_shop
+    place = {"store_id": "s1"} if trigger == "store_dwelt" else {"store_id": "s1", "zone_id": "a"}
+    await save(shop, trigger={"type": trigger, **place, "dwell_s": 8})
+    await save(shop, "left", trigger={"type": "zone_left", "store_id": "s1", "zone_id": "a"})
+    await shop.person("anna", ANNA)
+    await shop.person("berta")
+    await shop.folded()
+    await shop.hear(ANNA, seconds=4)
+    await shop.folded()
+    await shop.state.write(lambda s: identities.assign_beacon(s, "user_id:berta", ANNA, shop.clock()))
+    shop.fold.refresh()
+    await shop.heartbeat()
+    await shop.folded()
+    anna, berta = [
+        await shop.state.read(lambda s, u=user: profiles.resolve(s, "user_id", u))
+        for user in ("anna", "berta")
+    ]
+    assert await shop.column("select left_at is null from visits") == [0]
+    await shop.hear(ANNA, seconds=6)
+    await shop.folded()
+    assert await told(shop) == []
+    await shop.hear(ANNA, seconds=6)
+    await shop.folded()
+    assert await shop.column("select profile_id from decisions") == [berta]
+    assert await shop.column("select profile_id from visits order by entered_at") == [anna, berta]
+
+
+async def test_a_tag_that_an_operator_takes_away_is_nowhere(live_shop):
+    shop = live_shop
+    await shop.person("anna", ANNA)
+    await shop.folded()
+    await shop.hear(ANNA, seconds=4)
+    await shop.folded()
+    assert await shop.column("select zone_id from presences") == ["a"]
+    await shop.state.write(lambda s: identities.take_beacon(s, "user_id:anna", ANNA, shop.clock()))
+    shop.fold.refresh()
+    await shop.heartbeat()
+    await shop.folded()
+    assert await shop.column("select zone_id from presences") == []
+    assert await shop.column("select left_at is null from visits") == [0]
+
+
+async def test_whose_profile_an_operator_merges_goes_on_being_there(live_shop):
+    shop = live_shop
+    await shop.person("anna", ANNA)
+    await shop.person("berta")
+    await shop.folded()
+    await shop.hear(ANNA, seconds=4)
+    await shop.folded()
+    await shop.state.write(
+        lambda s: identities.merge(s, "user_id:anna", "user_id:berta", shop.clock(), lambda: "m" * 36)
+    )
+    shop.fold.refresh()
+    await shop.hear(ANNA, seconds=2)
+    await shop.folded()
+    assert await shop.column("select left_at is null from visits") == [1]
+    assert await shop.column("select count(*) from zone_visits") == [1]
