@@ -87,10 +87,14 @@ class FloorPart:
     def _locate(self, entry: Entry, batch: Batch, offset: int) -> Iterator[Occurrence]:
         """Live readings move the zones.
 
-        Nothing is heard later than it arrived: a clock that runs ahead must not keep anybody in a zone.
+        Nothing is heard later than it arrived: a clock that runs ahead must not keep anybody in a zone. What
+        arrives later than a silence may last is history: it would let people in who leave at once.
         """
+        oldest = entry.received_at - self._live.engine.settings.absent_ms
         for second, heard in sorted(self._heard(batch).items()):
             at = min(batch.base_ms + second * 1000 + 500 + offset, entry.received_at)
+            if at < oldest:
+                continue
             for beacon_key in heard:
                 self._handovers.seen(beacon_key, entry.partition)
             loudness = {key: Heard(at, adverts, total) for key, (adverts, total) in heard.items()}

@@ -10,10 +10,16 @@ from backend.storage import campaigns as campaign_rows
 from backend.storage.floor import visit_of
 from backend.storage.ownership import Holding
 from sdk_bridge.wire.app_events import BeaconSighting
+from sdk_bridge.wire.messages import Batch, Readings
 from sdk_bridge.wire.topics import partition_of
 
 ANNA = "ibeacon:00000000-0000-0000-0000-0000000000aa:1:1"
 SHELF = "ibeacon:00000000-0000-0000-0000-0000000000ff:1:2"
+
+
+def reading(beacon: str, at: int) -> Batch:
+    """One advert, by the clock of whoever heard it."""
+    return Batch("", at - 500, [beacon], Readings([0], [0], [1], [60], [60]))
 
 
 async def quiet(shop, seconds: int) -> None:
@@ -281,3 +287,20 @@ async def test_what_a_phones_former_holder_saw_ends_nobodys_visit(shelf):
     await shop.folded()
     [visit] = await shop.rows("select * from visits")
     assert visit["left_at"] is None
+
+
+@pytest.mark.parametrize("late_s", [11, 20, 29])
+async def test_what_comes_late_moves_nobody_into_a_zone_and_out_of_it_again(live_shop, late_s):
+    """A gateway of another make whose clock is slow, or one whose network stood still."""
+    shop = live_shop
+    await shop.person("anna", ANNA)
+    await shop.folded()
+    for _ in range(15):
+        shop.clock.forward(1000)
+        await shop.append(reading(ANNA, shop.clock() - late_s * 1000))
+    await shop.folded()
+    assert await shop.rows("select * from zone_visits") == []
+    assert await shop.column("select count(*) from sightings") == [15], "history all the same"
+    await shop.hear(ANNA, seconds=5)
+    await shop.folded()
+    assert await shop.column("select zone_id from zone_visits") == ["a"]
