@@ -4,6 +4,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 
 IN_HAND_MS = 1_600  # a gateway's unfinished second and its next write; SIGKILL may take these, nothing more
+DYING_MS = 60_000  # from the kill until BlueZ knows of it; a busy machine takes its time
 
 
 @dataclass(slots=True)
@@ -19,11 +20,12 @@ class Ledger:
         self.sent[gateway] += 1
         recent = self._recent.setdefault(gateway, deque())
         recent.append(at)
-        while recent[0] < at - IN_HAND_MS:
+        while recent[0] < at - IN_HAND_MS - DYING_MS:
             recent.popleft()
 
     def killed(self, gateway: str, at: int) -> None:
-        """The gateway was killed: what it heard in its last moments had not reached its disk."""
+        """The gateway was killed at a time: what it heard in its last moments had not reached its disk, and
+        what seemed to reach it since, nobody heard."""
         recent = self._recent.get(gateway, deque())
         self.in_hand[gateway] += sum(1 for heard_at in recent if heard_at >= at - IN_HAND_MS)
         recent.clear()

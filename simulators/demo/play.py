@@ -254,15 +254,14 @@ async def run(stage: Stage, phones: PhoneFleet, screen: Screen) -> None:
     stage.scene.tell("the shop is open")
     async with asyncio.TaskGroup() as group:
         group.create_task(_live(stage))
-        tasks = [group.create_task(_show(stage, phones, screen))]
+        showing = group.create_task(_show(stage, phones, screen))
         if stage.script.chaos:
-            tasks.append(group.create_task(_chaos(stage)))
+            group.create_task(_chaos(stage))
         with suppress(TimeoutError):
             async with asyncio.timeout(stage.script.seconds):
                 await stage.stop.wait()
         stage.stop.set()
-        for task in tasks:
-            task.cancel()
+        showing.cancel()
 
 
 async def _live(stage: Stage) -> None:
@@ -308,11 +307,18 @@ async def _show(stage: Stage, phones: PhoneFleet, screen: Screen) -> None:
 
 
 async def _chaos(stage: Stage) -> None:
-    """SIGKILL for the backend, the broker and one gateway, each started again as systemd would."""
+    """SIGKILL for the backend, the broker and one gateway, each started again as systemd would.
+
+    Also where the shop closes meanwhile: what a gateway holds when it is killed has to arrive all the same.
+    """
     total = stage.script.seconds or 60.0
     dice = random.Random(stage.script.seed)
     for what, share in CHAOS_SHARES:
-        await asyncio.sleep(max(0.0, stage.scene.started + total * share - time.monotonic()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, stage.scene.started + total * share - time.monotonic())):
+                await stage.stop.wait()
+        if stage.stop.is_set():
+            return
         name = dice.choice(stage.shop.gateways) if what == "gateway" else what
         stage.scene.tell(f"SIGKILL: {name}")
         await _kill(stage, name)
@@ -326,12 +332,13 @@ async def _kill(stage: Stage, name: str) -> None:
     if name == "broker":
         await stage.broker.kill()
         return
+    killed_at = int(time.monotonic() * 1000)
     await stage.programs[name].kill()
     if name in stage.radios:
         async with asyncio.timeout(START_TIMEOUT_S):
             while stage.radios[name].listening(ADAPTER):  # noqa: ASYNC110 - what it hears counts until then
                 await asyncio.sleep(0.005)
-        stage.ledger.killed(f"{STORE}/{name}", int(time.monotonic() * 1000))
+        stage.ledger.killed(f"{STORE}/{name}", killed_at)
 
 
 async def _restart(stage: Stage, name: str) -> None:

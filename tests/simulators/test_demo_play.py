@@ -63,3 +63,29 @@ async def test_an_advert_on_its_way_when_the_shop_closes_is_counted(seconds):
     await asyncio.wait_for(running, 10)
     assert radio.heard > 0
     assert stage.ledger.total == radio.heard
+
+
+class Program:
+    """A child process as the demo sees it."""
+
+    def __init__(self) -> None:
+        self.kills, self.runs = 0, True
+
+    async def kill(self) -> None:
+        self.kills, self.runs = self.kills + 1, False
+
+    def start(self) -> None:
+        self.runs = True
+
+    def check(self) -> None:
+        pass
+
+
+async def test_what_was_killed_runs_again_when_the_shop_closes_meanwhile():
+    """Else what a gateway held would never arrive, and be told as lost."""
+    stage = opened(SlowRadio(), 0.5)
+    stage.script.chaos, stage.script.seed, stage.programs["backend"] = True, 7, Program()
+    phones, screen = SimpleNamespace(opened=0), SimpleNamespace(draw=lambda: None)
+    await asyncio.wait_for(run(stage, phones, screen), 20)
+    assert (stage.programs["backend"].kills, stage.programs["backend"].runs) == (1, True)
+    assert stage.scene.down == set()

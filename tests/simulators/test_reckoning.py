@@ -74,3 +74,9 @@ def test_a_line_cut_off_by_a_kill_is_no_delivery(tmp_path):
 )
 def test_the_nearest_rank(ordered, percent, expected):
     assert percentile(ordered, percent) == expected
+
+
+def test_the_last_moments_are_those_before_the_kill_however_late_bluez_knows_of_it():
+    ledger = heard(a=100)
+    ledger.killed(A, 70 * 100)
+    assert ledger.in_hand[A] == IN_HAND_MS // 100 + 1 + 29
