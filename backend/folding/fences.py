@@ -45,7 +45,7 @@ class FencePart:
         if event.location is not None and event.location.accuracy_m is not None:
             accuracy = event.location.accuracy_m
         known = live.fences.fences
-        self._handovers.seen(subject, partition_of_event(event))
+        self._handovers.seen([subject], partition_of_event(event))
         live.fence_owners[subject] = person_id
         self._heard.add(subject)
         if event.fence is not None:

@@ -95,12 +95,11 @@ class FloorPart:
             at = min(batch.base_ms + second * 1000 + 500 + offset, entry.received_at)
             if at < oldest:
                 continue
-            for beacon_key in heard:
-                self._handovers.seen(beacon_key, entry.partition)
+            self._handovers.seen(heard, entry.partition)
             loudness = {key: Heard(at, adverts, total) for key, (adverts, total) in heard.items()}
             yield from self._moved(self._live.engine.hear_all(entry.source, loudness), entry.received_at)
             for beacon_key in heard:
-                if beacon_key in self._live.stays:  # few are waited for
+                if self._live.stays.get(beacon_key):  # few are waited for
                     yield from self._stayed(beacon_key, entry.received_at)
 
     def _heard(self, batch: Batch) -> dict[int, dict[str, tuple[int, float]]]:
@@ -154,13 +153,15 @@ class FloorPart:
                 )
 
     def _stayed(self, beacon_key: str, received_at: int) -> Iterator[Occurrence]:
-        """Fresh evidence of a stay that somebody waits for.
+        """Fresh evidence of a stay that was long enough for somebody who waits for it.
 
         What was long under way, after an outage say, is none: whoever is still there is soon heard.
         """
         engine = self._live.engine
-        track = engine.tracks.get(beacon_key)
-        if not self._live.stays.get(beacon_key) or track is None or track.place is None:
+        track, waits = engine.tracks.get(beacon_key), self._live.stays.get(beacon_key)
+        if not waits or track is None or track.place is None:
+            return
+        if track.seen_at < min(wait.due_at for wait in waits):
             return
         if received_at - track.seen_at > engine.settings.absent_ms:
             return
@@ -201,7 +202,7 @@ class FloorPart:
         if sighting.what == "leave":
             yield from self._moved(engine.left_by_phone(track, sighting.key, at), event.received_at)
         elif dbm is not None:
-            self._handovers.seen(track, partition_of_event(event))
+            self._handovers.seen([track], partition_of_event(event))
             self._live.phones[track] = person_id
             heard = engine.hear_by_phone(track, sighting.key, at, dbm, 1, settled=entered)
             yield from self._moved(heard, event.received_at)

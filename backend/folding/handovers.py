@@ -4,6 +4,8 @@ Whoever takes a subject over leaves word in the transaction that does; whoever k
 and nothing comes of that, for it has not left.
 """
 
+from collections.abc import Collection
+
 from backend.folding.live import PHONE_TRACK, LiveState
 from backend.storage import campaigns as campaign_rows
 from backend.storage import fences, floor
@@ -28,17 +30,22 @@ class HandoverPart:
                     self._live.lose(subject)
                 self._session.run("end_handover", partition=partition, subject=subject)
 
-    def seen(self, subject: str, partition: int) -> None:
-        """A subject is told of by an event of a partition of ours."""
+    def seen(self, subjects: Collection[str], partition: int) -> None:
+        """Subjects are told of by an event of a partition of ours."""
         live = self._live
-        if not live.holding.whole and not live.knows(subject):
-            left = self._presence(subject) | self._visit(subject, partition) | self._fences(subject)
-            if left:
-                live.stays[subject] = campaign_rows.stays_of(self._session, subject)
-                self._session.run("end_handover", partition=partition, subject=subject)
-            for before in sorted(left - {partition}):
-                self._session.run("hand_over", partition=before, subject=subject)
-        live.partitions[subject] = partition
+        if not live.holding.whole:
+            for subject in subjects:
+                if not live.knows(subject):
+                    self._take_over(subject, partition)
+        live.partitions.update(dict.fromkeys(subjects, partition))
+
+    def _take_over(self, subject: str, partition: int) -> None:
+        left = self._presence(subject) | self._visit(subject, partition) | self._fences(subject)
+        if left:
+            self._live.stays[subject] = campaign_rows.stays_of(self._session, subject)
+            self._session.run("end_handover", partition=partition, subject=subject)
+        for before in sorted(left - {partition}):
+            self._session.run("hand_over", partition=before, subject=subject)
 
     def _presence(self, subject: str) -> set[int]:
         row = self._session.row("presence_of", subject=subject)

@@ -148,8 +148,8 @@ class Track(msgspec.Struct, array_like=True):
 
     def put(self, source: str, second: int, heard: Heard) -> None:
         """Adds to the open second; what comes late counts as of now."""
-        self.second = max(second, self.second)
-        self.heard_at = max(heard.at, self.heard_at)
+        self.second = max(self.second, second)
+        self.heard_at = max(self.heard_at, heard.at)
         if source.startswith(PHONE):
             self.phone_at = max(heard.at, self.phone_at)
         known = self.open.get(source)
@@ -164,10 +164,10 @@ class Track(msgspec.Struct, array_like=True):
         heard, self.open = self.open, {}
         gap_s = self.second - self.belief.second if self.belief and not self.by_phone else 0
         if 0 < gap_s <= FORGET_S:
-            listened_since = max(awake_at, min(back_at.get(source, 0) for source in heard))
+            listened_since = max(awake_at, min([back_at.get(source, 0) for source in heard]))
             if listened_since > _end(self.second - gap_s):
                 return heard
-            between_s = gap_s / max(row.adverts for row in heard.values())
+            between_s = gap_s / max([row.adverts for row in heard.values()])
             self.pace_s = self.pace_s**0.75 * between_s**0.25 if self.pace_s else between_s
         return heard
 
@@ -360,7 +360,8 @@ class ZoneEngine:
             until = self._told_until(listeners, now) if opened else 0
             if until < self._due.get(where, 0):
                 continue
-            for beacon_key in [key for key, track in opened.items() if _end(track.second) <= until]:
+            newest = until // 1000 - 1  # of the seconds that end by then
+            for beacon_key in [key for key, track in opened.items() if track.second <= newest]:
                 track = opened.pop(beacon_key)
                 is_here = self.tracks.get(beacon_key) is track  # it may be gone, or in another store, by now
                 if track.open and is_here:
@@ -395,7 +396,7 @@ class ZoneEngine:
         )
         where = (store_id, source.startswith(PHONE))
         opened = self._open.setdefault(where, {})
-        due = self._due.get(where, 0) if opened else _END_OF_TIME
+        due, oldest = self._due.get(where, 0) if opened else _END_OF_TIME, _END_OF_TIME
         for beacon_key, row in heard.items():
             track = known.get(beacon_key)
             if track is None:
@@ -403,13 +404,13 @@ class ZoneEngine:
             elif track.store_id != store_id:
                 transitions += self._leave(beacon_key, track, row.at, "left")
                 track = self.tracks[beacon_key] = Track(store_id, seen_at=max(row.at, track.seen_at))
-            self.changed.add(beacon_key)
             second = row.at // 1000
             if track.second - second <= self.settings.late_s:
                 track.put(source, second, row)
                 opened[beacon_key] = track
-                due = min(due, _end(second))
-        self._due[where] = due
+                oldest = min(oldest, second)
+        self.changed.update(heard)
+        self._due[where] = min(due, _end(oldest))
         return transitions
 
     def _close(self, beacon_keys: Iterable[str]) -> list[Transition]:
@@ -628,18 +629,20 @@ def _confidence(chance: float, odds: _Odds) -> Confidence:
 
 
 def _odds(listeners: Listeners, moved: Advanced, heard: Mapping[str, Heard], dead: set[str]) -> _Odds:
-    odds = _Odds(-math.inf, blind=bool(dead))
-    zone_of, zones, heard_at = listeners.zone_of, odds.zones, odds.heard_at
+    zone_of, by_source = listeners.zone_of, listeners.by_source
+    zones: dict[str, float] = {}
+    heard_at: dict[str, int] = {}
+    strongest_dbm, dead_share, settled = -math.inf, 0.0, False
     for short, chance in moved.chances.items():
         zone_id = zone_of[short]
         zones[zone_id] = zones.get(zone_id, 0.0) + chance
         if short in dead:
-            odds.dead_share += chance
-    by_source = listeners.by_source
+            dead_share += chance
     for source, row in heard.items():
-        odds.strongest_dbm = max(odds.strongest_dbm, row.total / row.adverts)
+        dbm = row.total / row.adverts
+        strongest_dbm = max(strongest_dbm, dbm)
         listener = by_source.get(source)
         if listener is not None:
             heard_at[listener.zone_id] = max(row.at, heard_at.get(listener.zone_id, 0))
-            odds.settled |= row.settled
-    return odds
+            settled |= row.settled
+    return _Odds(strongest_dbm, zones, heard_at, dead_share, bool(dead), settled)

@@ -1,8 +1,8 @@
 """The shop floor in the database: sightings, presences, visits, health; inside the fold's transaction."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -12,7 +12,7 @@ from backend.proximity.visits import StoreTransition, Visit, Visits
 from backend.proximity.zones import Place, Track, Transition, ZoneEngine
 from backend.storage.entries import Cursor
 from backend.storage.ownership import EVERYTHING, Holding
-from backend.storage.session import Row, Session, StorageError
+from backend.storage.session import Row, Rows, Session, StorageError
 from sdk_bridge.wire.messages import BeaconHealth, Heartbeat
 from sdk_bridge.wire.topics import partition_of
 
@@ -32,6 +32,19 @@ class Sighting(NamedTuple):
 
 
 Sightings: TypeAlias = Iterable[tuple[str, str, int, int, int, int]]
+_SIGHTING: Final = ("second", "gateway_number", "key_number", "adverts", "loss", "best")
+_PRESENCE: Final = (
+    "beacon_key",
+    "profile_id",
+    "store_id",
+    "zone_id",
+    "entered_at",
+    "seen_at",
+    "engine",
+    "confidence",
+    "partition",
+)
+"""In the order in which their statements ask for them: see Rows."""
 
 
 @dataclass(slots=True)
@@ -75,16 +88,15 @@ def move_to(session: Session, before: Cursor, reached: Cursor, holding: Holding 
 
 def add_sightings(session: Session, numbers: Numbers, sightings: Sightings) -> None:
     """Keeps what was heard, second by second."""
-    session.many("add_sighting", _rows(session, numbers, sightings), together=True)
+    session.many("add_sighting", Rows(_SIGHTING, _rows(session, numbers, sightings)), together=True)
 
 
 def add_sightings_without_time(
     session: Session, numbers: Numbers, boot_id: str, received_at: int, sightings: Sightings
 ) -> None:
     """Keeps what was heard in a boot whose clock was never set; `second` counts from that boot."""
-    boot = {"boot_id": boot_id, "received_at": received_at}
-    rows = ({**row, **boot} for row in _rows(session, numbers, sightings))
-    session.many("add_sighting_without_time", rows)
+    rows = [(*row, boot_id, received_at) for row in _rows(session, numbers, sightings)]
+    session.many("add_sighting_without_time", Rows((*_SIGHTING, "boot_id", "received_at"), rows))
 
 
 def count_forgotten(session: Session, gateway: str, adverts: int) -> None:
@@ -189,9 +201,9 @@ def save_tracks(
         if track is None:
             ended.append({"beacon_key": beacon_key})
         else:
-            saved.append({**_presence(engine, beacon_key, track, profile_id), "partition": partition})
+            saved.append(_presence(engine, beacon_key, track, profile_id, partition))
     session.many("end_presence", ended)
-    session.many("save_presence", saved)
+    session.many("save_presence", Rows(_PRESENCE, saved), together=True)
 
 
 def restore_tracks(session: Session, engine: ZoneEngine, present: Present, holding: Holding) -> None:
@@ -270,32 +282,38 @@ def live_floor(session: Session, store_id: str | None, since: int, now: int) -> 
     }
 
 
-def _presence(engine: ZoneEngine, beacon_key: str, track: Track, profile_id: str | None) -> dict[str, Any]:
-    return {
-        "beacon_key": beacon_key,
-        "profile_id": profile_id,
-        "store_id": track.store_id,
-        "zone_id": track.zone_id,
-        "entered_at": track.entered_at,
-        "seen_at": track.seen_at,
-        "engine": engine.state_of(beacon_key),
-        "confidence": track.confidence,
-    }
+def _presence(
+    engine: ZoneEngine, beacon_key: str, track: Track, profile_id: str | None, partition: int | None
+) -> tuple[Any, ...]:
+    return (
+        beacon_key,
+        profile_id,
+        track.store_id,
+        track.zone_id,
+        track.entered_at,
+        track.seen_at,
+        engine.state_of(beacon_key),
+        track.confidence,
+        partition,
+    )
 
 
-def _rows(session: Session, numbers: Numbers, sightings: Sightings) -> Iterator[dict[str, int]]:
+def _rows(
+    session: Session, numbers: Numbers, sightings: Sightings
+) -> list[tuple[int, int, int, int, int, int]]:
     """One for every reading there is, so the numbers that are known are taken without a call."""
     keys, gateways = numbers.keys, numbers.gateways
-    for beacon_key, gateway, second, adverts, loss, best in sightings:
-        key_number, gateway_number = keys.get(beacon_key), gateways.get(gateway)
-        yield {
-            "second": second,
-            "gateway_number": numbers.gateway(session, gateway) if gateway_number is None else gateway_number,
-            "key_number": numbers.key(session, beacon_key) if key_number is None else key_number,
-            "adverts": adverts,
-            "loss": loss,
-            "best": best,
-        }
+    return [
+        (
+            second,
+            gateways.get(gateway) or numbers.gateway(session, gateway),
+            keys.get(beacon_key) or numbers.key(session, beacon_key),
+            adverts,
+            loss,
+            best,
+        )
+        for beacon_key, gateway, second, adverts, loss, best in sightings
+    ]
 
 
 def _one(session: Session, query: str, **values: Any) -> int:
