@@ -23,11 +23,13 @@ from backend.segments.model import (
 )
 from backend.storage.segment_facts import as_json, fence_stores, zone_categories
 from backend.storage.segment_sql import members_sql
-from backend.storage.session import Row, Session
+from backend.storage.session import Row, Rows, Session
 
 EVERY = ""
 """In a timer: every segment."""
 MAX_SEGMENTS = 500  # every one is compiled and indexed wherever the fold starts
+MEMBER = ("segment_id", "profile_id", "since", "version")
+TIMER = ("profile_id", "segment_id", "due_at")
 _definition = msgspec.json.Decoder(Definition)
 
 
@@ -389,14 +391,8 @@ def segments_of(session: Session, person_id: str) -> Sequence[Row]:
 
 def put_members(session: Session, members: Iterable[tuple[Membership, int]]) -> None:
     """People came in, under a version; whoever is in already keeps the earlier time."""
-    session.many(
-        "put_segment_member",
-        (
-            {"profile_id": profile_id, "segment_id": segment_id, "since": since, "version": version}
-            for (profile_id, segment_id, since), version in members
-        ),
-        together=True,
-    )
+    rows = [(segment_id, profile_id, since, version) for (profile_id, segment_id, since), version in members]
+    session.many("put_segment_member", Rows(MEMBER, rows), together=True)
 
 
 def end_members(session: Session, gone: Iterable[tuple[str, str]]) -> None:
@@ -406,18 +402,8 @@ def end_members(session: Session, gone: Iterable[tuple[str, str]]) -> None:
 
 def add_changes(session: Session, changes: Iterable[Change]) -> None:
     """For the timeline."""
-    rows = (
-        {
-            "segment_id": one.segment_id,
-            "profile_id": one.profile_id,
-            "version": one.version,
-            "kind": one.kind,
-            "at": one.at,
-            "backfill": int(one.backfill),
-        }
-        for one in changes
-    )
-    session.many("add_segment_change", rows, together=True)
+    rows = [(*told, int(backfill)) for *told, backfill in changes]
+    session.many("add_segment_change", Rows(Change._fields, rows), together=True)
 
 
 def erase(session: Session, profiles: Iterable[str]) -> None:
@@ -438,13 +424,8 @@ def timers_of(session: Session, profiles: Iterable[str]) -> dict[tuple[str, str]
 
 def put_timers(session: Session, due: Mapping[tuple[str, str], int]) -> None:
     """Looks at (profile, segment) at this time, or earlier if so was said before."""
-    rows = [
-        {"profile_id": profile_id, "segment_id": segment_id, "due_at": at}
-        for (profile_id, segment_id), at in sorted(
-            due.items()
-        )  # neighbours in the index, one after the other
-    ]
-    session.many("put_segment_timer", rows)
+    rows = [(*key, at) for key, at in sorted(due.items())]  # neighbours in the index, one after the other
+    session.many("put_segment_timer", Rows(TIMER, rows))
 
 
 def ask_again(session: Session, profiles: Iterable[str], now: int) -> None:
