@@ -19,6 +19,7 @@ from backend.profiles.arrivals import Arrival, Known, nobody_known
 from backend.profiles.trees import Trees
 from backend.segments.dependencies import EITHER, LEAVES, Needs, Wake, Wakes, is_restless, needs_of
 from backend.segments.facts import NOTHING_KNOWN
+from backend.segments.memory import Memory
 from backend.segments.model import LONGEST_S, Condition, in_order, references
 from backend.segments.predicate import Answer, evaluate, evaluate_all
 from backend.storage import segments as rows
@@ -116,14 +117,6 @@ class _Noted:
         """Those who may have come into something by what they did."""
         return set[str]().union(*(woken for wake, woken in self.woken.items() if wake.may_enter))
 
-    def histories(self, people: AbstractSet[str]) -> dict[str, list[AppEvent]]:
-        """What people did who did all of it in this transaction."""
-        histories: dict[str, list[AppEvent]] = {person: [] for person in people}
-        for person, event in self.told if people else ():
-            if person in histories:
-                histories[person].append(event)
-        return histories
-
     def profiles(self) -> set[str]:
         return self.by_all.union(*self.woken.values())
 
@@ -174,8 +167,6 @@ class _People:
     asked: dict[str, set[str]]
     held: _Held
     timers: Mapping[tuple[str, str], int]
-    histories: Mapping[str, Sequence[AppEvent]]
-    """All that people ever did, of whom that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +192,7 @@ class AudiencePart:
     ) -> None:
         self._session = session
         self._known: Known = nobody_known
-        self._trees = Trees()
+        self._memory = Memory()
         self._holding = holding
         self._audiences = audiences
         self._stopwatch = stopwatch
@@ -228,13 +219,13 @@ class AudiencePart:
         """These profiles are of another person than before: every segment asks about them."""
         self._noted.by_all.update(profiles)
 
-    def arrived(self, arrivals: Iterable[Arrival], known: Known, trees: Trees) -> None:
+    def arrived(self, arrivals: Iterable[Arrival], known: Known, memory: Memory) -> None:
         """These people are new, or more than before: the segments that it concerns ask about them.
 
-        `known`: profiles that need not be read, and `trees`: people.
+        `known`: profiles that need not be read, and `memory`: people.
         """
         self._noted.arrivals.extend(arrivals)
-        self._known, self._trees = known, trees
+        self._known, self._memory = known, memory
 
     def settle(self, now: int) -> Iterator[Occurrence]:
         """Asks everybody whom anything happened to. `now`: everything until then is folded."""
@@ -275,7 +266,9 @@ class AudiencePart:
 
     def _ask_noted(self, now: int) -> Iterator[Occurrence]:
         noted, self._noted = self._noted, _Noted()
+        self._memory.forget(noted.by_all)
         if not self._audiences.segments or not (noted.woken or noted.by_all or noted.arrivals):
+            self._memory.histories.tell(noted.told, (), self._known)
             return
         people, found = self._people(noted), _Found()
         groups = self._groups(people, now)
@@ -285,6 +278,8 @@ class AudiencePart:
         self._bring(people.held, found)
         for group in groups:
             self._let_rest(group.facts, now)
+            self._memory.histories.keep(group.facts.read, group.facts.needs, now)
+        self._memory.keep_memberships(_rows_after(people))
         yield from self._write(found)
 
     def _groups(self, people: _People, now: int) -> list[_Group]:
@@ -305,7 +300,7 @@ class AudiencePart:
         needs = reduce(or_, (self._audiences.needs[segment_id] for segment_id in asking))
         profiles = {person: tree for person, tree in people.trees.profiles.items() if person in together}
         trees = Trees(profiles, people.trees.windows)
-        members, histories = people.held.members, people.histories
+        members, histories = people.held.members, self._memory.histories.known(together, needs, now)
         facts = PeopleFacts(self._session, trees, needs, now, members, histories, self._known)
         return _Group(together, facts)
 
@@ -314,9 +309,9 @@ class AudiencePart:
         audiences, session = self._audiences, self._session
         asking, passed_by = self._asking_of_arrivals(noted)
         arrivals = [arrival for arrival, _ in asking]
-        self._trees.forget(noted.by_all)
+        self._memory.histories.tell(noted.told, arrivals, self._known)
         profiles = noted.profiles() - passed_by
-        trees = rows.whole_trees(session, profiles, self._known, arrivals, self._trees)
+        trees = rows.whole_trees(session, profiles, self._known, arrivals, self._memory.trees)
         person_of = {profile: person for person, tree in trees.profiles.items() for profile in tree}
         begun = {one for arrival in arrivals for one in arrival.begun}
         held = self._held(trees.profiles, person_of, begun)
@@ -332,8 +327,7 @@ class AudiencePart:
                 asked[segment_id] |= held.open_to(segment_id, effect, people)
         waiting = set().union(*asked.values()) - begun if audiences.restless else ()
         timers = rows.timers_of(session, waiting) if waiting else {}
-        alone = {arrival.person_id for arrival in arrivals if arrival.is_alone}
-        return _People(trees, asked, held, timers, noted.histories(alone))
+        return _People(trees, asked, held, timers)
 
     def _asking_of_arrivals(self, noted: _Noted) -> tuple[list[tuple[Arrival, frozenset[str]]], set[str]]:
         """The arrivals, each with the segments that it concerns; and newcomers' profiles that no segment asks
@@ -357,7 +351,7 @@ class AudiencePart:
         """What people are in; a profile that was merged gives its memberships to its person."""
         held, stale = _Held({person: set() for person in trees}), list[tuple[str, str]]()
         before = person_of.keys() - begun
-        for profile_id, segment_id, since in rows.memberships(self._session, before) if before else ():
+        for profile_id, segment_id, since in self._memberships(before):
             person = person_of[profile_id]
             key = (person, segment_id)
             held.members[person].add(segment_id)
@@ -369,6 +363,16 @@ class AudiencePart:
                 stale.append((profile_id, segment_id))
         rows.end_members(self._session, stale)
         return held
+
+    def _memberships(self, profiles: AbstractSet[str]) -> Iterator[Membership]:
+        """What profiles are in by rows of their own."""
+        known = self._memory.memberships
+        unread = [profile_id for profile_id in profiles if profile_id not in known]
+        for profile_id in profiles & known.keys():
+            for segment_id, since in known[profile_id].items():
+                yield Membership(profile_id, segment_id, since)
+        if unread:
+            yield from rows.memberships(self._session, unread)
 
     def _ask_all(
         self, segment: StoredSegment, people: _People, group: _Group, found: _Found, now: int
@@ -474,6 +478,7 @@ class AudiencePart:
                 found.gone.append((person_id, segment_id))
             for dependent in self._audiences.wakes.dependents(segment_id):
                 self._noted.woken[self._audiences.wakes.alone[dependent]].add(person_id)
+        self._memory.forget_memberships(change.profile_id for change, _ in found.changes)
         found.timers = self._timers_of(segment, asked.restless, now)
         yield from self._write(found)
 
@@ -512,6 +517,18 @@ def _needs(conditions: Mapping[str, Condition], order: Sequence[str], wakes: Wak
     for key in reversed(order):
         needs[key] = reduce(or_, (needs[one] for one in wakes.dependents(key)), needs_of(conditions[key]))
     return needs
+
+
+def _rows_after(people: _People) -> dict[str, Mapping[str, int] | None]:
+    """By profile its memberships once all is written; None where only the database knows since when."""
+    held, found, nothing = people.held, dict[str, Mapping[str, int] | None](), dict[str, int]()
+    for person, tree in people.trees.profiles.items():
+        for profile_id in tree:
+            found[profile_id] = nothing
+        if theirs := held.members[person]:
+            was_both = person in held.merged and any((person, one) in held.rooted for one in theirs)
+            found[person] = None if was_both else {one: held.since[person, one] for one in theirs}
+    return found
 
 
 def _known(person_of: Mapping[str, str], profiles: Iterable[str]) -> set[str]:

@@ -16,7 +16,7 @@ from backend.profiles.arrivals import Arrival, Known, arrivals
 from backend.profiles.model import Applied
 from backend.profiles.placing import person_of
 from backend.profiles.service import Numbered, ProfileService, whose
-from backend.profiles.trees import Trees
+from backend.segments.memory import Memory
 from backend.storage import profiles, pushes, segments
 from backend.storage.database import Session
 from backend.storage.entries import Entry, event_id
@@ -86,9 +86,9 @@ class PeoplePart:
         return self._rows.profiles.get
 
     @property
-    def trees(self) -> Trees:
-        """People who were read before, remembered as long as nobody else writes."""
-        return self._rows.trees
+    def memory(self) -> Memory:
+        """What was read of people before, remembered as long as nobody else writes."""
+        return self._rows.memory
 
     @property
     def traits_left_out(self) -> int:

@@ -75,7 +75,7 @@ class Transaction:
         self._floor.save_tracks()
         self._fences.save()
         if self._live.audiences.segments:
-            self._audiences.arrived(self._people.arrivals(), self._people.known, self._people.trees)
+            self._audiences.arrived(self._people.arrivals(), self._people.known, self._people.memory)
         self._audiences.disturbed(self._people.disturbed)
         self._happened(self._audiences.settle(self._known_until(entries)))
         self._offers.tick(self._known_until(entries))

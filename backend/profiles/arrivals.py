@@ -100,13 +100,13 @@ def _arrival(
     root, before = known(root_id), [one for one in profiles if one not in begun]
     if root is None or root.id_type == "claimed_user_id" or root_id not in profiles or len(before) > 1:
         return None
-    if before and before[0] != root_id and not _is_whole(known(before[0])):
+    if before and before[0] != root_id and not is_whole(known(before[0])):
         return None
     new = (known(one) for one in profiles if one in begun)
     kinds = frozenset(one.id_type for one in new if one is not None)
     return Arrival((root_id, *(profiles - {root_id})), before[0] if before else None, kinds)
 
 
-def _is_whole(profile: Profile | None) -> bool:
+def is_whole(profile: Profile | None) -> bool:
     """Whether all that happened under a merged profile is its person's."""
     return profile is not None and profile.attach_from <= profile.created_at and profile.attach_until == EVER

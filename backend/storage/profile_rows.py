@@ -18,7 +18,7 @@ from backend.profiles.model import (
     Redemption,
     Stamp,
 )
-from backend.profiles.trees import Trees
+from backend.segments.memory import Memory
 from backend.storage import profiles
 from backend.storage.session import Row, Rows, Session
 from sdk_bridge.wire.app_events import AppEvent, PushAddress
@@ -74,8 +74,8 @@ class ProfileRows(MemoryProfiles):
         self._read_profiles: set[str] = set()
         self._read_claimed: set[str] = set()
         self._read_consents: set[str] = set()
-        self.trees = Trees()
-        """Whoever reads them keeps them here, and forgets those that change."""
+        self.memory = Memory()
+        """Whoever reads what it holds keeps it here, and forgets what changes."""
         self._agreed: dict[tuple[str, str], bool] = {}
         """What people, by their roots, agree to, as far as it was asked since somebody said something."""
         self._read_devices: set[str] = set()

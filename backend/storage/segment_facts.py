@@ -15,17 +15,19 @@ from backend.profiles.rules import standing
 from backend.profiles.trees import Trees
 from backend.segments.dependencies import Needs
 from backend.segments.facts import EventFact, RfmFact, VisitFact
+from backend.segments.memory import Deed
 from backend.storage.segment_sql import EVER
 from backend.storage.session import Row, Session
-from sdk_bridge.wire.app_events import AppEvent
 
 
 class StoredEvent:
     """An event whose properties are decoded when they are first asked for."""
 
-    __slots__ = ("_properties", "_text", "at")
+    __slots__ = ("_properties", "_text", "at", "kind", "name")
 
-    def __init__(self, at: int, text: str | None) -> None:
+    def __init__(self, kind: str, name: str | None, at: int, text: str | None) -> None:
+        self.kind = kind
+        self.name = name
         self.at = at
         self._text = text
         self._properties: Any = None
@@ -38,13 +40,6 @@ class StoredEvent:
         return self._properties
 
 
-class ToldEvent(NamedTuple):
-    """An event of this very transaction."""
-
-    at: int
-    properties: Any
-
-
 _Events: TypeAlias = Mapping[str, list[EventFact]]
 """By person, newest first."""
 
@@ -53,8 +48,8 @@ class PeopleFacts:
     """Facts of people, given with all their profiles, as `needs` says they will be asked.
 
     `members` are the segments that each is in; it may change while the segments are gone through.
-    `histories`: all that people did, of whom that is known; the others' is read. `known`: profiles that need
-    not be read.
+    `histories`: what people did, newest first, of whom that is known; the others' is read. `known`: profiles
+    that need not be read.
     """
 
     def __init__(
@@ -64,7 +59,7 @@ class PeopleFacts:
         needs: Needs,
         now: int,
         members: Mapping[str, Collection[str]],
-        histories: Mapping[str, Sequence[AppEvent]] = MappingProxyType({}),
+        histories: Mapping[str, Sequence[Deed]] = MappingProxyType({}),
         known: Known = nobody_known,
     ) -> None:
         self._known = known
@@ -72,8 +67,10 @@ class PeopleFacts:
         self._person_of = {profile: person for person, tree in trees.profiles.items() for profile in tree}
         self._windows = trees.windows
         self._profiles = as_json(self._person_of)
-        self._told = {person: histories[person] for person in trees.profiles if person in histories}
-        self._needs = needs
+        self._told = histories
+        self.needs = needs
+        self.read: dict[str, list[Deed]] = {}
+        """What had to be read of the others, newest first."""
         self._now = now
         self._events_read: Sequence[Row] = ()
         self.members = members
@@ -104,7 +101,7 @@ class PeopleFacts:
     def traits(self) -> Mapping[tuple[str, str], Any]:
         """By person and name: the newest that an identified profile said, else the newest."""
         best: dict[tuple[str, str], tuple[tuple[Any, ...], str]] = {}
-        for person, row in self._rows("segment_traits", names=as_json(self._needs.traits)):
+        for person, row in self._rows("segment_traits", names=as_json(self.needs.traits)):
             key = (person, row["name"])
             rank = (row["id_type"] in IDENTIFIED, row["occurred_at"], row["event_hash"])
             if key not in best or rank > best[key][0]:
@@ -115,7 +112,7 @@ class PeopleFacts:
     def consents(self) -> Mapping[tuple[str, str], bool]:
         """By person and purpose. Of two at the same moment a refusal comes later, and stands."""
         said: dict[tuple[str, str], list[Statement]] = {}
-        for person, row in self._rows("segment_consents", purposes=as_json(self._needs.purposes)):
+        for person, row in self._rows("segment_consents", purposes=as_json(self.needs.purposes)):
             statement = Statement(
                 bool(row["granted"]), row["occurred_at"], row["id_type"] in IDENTIFIED, row["merged_at"]
             )
@@ -126,7 +123,7 @@ class PeopleFacts:
     def identifiers(self) -> Mapping[tuple[str, str], Collection[str]]:
         """By person and kind; what a profile is known by need not be read where the profile is known."""
         found: dict[tuple[str, str], set[str]] = {}
-        kinds, unknown = self._needs.identifiers, list[str]()
+        kinds, unknown = self.needs.identifiers, list[str]()
         for profile_id, person in self._person_of.items():
             profile = None if "beacon" in kinds else self._known(profile_id)
             if profile is None:
@@ -142,50 +139,47 @@ class PeopleFacts:
     @cached_property
     def _histories(self) -> Mapping[tuple[tuple[str, ...], str | None], _Events]:
         """By what is counted: kinds, and a name or none. An event is in the history of all that count it."""
-        histories = {one: defaultdict[str, list[EventFact]](list) for one in self._needs.events}
+        histories = {one: defaultdict[str, list[EventFact]](list) for one in self.needs.events}
         counting: dict[tuple[str, str | None], list[defaultdict[str, list[EventFact]]]] = {}
-        for person, kind, name, event in chain(self._told_events(), self._stored_events()):
-            into = counting.get((kind, name))
-            if into is None:
-                into = counting[kind, name] = [
-                    history
-                    for (kinds, wanted), history in histories.items()
-                    if kind in kinds and wanted in (None, name)
-                ]
-            for history in into:
-                history[person].append(event)
+        self._read_events()
+        for person, events in chain(self._told.items(), self.read.items()):
+            for event in events:
+                into = counting.get((event.kind, event.name))
+                if into is None:
+                    into = counting[event.kind, event.name] = [
+                        history
+                        for (kinds, wanted), history in histories.items()
+                        if event.kind in kinds and wanted in (None, event.name)
+                    ]
+                for history in into:
+                    history[person].append(event)
         return histories
 
-    def _told_events(self) -> Iterator[tuple[str, str, str | None, EventFact]]:
-        """Person, kind and name of what needs not be read, newest first."""
-        for person, events in self._told.items():
-            for event in sorted(events, key=lambda event: event.occurred_at, reverse=True):
-                yield person, event.kind, event.name, ToldEvent(event.occurred_at, event.properties)
-
-    def _stored_events(self) -> Iterator[tuple[str, str, str | None, EventFact]]:
-        """The same of what the others did."""
-        asked, person_of, windows = self._needs.events, self._person_of, self._windows
+    def _read_events(self) -> None:
+        """What those did of whom it is not known."""
+        asked, person_of, windows = self.needs.events, self._person_of, self._windows
         others = [profile for profile, person in person_of.items() if person not in self._told]
         if not others:
             return
+        self.read = {person_of[profile]: [] for profile in others}
         self._events_read = self._session.rows(
             "segment_events",
             profiles=as_json(others),
-            since=self._since(self._needs.since_s),
+            since=self._since(self.needs.since_s),
             named=as_json({name for _, name in asked if name is not None}),
             nameless=as_json({kind for kinds, name in asked if name is None for kind in kinds}),
         )
         for profile_id, kind, name, at, text in self._events_read:
             window = windows.get(profile_id) if profile_id != person_of[profile_id] else None
             if window is None or window[0] <= at <= window[1]:
-                yield person_of[profile_id], kind, name, StoredEvent(at, text)
+                self.read[person_of[profile_id]].append(StoredEvent(kind, name, at, text))
 
     @cached_property
     def visits(self) -> Mapping[str, list[VisitFact]]:
         """By person, with the categories that the zones have now."""
-        categories = zone_categories(self._session) if self._needs.categories else {}
+        categories = zone_categories(self._session) if self.needs.categories else {}
         visits: dict[str, list[VisitFact]] = {}
-        for person, row in self._rows("segment_visits", since=self._since(self._needs.visits_s)):
+        for person, row in self._rows("segment_visits", since=self._since(self.needs.visits_s)):
             place = (row["store_id"], row["zone_id"])
             stay = VisitFact(*place, categories.get(place, ()), row["entered_at"], row["left_at"])
             visits.setdefault(person, []).append(stay)
