@@ -1,5 +1,6 @@
 """Apps' and sites' events: identities, consent, receipts, and who carries which beacon."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,14 @@ from backend.ids import uuid7
 from backend.occurrences import Occurrence
 from backend.profiles.arrivals import Arrival, Known, arrivals
 from backend.profiles.model import Applied
+from backend.profiles.orders import ORDER_EVENTS
 from backend.profiles.placing import person_of
 from backend.profiles.service import Numbered, ProfileService, whose
 from backend.segments.memory import Memory
 from backend.storage import profiles, pushes, segments
 from backend.storage.database import Session
 from backend.storage.entries import Entry, event_id
-from backend.storage.journal import message_hash
+from backend.storage.journal import message_hashes
 from backend.storage.orders import keep_order
 from backend.storage.profile_rows import ProfileRows
 from backend.storage.session import Rows
@@ -101,17 +103,13 @@ class PeoplePart:
 
     def fold(self, entries: Sequence[Entry]) -> Iterator[Occurrence]:
         """Entries' events in their order: who they are of first, for all of them, then what comes of each."""
-        batch = [
-            Numbered(event, number, message_hash(event.source, event.message_id))
-            for entry in entries
-            for number, sent in enumerate(decode_events(entry.payload), event_id(entry, 0))
-            if (event := self._live.tombstones.admitted(sent)) is not None
-        ]
+        batch = list(self._numbered(entries))
         kept = [one for stretch in _stretches(batch) for one in self._kept(stretch)]
         self._session.many("add_event", Rows(EVENT, [_event_row(one, did.profile_id) for one, did in kept]))
         self._session.many("put_device_clock", _clock_rows(kept))
         for one, did in kept:
-            keep_order(self._session, did.profile_id, one.event, one.event_id, one.event_hash)
+            if one.event.name in ORDER_EVENTS:
+                keep_order(self._session, did.profile_id, one.event, one.event_id, one.event_hash)
         forgotten, self._forgotten = self._forgotten, []
         carried = self._beacons_of_moved(did for _, did in (*forgotten, *kept))
         yield from self._forget_moved_phones([*forgotten, *kept])
@@ -119,7 +117,23 @@ class PeoplePart:
             if did.placed or did.moved:
                 yield from self._moved(one.event, did, carried)
         for one, did in kept:
-            yield from self._consequences(one, did, carried)
+            if did.placed or did.moved or did.beacons_changed:
+                yield from self._moved(one.event, did, carried)
+            if one.event.receipt is not None or one.event.consent or one.event.kind in _OBSERVED:
+                yield from self._said_besides(one.event, did)
+            if did.profile_id is not None:
+                yield self._event(one, did.profile_id)
+
+    def _numbered(self, entries: Sequence[Entry]) -> Iterator[Numbered]:
+        """Entries' events, without what they say of erased people."""
+        admitted = self._live.tombstones.admitted
+        for entry in entries:
+            sent = decode_events(entry.payload)
+            numbers = itertools.count(event_id(entry, 0))
+            for one, number, digest in zip(sent, numbers, message_hashes(sent), strict=False):
+                event = admitted(one)
+                if event is not None:
+                    yield Numbered(event, number, digest)
 
     def _kept(self, stretch: Sequence[Numbered]) -> list[tuple[Numbered, Applied]]:
         """What is kept of a stretch, each with what it did.
@@ -155,22 +169,18 @@ class PeoplePart:
         moved = {person_of(self._rows, profile_id) for did in applied for profile_id in did.moved}
         return profiles.beacons_of_people(self._session, moved) if moved else {}
 
-    def _consequences(
-        self, one: Numbered, did: Applied, carried: dict[str, list[str]]
-    ) -> Iterator[Occurrence]:
-        event = one.event
-        if did.placed or did.moved or did.beacons_changed:
-            yield from self._moved(event, did, carried)
+    def _said_besides(self, event: AppEvent, did: Applied) -> Iterator[Occurrence]:
+        """What an event says of a push, or of where somebody is."""
         if event.receipt is not None and event.push_id is not None:
             pushes.record_receipt(self._session, event.push_id, event.receipt, event.occurred_at)
-        if did.profile_id is None:
-            return
-        person_id = whose(self._rows, did.profile_id, event.occurred_at)
-        if event.consent or event.kind in _OBSERVED:
-            yield from self._seen_by_phone(person_id, event)
-        yield Occurrence(
+        if did.profile_id is not None and (event.consent or event.kind in _OBSERVED):
+            yield from self._seen_by_phone(whose(self._rows, did.profile_id, event.occurred_at), event)
+
+    def _event(self, one: Numbered, profile_id: str) -> Occurrence:
+        event = one.event
+        return Occurrence(
             kind="event",
-            profile_id=person_id,
+            profile_id=whose(self._rows, profile_id, event.occurred_at),
             subject=event.message_id,
             at=event.occurred_at,
             received_at=event.received_at,
@@ -310,7 +320,7 @@ def _clock_rows(kept: Iterable[tuple[Numbered, Applied]]) -> list[dict[str, Any]
             event.context["timezone"],
         )
         for (event, *_), did in kept
-        if did.profile_id is not None and is_time_zone(event.context.get("timezone"))
+        if event.context and did.profile_id is not None and is_time_zone(event.context.get("timezone"))
     }
     names = ("profile_id", "source", "hour", "timezone")
     return [dict(zip(names, one, strict=True)) for one in sorted(told)]

@@ -113,8 +113,9 @@ class ProfileRows(MemoryProfiles):
                 identifiers["device_id", event.device_id] = None
             if event.push_address is not None:
                 addresses[event.push_address] = None
-            for identifier in _seldom_named(event):
-                identifiers[identifier] = None
+            if _names_more(event):
+                for identifier in _seldom_named(event):
+                    identifiers[identifier] = None
         self._read_identifiers(identifiers)
         said_of_strangers = list(self._said_of_strangers(users))
         self._read_identifiers(said_of_strangers)
@@ -547,6 +548,11 @@ def redemption_of(row: Row) -> Redemption:
     return Redemption(
         row["nonce"], row["event_hash"], row["device_id"], row["anonymous_id"], row["redeemed_at"]
     )
+
+
+def _names_more(event: AppEvent) -> bool:
+    """Whether `_seldom_named` may find anything."""
+    return bool(event.previous_id or event.beacon_key or event.external_ids or event.link or event.consent)
 
 
 def _seldom_named(event: AppEvent) -> Iterator[Identifier]:
