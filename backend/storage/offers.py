@@ -147,27 +147,32 @@ def rivals_of(session: Session, campaign_id: str, profile_id: str, due_at: int) 
 
 @dataclass(frozen=True, slots=True)
 class Ahead:
-    """Another campaign's offer for the same moment that comes before a campaign's, and when it leaves."""
+    """Another campaign's offer for the same moment that comes before a campaign's. Unix milliseconds."""
 
     rival: Rival
-    at: int
+    decided_at: int
+    send_at: int
 
 
-def ahead_of(
-    session: Session, campaign: Campaign, profile_id: str, due_at: int, decided_at: int
-) -> list[Ahead]:
-    """The others' offers of a moment that is decided at a time, as the fold ranks those whom it decides
-    together: by priority, then by moment and name."""
-    span = {"start": due_at - SAME_MOMENT_MS, "end": due_at + SAME_MOMENT_MS, "since": decided_at}
-    names = {"profile_id": profile_id, "campaign_id": campaign.campaign_id}
-    ours, found = (-campaign.guardrails.priority, due_at, campaign.campaign_id), []
-    for row in session.rows("offers_of_moment_since", **names, **span):
+def ahead_of(session: Session, campaign: Campaign, waiting: Waiting, send_at: int, now: int) -> list[Ahead]:
+    """The others' offers of a moment that was decided now, as the fold ranks those whom it decides together:
+    by priority, then by moment and name.
+
+    What falls due later is too late for what leaves at once. Of equals only what falls due at the same time
+    is decided together, as far as anybody knows afterwards.
+    """
+    span = {"start": waiting.due_at - SAME_MOMENT_MS, "end": waiting.due_at + SAME_MOMENT_MS}
+    names = {"profile_id": waiting.profile_id, "campaign_id": campaign.campaign_id}
+    ours, found = (-campaign.guardrails.priority, waiting.due_at, campaign.campaign_id), []
+    for row in session.rows("offers_beside", **names, **span):
         other = campaign_rows.campaign(session, row["campaign_id"])
-        if other is None:
+        if other is None or (row["due_at"] > waiting.due_at and send_at <= now):
             continue
         priority = other.campaign.guardrails.priority
         if (-priority, row["due_at"], row["campaign_id"]) < ours:
-            found.append(Ahead(Rival(row["campaign_id"], priority, first=True), row["at"]))
+            together = row["due_at"] == waiting.due_at and row["decided_at"] >= now
+            rival = Rival(row["campaign_id"], priority, first=together)
+            found.append(Ahead(rival, row["decided_at"], row["send_at"]))
     return found
 
 

@@ -299,7 +299,8 @@ def _facts_then(
     today, this_week = offers_around(
         session, person, send_at, zone, known_at=known_at, but=campaign.campaign_id, since=since
     )
-    ahead = ahead_of(session, campaign, person, moment.due_at, moment.decided_at)
+    ahead = ahead_of(session, campaign, waiting, send_at, moment.decided_at)
+    beside = [one.send_at for one in ahead if one.decided_at > known_at]
     day, week = day_bounds(send_at, zone), week_bounds(send_at, zone)
     facts = replace(
         facts,
@@ -307,8 +308,8 @@ def _facts_then(
         goal_reached_at=None if reached_at is None or reached_at > moment.decided_at else reached_at,
         offered=[at for at in facts.offered if at < since],
         offered_here=[at for at in facts.offered_here if at < since],
-        sent_today=today + sum(day[0] <= one.at < day[1] for one in ahead),
-        sent_this_week=this_week + sum(week[0] <= one.at < week[1] for one in ahead),
-        rivals=[*facts.rivals, *(one.rival for one in ahead)],
+        sent_today=today + sum(day[0] <= at < day[1] for at in beside),
+        sent_this_week=this_week + sum(week[0] <= at < week[1] for at in beside),
+        rivals=[one.rival for one in ahead],
     )
     return with_text(session, campaign, facts, waiting, shelves, moment.decided_at)

@@ -350,3 +350,26 @@ async def test_a_dry_run_knows_of_the_campaigns_that_would_have_had_the_moment(
     await shop.folded()
     chosen = await shop.state.read(lambda s: campaign_rows.campaign(s, ours))
     await rehearsed_as(shop, chosen.campaign, await happened(shop, ours))
+
+
+@pytest.mark.parametrize("priority", [0, 1])
+@pytest.mark.parametrize("ours", ["Look", "Cart"])
+async def test_what_is_learned_apart_competes_in_a_rehearsal_as_it_does(live_shop, ours, priority):
+    """A second apart; equals then do not compete at all, and what is gone is beyond a later one's reach."""
+    shop = live_shop
+    campaigns = {
+        "Look": await save(shop, "a", trigger={"type": "event", "name": "Look"}),
+        "Cart": await save(shop, "b", guardrails={**FREE, "priority": priority}),
+    }
+    await shop.person("anna")
+    look = shop.event("track", name="Look", user_id="anna")
+    shop.clock.forward(1000)
+    cart = shop.event("track", name="Cart", user_id="anna")
+    for late in (look, cart):  # each is folded when the next has happened already
+        shop.clock.forward(100)
+        await shop.journal.append_events([late])
+        await shop.folded()
+        await sent(shop)
+    name = campaigns[ours].campaign_id
+    assert [verdict for verdict, _, _ in await happened(shop, name)] == ["sent"]
+    await rehearsed_as(shop, campaigns[ours], await happened(shop, name))

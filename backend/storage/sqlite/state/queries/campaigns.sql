@@ -96,12 +96,12 @@ where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.campaign_id <>
   and (d.active = 1 or exists (select 1 from pushes
     where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')));
 
--- name: offers_of_moment_since
--- Other campaigns' offers to a person for what happened in a span of time that were decided at a time or later.
+-- name: offers_beside
+-- Other campaigns' offers to a person for what happened in a span of time, each with its times.
 with recursive {tree}
-select d.campaign_id, d.due_at, d.send_at as at from tree cross join decisions d
+select d.campaign_id, d.due_at, d.decided_at, d.send_at from tree cross join decisions d
 where d.profile_id = tree.profile_id and d.verdict = 'sent' and d.campaign_id <> :campaign_id
-  and d.due_at between :start and :end and d.decided_at >= :since
+  and d.due_at between :start and :end
   and (d.active = 1 or exists (select 1 from pushes
     where pushes.decision_id = d.decision_id and pushes.state not in ('suppressed', 'expired', 'rejected')))
 order by d.due_at, d.campaign_id;
