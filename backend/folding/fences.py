@@ -92,6 +92,7 @@ class FencePart:
         return partition_of(subject) if known is None else known
 
     def _moved(self, transitions: Iterable[FenceTransition], received_at: int) -> Iterator[Occurrence]:
+        """Out of a fence that is no more nobody has gone, as far as anybody knows."""
         live = self._live
         for transition in transitions:
             owner = live.fence_owners.get(transition.subject, "")
@@ -108,5 +109,5 @@ class FencePart:
                 store_id=geometry.fence.store_id if geometry else None,
                 fence_id=transition.fence_id,
                 entered_at=transition.entered_at,
-                confidence=transition.confidence,
+                confidence=transition.confidence if geometry else "none",
             )

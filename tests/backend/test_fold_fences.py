@@ -299,3 +299,17 @@ async def test_phones_watch_what_is_near(street):
         "f002",
     ]
     assert [region.store_id for region in regions if isinstance(region, BeaconRegion)] == ["s1"]
+
+
+@pytest.mark.parametrize("then_at", [0, 900])
+async def test_nobody_is_taken_leave_of_because_a_fence_was_deleted(street, then_at):
+    """They are not in it any more, but who knows where they are; a goodbye would be wrong."""
+    shop = street
+    await offer(shop, {"type": "fence_left", "fence_id": "door"})
+    await be_at(shop, 0)
+    await shop.state.write(lambda s: fence_rows.delete_fence(s, "door"))
+    shop.fold.refresh()
+    await be_at(shop, then_at)
+    assert await decided(shop) == [("suppressed", "confidence: none", "door")]
+    assert await shop.column("select count(*) from fence_presences") == [0]
+    assert await shop.column("select left_at is null from fence_visits") == [0]
