@@ -374,6 +374,36 @@ async def test_a_merge_of_profiles_does_not_lose_the_address(
 
 
 @on_both
+@pytest.mark.parametrize(
+    ("address_of", "others", "goes_to"),
+    [
+        ("anna", (), "renewed"),
+        ("anna-web", (), "renewed"),
+        ("bruno", (), "phone"),
+        ("anna", ("renewed",), "phone"),
+    ],
+    ids=["hers", "her browser's", "another's", "it has the offer already"],
+)
+async def test_a_renewed_address_is_where_the_push_goes(
+    store: StoreHarness, address_of: str, others: tuple[str, ...], goes_to: str
+) -> None:
+    await store.tell(
+        "insert into profiles (profile_id, id_type, created_at, merged_into) values"
+        " ('anna', 'user_id', 0, null), ('anna-web', 'anonymous_id', 0, 'anna'),"
+        " ('bruno', 'user_id', 0, null)"
+    )
+    await store.bind("phone")
+    await store.bind("renewed", address_of)
+    await store.tell("update push_addresses set device_id = 'd1'")
+    await store.tell("update push_addresses set profile_id = null where value = 'phone'")
+    await store.insert(new("p1", decision_id=1))
+    await store.insert(*(new("p2", decision_id=1, address_value=value, not_before=END) for value in others))
+    [push] = await store.queue.claim(ME, NOW, 1)
+    assert push.address_value == goes_to
+    assert store.ask("select address_value from pushes where push_id = 'p1'") == [(goes_to,)]
+
+
+@on_both
 async def test_receipts_keep_the_earliest_report(store: StoreHarness) -> None:
     await store.insert(new("p1"))
     for receipt, at in (("opened", 50), ("received", 40), ("opened", 60)):
