@@ -367,7 +367,7 @@ class ZoneEngine:
                 if track.open and is_here:
                     over.append(beacon_key)
             self._due[where] = min((_end(track.second) for track in opened.values()), default=0)
-        return self._close(over)
+        return self._close(sorted(over))  # in the same order after a restart
 
     @property
     def waits(self) -> bool:
