@@ -1,6 +1,8 @@
 """What every engine promises of a transaction; and PostgreSQL's ways to fail: lost, stopped, overtaken."""
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -299,6 +301,31 @@ def lock_is_free(url: str) -> bool:
         return bool(line.ask("select pg_try_advisory_lock(7, 7)")[0][0])
     finally:
         line.close()
+
+
+@pytest.mark.timeout(60)
+async def test_sessions_that_froze_are_forgotten(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's machine slept, say, and ended them as it awoke: nobody may wait for their answer."""
+    monkeypatch.setattr(line_module, "ANSWER_S", 0.3)
+    monkeypatch.setattr(engine_module, "PULSE_S", 3600.0)
+    async with PostgresDatabase(database_url, "state") as state:
+        await state.write(save_store)
+        frozen = {await ask(pid) for ask in (state.write, *[state.read] * 4)}
+        try:
+            for session in frozen:
+                os.kill(session, signal.SIGSTOP)
+            with pytest.raises(StorageError):
+                await state.write(lambda session: save_store(session, "s2"))
+            async with asyncio.timeout(20):
+                assert [await state.read(stores) for _ in range(4)] == [["s1"]] * 4
+            for session in frozen:
+                await asyncio.to_thread(tell, database_url, f"select pg_terminate_backend({session})")
+        finally:
+            for session in frozen:
+                os.kill(session, signal.SIGCONT)
+        async with asyncio.timeout(20):
+            await state.write(lambda session: save_store(session, "s3"))
+            assert await state.read(stores) == ["s1", "s3"]
 
 
 async def test_a_stopped_process_lets_go_of_its_locks_and_a_living_one_keeps_them(

@@ -107,6 +107,8 @@ class Line:
         try:
             yield
         except BaseException as error:
+            if isinstance(error, TimeoutError):
+                self.drop()  # asyncpg waits, without end, for what it asked the server to cancel
             undo()
             ours = as_ours(error, str(self._address))
             if ours is None:
