@@ -266,3 +266,20 @@ def test_every_named_query_is_good_sql(tmp_path, area):
         finally:
             connection.execute("rollback")
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("save_presence", "end_presence", "move_fold", "key_number"),
+        *("end_zone_visit", "pause_visit", "end_visit", "end_fence_visit"),
+    ],
+)
+def test_what_follows_each_reading_goes_through_no_table(tmp_path, query):
+    """Visits that are over are kept for years; whoever leaves must not be looked for among them all."""
+    connection = open_for_writing(tmp_path / "state.db", "state")
+    sql = named_queries("state")[query]
+    names = dict.fromkeys(re.findall(r"(?<!:):(\w+)", sql))
+    plan = [row[3] for row in connection.execute(f"explain query plan {sql}", names)]
+    assert [step for step in plan if step.startswith("SCAN") and step != "SCAN fold"] == []
+    connection.close()
