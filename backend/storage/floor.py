@@ -32,8 +32,8 @@ class Sighting(NamedTuple):
 
 
 Sightings: TypeAlias = Iterable[tuple[str, str, int, int, int, int]]
-_SIGHTING: Final = ("second", "gateway_number", "key_number", "adverts", "loss", "best")
-_PRESENCE: Final = (
+SIGHTING: Final = ("second", "gateway_number", "key_number", "adverts", "loss", "best")
+PRESENCE: Final = (
     "beacon_key",
     "profile_id",
     "store_id",
@@ -88,7 +88,7 @@ def move_to(session: Session, before: Cursor, reached: Cursor, holding: Holding 
 
 def add_sightings(session: Session, numbers: Numbers, sightings: Sightings) -> None:
     """Keeps what was heard, second by second."""
-    session.many("add_sighting", Rows(_SIGHTING, _rows(session, numbers, sightings)), together=True)
+    session.many("add_sighting", Rows(SIGHTING, _rows(session, numbers, sightings)), together=True)
 
 
 def add_sightings_without_time(
@@ -96,7 +96,7 @@ def add_sightings_without_time(
 ) -> None:
     """Keeps what was heard in a boot whose clock was never set; `second` counts from that boot."""
     rows = [(*row, boot_id, received_at) for row in _rows(session, numbers, sightings)]
-    session.many("add_sighting_without_time", Rows((*_SIGHTING, "boot_id", "received_at"), rows))
+    session.many("add_sighting_without_time", Rows((*SIGHTING, "boot_id", "received_at"), rows))
 
 
 def count_forgotten(session: Session, gateway: str, adverts: int) -> None:
@@ -203,7 +203,7 @@ def save_tracks(
         else:
             saved.append(_presence(engine, beacon_key, track, profile_id, partition))
     session.many("end_presence", ended)
-    session.many("save_presence", Rows(_PRESENCE, saved), together=True)
+    session.many("save_presence", Rows(PRESENCE, saved), together=True)
 
 
 def restore_tracks(session: Session, engine: ZoneEngine, present: Present, holding: Holding) -> None:

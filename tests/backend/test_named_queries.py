@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backend.folding import people
-from backend.storage import profile_rows
+from backend.storage import floor, profile_rows
 from backend.storage.queries import named_queries, numbered, read_queries
 from backend.storage.session import Rows, StorageError
 
@@ -61,6 +61,8 @@ def test_a_query_that_nobody_asks_is_seen():
         ("add_trait", profile_rows.TRAIT),
         ("put_trait", profile_rows.TRAIT),
         ("add_event", people.EVENT),
+        ("add_sighting", floor.SIGHTING),
+        ("save_presence", floor.PRESENCE),
     ],
 )
 def test_what_every_event_writes_is_bound_as_it_is(query: str, columns: tuple[str, ...]) -> None:
