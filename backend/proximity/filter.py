@@ -10,6 +10,7 @@ nothing.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -206,8 +207,8 @@ class _Together:
         self._members = members
         self._view = model.floor.view(corner)
         lanes = max(len(members), AT_LEAST)
-        sources = {reading.source for _, second in members for reading in second.readings}
-        sources.update(*(second.silent for _, second in members))
+        self._sources = [reading.source for _, second in members for reading in second.readings]
+        sources = set(self._sources).union(*[second.silent for _, second in members])
         self._row = {source: row for row, source in enumerate(sorted(sources))}
         shape = (len(self._row), 1, lanes)
         self._told = np.full(shape, Hearing.UNTOLD, np.intp)
@@ -347,15 +348,20 @@ class _Together:
     def _learned(self, changes: Array, unsures: Array) -> list[dict[str, Ear]]:
         """Each beacon's ears, with what was learned of those that heard it."""
         at, new = self._heard_at, []
-        gains = (self._gains + np.rint(_CENTI * changes.reshape(-1)[at].astype(np.float64))).tolist()
-        variances = np.maximum(np.rint(_CENTI * unsures.reshape(-1)[at].astype(np.float64)), 1).tolist()
-        told = zip(gains, variances, strict=True)
+        gains = self._gains + np.rint(_CENTI * changes.reshape(-1)[at].astype(np.float64))
+        variances = np.maximum(np.rint(_CENTI * unsures.reshape(-1)[at].astype(np.float64)), 1)
+        told = zip(self._sources, _whole(gains), _whole(variances), strict=True)
         for belief, second in self._members:
-            ears = dict(belief.ears)
-            for reading, (gain, variance) in zip(second.readings, told):  # noqa: B905 - `told` goes on after
-                ears[reading.source] = Ear(int(gain), int(variance), second.second)
+            ears, now = dict(belief.ears), second.second
+            for source, gain, variance in islice(told, len(second.readings)):
+                ears[source] = Ear(gain, variance, now)
             new.append(_newest(ears))
         return new
+
+
+def _whole(numbers: Wide) -> list[int]:
+    result: list[int] = numbers.astype(np.int64).tolist()
+    return result
 
 
 def _silence(readings: Sequence[Reading]) -> int:
