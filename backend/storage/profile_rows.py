@@ -193,7 +193,7 @@ class ProfileRows(MemoryProfiles):
         if not new:
             return
         self._read.update(new)
-        wanted = _json(new).decode()
+        wanted = _by_type(new)
         others: dict[str, None] = {}
         for row in self._session.rows("profiles_named", wanted=wanted):
             if row[0] not in self._read_profiles:
@@ -548,6 +548,14 @@ def redemption_of(row: Row) -> Redemption:
     return Redemption(
         row["nonce"], row["event_hash"], row["device_id"], row["anonymous_id"], row["redeemed_at"]
     )
+
+
+def _by_type(identifiers: Iterable[Identifier]) -> str:
+    """As profiles_named asks for them."""
+    names: dict[str, list[str]] = {}
+    for id_type, name in identifiers:
+        names.setdefault(id_type, []).append(name)
+    return _json(names).decode()
 
 
 def _names_more(event: AppEvent) -> bool:
