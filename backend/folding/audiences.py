@@ -264,12 +264,12 @@ class AudiencePart:
 
     # Asking people by the predicate -----------------------------------------------------------------------
 
-    def _ask_noted(self, now: int) -> Iterator[Occurrence]:
+    def _ask_noted(self, now: int) -> list[Occurrence]:
         noted, self._noted = self._noted, _Noted()
         self._memory.forget(noted.by_all)
         if not self._audiences.segments or not (noted.woken or noted.by_all or noted.arrivals):
             self._memory.histories.tell(noted.told, (), self._known)
-            return
+            return []
         people, found = self._people(noted), _Found()
         groups = self._groups(people, now)
         for segment in self._audiences.segments.values():
@@ -279,8 +279,8 @@ class AudiencePart:
         for group in groups:
             self._let_rest(group.facts, now)
             self._memory.histories.keep(group.facts.read, group.facts.needs, now)
-        self._memory.keep_memberships(_rows_after(people))
-        yield from self._write(found)
+        self._memory.keep_memberships(*_rows_after(people))
+        return self._write(found)
 
     def _groups(self, people: _People, now: int) -> list[_Group]:
         """People with what is known of them, read once for all segments that may ask about them.
@@ -427,13 +427,13 @@ class AudiencePart:
                 if key not in held.rooted and segment is not None:
                     found.entered.append((Membership(*key, held.since[key]), segment.version))
 
-    def _write(self, found: _Found) -> Iterator[Occurrence]:
+    def _write(self, found: _Found) -> list[Occurrence]:
         session = self._session
         rows.end_members(session, found.gone)
         rows.put_members(session, found.entered)
         rows.add_changes(session, (change for change, _ in found.changes))
         self._wait_for(found.timers)
-        yield from (_occurrence(change, since) for change, since in found.changes if not change.backfill)
+        return [_occurrence(change, since) for change, since in found.changes if not change.backfill]
 
     def _wait_for(self, timers: Mapping[tuple[str, str], int]) -> None:
         if timers:
@@ -519,16 +519,17 @@ def _needs(conditions: Mapping[str, Condition], order: Sequence[str], wakes: Wak
     return needs
 
 
-def _rows_after(people: _People) -> dict[str, Mapping[str, int] | None]:
-    """By profile its memberships once all is written; None where only the database knows since when."""
-    held, found, nothing = people.held, dict[str, Mapping[str, int] | None](), dict[str, int]()
+def _rows_after(people: _People) -> tuple[dict[str, Mapping[str, int]], list[str]]:
+    """By profile its memberships once all is written; and of whom only the database knows since when."""
+    held, found, nothing, unsure = people.held, dict[str, Mapping[str, int]](), dict[str, int](), list[str]()
     for person, tree in people.trees.profiles.items():
         for profile_id in tree:
             found[profile_id] = nothing
         if theirs := held.members[person]:
-            was_both = person in held.merged and any((person, one) in held.rooted for one in theirs)
-            found[person] = None if was_both else {one: held.since[person, one] for one in theirs}
-    return found
+            found[person] = {one: held.since[person, one] for one in theirs}
+            if person in held.merged and any((person, one) in held.rooted for one in theirs):
+                unsure.append(person)
+    return found, unsure
 
 
 def _known(person_of: Mapping[str, str], profiles: Iterable[str]) -> set[str]:

@@ -140,15 +140,12 @@ class Memory:
         self.trees.forget(profile_ids)
         self.histories.forget(profile_ids)
 
-    def keep_memberships(self, rows: Mapping[str, Mapping[str, int] | None]) -> None:
-        """What profiles are in from now on; None: it has to be read."""
+    def keep_memberships(self, rows: Mapping[str, Mapping[str, int]], unsure: Iterable[str] = ()) -> None:
+        """What profiles are in from now on; of those that are `unsure` it has to be read."""
         if len(self.memberships) > MOST_PEOPLE:
             self.memberships.clear()
-        for profile_id, held in rows.items():
-            if held is not None:
-                self.memberships[profile_id] = held
-            else:
-                self.memberships.pop(profile_id, None)
+        self.memberships.update(rows)
+        self.forget_memberships(unsure)
 
     def forget_memberships(self, profile_ids: Iterable[str]) -> None:
         """Others write what these are in."""

@@ -29,6 +29,7 @@ EVERY = ""
 """In a timer: every segment."""
 MAX_SEGMENTS = 500  # every one is compiled and indexed wherever the fold starts
 MEMBER = ("segment_id", "profile_id", "since", "version")
+ENDED = ("segment_id", "profile_id")
 TIMER = ("profile_id", "segment_id", "due_at")
 _definition = msgspec.json.Decoder(Definition)
 
@@ -397,7 +398,9 @@ def put_members(session: Session, members: Iterable[tuple[Membership, int]]) -> 
 
 def end_members(session: Session, gone: Iterable[tuple[str, str]]) -> None:
     """Profiles are in a segment no more, given as (profile, segment)."""
-    session.many("end_segment_member", _pairs(gone))
+    rows = [(segment_id, profile_id) for profile_id, segment_id in gone]
+    if rows:
+        session.many("end_segment_member", Rows(ENDED, rows))
 
 
 def add_changes(session: Session, changes: Iterable[Change]) -> None:

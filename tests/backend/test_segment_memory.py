@@ -81,11 +81,11 @@ def test_whoever_did_much_is_read_again():
 def test_who_is_another_is_forgotten_but_not_by_what_rows_they_are_in():
     memory = Memory()
     memory.trees.profiles["v"] = ["v"]
-    memory.keep_memberships({"v": {"s1": NOW}, "w": None})
+    memory.keep_memberships({"v": {"s1": NOW}, "w": {"s2": NOW}}, ["w"])
     memory.histories.tell([("v", event(1))], [Arrival(("v",), None, VISITOR)], known(profile("v")))
     memory.forget({"v"})
     assert "v" not in memory.trees.profiles
     assert times(memory.histories, "v") is None
     assert memory.memberships == {"v": {"s1": NOW}}
-    memory.keep_memberships({"v": None})
+    memory.forget_memberships(["v"])
     assert not memory.memberships
