@@ -120,16 +120,17 @@ class Filter:
 
     def advance_all(self, seconds: Sequence[Second]) -> list[Advanced]:
         """The beliefs after a second each, in the order given. Readings are of gateways of this floor."""
-        groups: dict[tuple[Corner, int], list[tuple[int, Belief, Second]]] = {}
+        groups: dict[int, list[tuple[int, Belief, Second]]] = {}
         for number, second in enumerate(seconds):
             belief = self._known(second)
             steps = min(second.second - belief.second, MOST_STEPS)
-            groups.setdefault((belief.corner, steps), []).append((number, belief, second))
+            groups.setdefault(steps, []).append((number, belief, second))
         advanced: dict[int, Advanced] = {}
-        for (corner, steps), members in groups.items():
+        for steps, members in groups.items():
+            members.sort(key=lambda member: member[1].corner)  # neighbours are heard by the same gateways
             for start in range(0, len(members), AT_ONCE):
                 some = members[start : start + AT_ONCE]
-                together = _Together(self, corner, [(belief, second) for _, belief, second in some])
+                together = _Together(self, [(belief, second) for _, belief, second in some])
                 advanced.update(zip((number for number, _, _ in some), together.moved_on(steps), strict=True))
         return [advanced[number] for number in range(len(seconds))]
 
@@ -194,19 +195,20 @@ class Filter:
 
 
 class _Together:
-    """Beacons whose beliefs lie in the same window, moved on at once; arrays of source × cell × beacon.
+    """Beacons that are moved on at once, each in its window; arrays of source × cell × beacon.
 
     Within a cell all is linear and Gaussian: a tag's offset is common to its readings, the gains are their
     own. What is learned is the mean over the cells, whose disagreement stays in the variance. A source that
     told nothing of a beacon has slope and error 0 there and noise 1, which is no evidence.
     """
 
-    def __init__(self, model: Filter, corner: Corner, members: list[tuple[Belief, Second]]) -> None:
+    def __init__(self, model: Filter, members: list[tuple[Belief, Second]]) -> None:
         self._model = model
-        self._corner = corner
         self._members = members
-        self._view = model.floor.view(corner)
         lanes = max(len(members), AT_LEAST)
+        self._corners = [belief.corner for belief, _ in members]
+        self._corners += self._corners[-1:] * (lanes - len(members))
+        self._views = {corner: model.floor.view(corner) for corner in self._corners}
         self._sources = [reading.source for _, second in members for reading in second.readings]
         sources = set(self._sources).union(*[second.silent for _, second in members])
         self._row = {source: row for row, source in enumerate(sorted(sources))}
@@ -295,9 +297,9 @@ class _Together:
         gain = (change * cells).sum(axis=1)
         left = (1 - learns * slope) * self._unsure + change * change
         unsure = (left * cells).sum(axis=1) - gain * gain
-        nearest = self._view.by_nearest(cells)
-        corners = self._model.floor.follow(self._corner, weights)
-        return self._kept(weights, corners, nearest, (mean, variance), (gain, unsure))
+        chances = self._chances(cells)
+        corners = self._model.floor.follow(self._corners, weights)
+        return self._kept(weights, corners, chances, (mean, variance), (gain, unsure))
 
     def _walked(self, steps: int) -> Array:
         floor = self._model.floor
@@ -314,21 +316,41 @@ class _Together:
     def _expected(self) -> tuple[Array, Array, Array]:
         index = self._model.floor.index
         rows = [index[source.removeprefix(PHONE)] for source in self._row]
-        levels = self._view.levels[rows][:, :, None] + (self._gain + self._offset)
-        return self._model.hearing.of(levels, self._told)
+        shown = np.stack([view.levels[rows] for view in self._views.values()], axis=-1)
+        if len(self._views) > 1:
+            shown = shown[..., self._numbers()]
+        return self._model.hearing.of(shown + (self._gain + self._offset), self._told)
+
+    def _numbers(self) -> list[int]:
+        """Which of the views each beacon has."""
+        numbers = {corner: number for number, corner in enumerate(self._views)}
+        return [numbers[corner] for corner in self._corners]
+
+    def _chances(self, cells: Array) -> list[dict[str, float]]:
+        """How probable it is for each beacon that each gateway is the nearest."""
+        lanes: dict[Corner, list[int]] = {}
+        for lane, corner in enumerate(self._corners):
+            lanes.setdefault(corner, []).append(lane)
+        found: dict[int, dict[str, float]] = {}
+        for corner, here in lanes.items():
+            view = self._views[corner]
+            theirs = cells if len(lanes) == 1 else cells[:, here + here[-1:] * (AT_LEAST - len(here))]
+            shares = view.by_nearest(theirs).astype(np.float64)
+            shares /= shares.sum(axis=0)
+            for lane, row in zip(here, shares.T[: len(here)].tolist(), strict=True):
+                found[lane] = _named(view.nearest, row)
+        return [found[lane] for lane in range(len(self._members))]
 
     def _kept(
         self,
         weights: Array,
         corners: list[Corner],
-        nearest: Array,
+        chances: list[dict[str, float]],
         offsets: tuple[Array, Array],
         gains: tuple[Array, Array],
     ) -> list[Advanced]:
         shifts, variances = (array.tolist() for array in offsets)
-        shares = nearest.astype(np.float64)
-        shares /= shares.sum(axis=0)
-        chances, packed, learned = shares.T.tolist(), encoded(weights), self._learned(*gains)
+        packed, learned = encoded(weights), self._learned(*gains)
         return [
             Advanced(
                 Belief(
@@ -340,7 +362,7 @@ class _Together:
                     max(round(_CENTI * variances[lane]), 1),
                     learned[lane],
                 ),
-                _named(self._view.nearest, chances[lane]),
+                chances[lane],
             )
             for lane, (belief, second) in enumerate(self._members)
         ]

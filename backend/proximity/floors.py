@@ -70,7 +70,7 @@ class Floor(Protocol):
         """One second on."""
         ...
 
-    def follow(self, corner: Corner, weights: Array) -> list[Corner]:
+    def follow(self, corners: Sequence[Corner], weights: Array) -> list[Corner]:
         """Moves, in place, the window of each beacon that has come far off its middle; each one's corner."""
         ...
 
@@ -133,11 +133,11 @@ class GridFloor:
         result: Array = self._step @ turned.reshape(-1, weights.shape[2])
         return result.reshape(weights.shape)
 
-    def follow(self, corner: Corner, weights: Array) -> list[Corner]:
+    def follow(self, corners: Sequence[Corner], weights: Array) -> list[Corner]:
         """Moves the window where the beacon has come three cells off its middle."""
-        corners = [corner] * weights.shape[2]
+        followed = list(corners)
         if self._window == self._whole:
-            return corners
+            return followed
         width, height = self._window
         cells = weights.sum(axis=0).reshape(width, height, -1)
         across, along = cells.sum(axis=1), cells.sum(axis=0)
@@ -146,13 +146,12 @@ class GridFloor:
         y = (along * np.arange(height, dtype=np.float32)[:, None]).sum(axis=0) / total
         off = np.maximum(np.abs(x - (width - 1) / 2), np.abs(y - (height - 1) / 2)) >= 3
         for one in np.flatnonzero(off).tolist():
-            moved = self._corner(corner[0] + float(x[one]), corner[1] + float(y[one]))
-            if moved != corner:
-                weights[..., one] = self._shifted(
-                    weights[..., one], moved[0] - corner[0], moved[1] - corner[1]
-                )
-                corners[one] = moved
-        return corners
+            left, low = corners[one]
+            moved = self._corner(left + float(x[one]), low + float(y[one]))
+            if moved != corners[one]:
+                weights[..., one] = self._shifted(weights[..., one], moved[0] - left, moved[1] - low)
+                followed[one] = moved
+        return followed
 
     def _corner(self, x: float, y: float) -> Corner:
         (width, height), (across, along) = self._window, self._whole
@@ -225,8 +224,8 @@ class StarFloor:
         new[:, -1] += old[:, -1].sum(axis=0) * (moves / rays)
         return new.reshape(weights.shape)
 
-    def follow(self, corner: Corner, weights: Array) -> list[Corner]:
-        return [corner] * weights.shape[2]
+    def follow(self, corners: Sequence[Corner], weights: Array) -> list[Corner]:
+        return list(corners)
 
 
 def _mark(*what: object) -> int:
