@@ -38,13 +38,25 @@ def tables(folder: Path) -> list[TableSize]:
 
 
 def newest_rows(folder: Path, table: str, limit: int) -> list[dict[str, Any]]:
-    """A table's newest rows by row id, secrets hidden and blobs as their size. Raises StorageError."""
+    """A table's newest rows by row id, or its last by key where it has none.
+
+    Secrets are hidden, blobs shown as their size. Raises StorageError.
+    """
     for _, database in _databases(folder):
         if table in database.table_names():
-            rows = database[table].rows_where(order_by="rowid desc", limit=limit)
+            rows = database[table].rows_where(order_by=_last_first(database, table), limit=limit)
             return [{name: _shown(name, value) for name, value in row.items()} for row in rows]
     known = ", ".join(size.table for size in tables(folder))
     raise UnknownTable(f"there is no table {table}; there are {known}")
+
+
+def _last_first(database: sqlite_utils.Database, table: str) -> str:
+    keys = database.query(
+        "select i.name from pragma_table_list(:table) t join pragma_table_info(:table) i"
+        " where t.wr and i.pk order by i.pk",
+        {"table": table},
+    )
+    return ", ".join(f'"{key["name"]}" desc' for key in keys) or "rowid desc"
 
 
 def _databases(folder: Path) -> Iterator[tuple[str, sqlite_utils.Database]]:

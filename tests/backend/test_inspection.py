@@ -34,6 +34,19 @@ def test_rows_are_shown_without_their_secrets(folder, table, secrets):
     assert row["name"] in ("ann", "App")
 
 
+def test_every_table_can_be_looked_into_also_one_without_row_ids(folder):
+    for size in inspection.tables(folder):
+        assert len(inspection.newest_rows(folder, size.table, 10)) <= 10, size.table
+
+
+def test_the_last_by_key_come_first_where_rows_have_no_ids(folder):
+    connection = open_for_writing(folder / "state.db", "state")
+    connection.execute("insert into segment_timers values ('a', 's', 1), ('b', 's', 1), ('b', 't', 1)")
+    connection.close()
+    rows = inspection.newest_rows(folder, "segment_timers", 2)
+    assert [(row["profile_id"], row["segment_id"]) for row in rows] == [("b", "t"), ("b", "s")]
+
+
 def test_an_unknown_table_is_answered_with_those_there_are(folder):
     with pytest.raises(inspection.UnknownTable, match="api_tokens"):
         inspection.newest_rows(folder, "nothing; drop table profiles", 1)
