@@ -52,9 +52,10 @@ state's pages are written again and again, and with SQLite's 1,000 most of its c
 TIDIED_AFTER: Mapping[Area, int] = {"journal": 32}
 """Commits, after which the log is copied beside them: the journal's senders wait for its commits, and then
 what is left for a commit to copy takes it a few milliseconds instead of thirty."""
+BUSY_MS = 5_000  # a command such as `token create` may hold the file for a moment
+
 sqlite3.register_adapter(bytes, bytes)  # what is no number and no text is asked whether it would be another,
 sqlite3.register_adapter(type(None), lambda none: none)  # which takes eight times as long as this answer
-BUSY_MS = 5_000  # a command such as `token create` may hold the file for a moment
 
 
 class SqliteSession:

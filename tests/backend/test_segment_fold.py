@@ -621,6 +621,20 @@ def test_a_redefined_segment_moves_those_who_ask_for_it(base):
 # The world changes ------------------------------------------------------------------------------------------
 
 
+def an_hour_among_bags(base) -> str:
+    """Somebody was in a zone whose category is bags; who."""
+    base.run(lambda s: s.run("save_store", store_id="s1", name="Shop", timezone="UTC"))
+    base.run(lambda s: s.run("save_zone", store_id="s1", zone_id="a", name="A", categories='["bags"]'))
+    base.fold(base.event(user_id="anna", name="Anything"))
+    anna = base.person("user_id", "anna")
+    base.connection.execute(
+        "insert into zone_visits (beacon_key, profile_id, store_id, zone_id, entered_at, left_at)"
+        " values ('b', ?, 's1', 'a', ?, ?)",
+        (anna, base.now - HOUR, base.now),
+    )
+    return anna
+
+
 @pytest.mark.parametrize(
     ("held", "asked", "found"),
     [
@@ -633,15 +647,7 @@ def test_a_redefined_segment_moves_those_who_ask_for_it(base):
 )
 def test_a_category_is_a_zones_in_any_spelling_with_all_that_lies_below(base, held, asked, found):
     """As for campaigns, and as docs/catalogue.md says; also where a zone gets it later."""
-    base.run(lambda s: s.run("save_store", store_id="s1", name="Shop", timezone="UTC"))
-    base.run(lambda s: s.run("save_zone", store_id="s1", zone_id="a", name="A", categories='["bags"]'))
-    base.fold(base.event(user_id="anna", name="Anything"))
-    anna = base.person("user_id", "anna")
-    base.connection.execute(
-        "insert into zone_visits (beacon_key, profile_id, store_id, zone_id, entered_at, left_at)"
-        " values ('b', ?, 's1', 'a', ?, ?)",
-        (anna, base.now - HOUR, base.now),
-    )
+    anna = an_hour_among_bags(base)
     base.save("dwelt", {"type": "dwelt", "category": asked, "at_least_s": 60})
     base.settle()
     categories = json.dumps([held])
@@ -652,15 +658,7 @@ def test_a_category_is_a_zones_in_any_spelling_with_all_that_lies_below(base, he
 
 
 def test_other_categories_have_everybody_asked_again_and_that_is_news(base, monkeypatch):
-    base.run(lambda s: s.run("save_store", store_id="s1", name="Shop", timezone="UTC"))
-    base.run(lambda s: s.run("save_zone", store_id="s1", zone_id="a", name="A", categories='["bags"]'))
-    base.fold(base.event(user_id="anna", name="Anything"))
-    anna = base.person("user_id", "anna")
-    base.connection.execute(
-        "insert into zone_visits (beacon_key, profile_id, store_id, zone_id, entered_at, left_at)"
-        " values ('b', ?, 's1', 'a', ?, ?)",
-        (anna, base.now - HOUR, base.now),
-    )
+    anna = an_hour_among_bags(base)
     base.save("shoes", {"type": "dwelt", "category": "shoes", "at_least_s": 60})
     base.settle()
     assert base.members("shoes") == set()
