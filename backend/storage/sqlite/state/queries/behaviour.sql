@@ -1,5 +1,5 @@
 -- name: product_views_of_person
--- What a person looked at, the newest first; the index holds nothing but views.
+-- What a person looked at, the newest first; the index tells which of their events are views.
 with recursive {attached_tree}
 select e.event_hash, e.occurred_at, e.properties, case when e.properties is null then e.body end as body
 from tree join events e on e.profile_id = tree.profile_id
