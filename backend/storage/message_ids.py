@@ -94,9 +94,9 @@ class RecentFirst:
     """
 
     def __init__(self) -> None:
-        self._recent: Hashes = defaultdict(set)
+        self._recent = _Held()
         """Of the runs behind `_sorted_upto`, up to `_seen`."""
-        self._moving: Hashes = {}
+        self._moving = _Held()
         """Of the runs up to `_sorted_upto`."""
         self._filter = TableFilter()
         self._sorted_upto = self._seen = 0
@@ -108,8 +108,7 @@ class RecentFirst:
         self._follow(session)
         return {
             hour: self._moved(session, hour, hashes).union(
-                self._recent.get(hour, _NONE).intersection(hashes),
-                self._moving.get(hour, _NONE).intersection(hashes),
+                self._recent.among(hour, hashes), self._moving.among(hour, hashes)
             )
             for hour, hashes in asked.items()
         }
@@ -137,9 +136,8 @@ class RecentFirst:
         session.many("append_sorted_ids", list(_sorted(session.rows("recent_ids_after", run=0))))
         session.run("drop_recent_ids", run=last)
         session.many("append_recent_ids", [_run((0, 0), array("q"))])
-        for hour, hashes in self._moving.items():  # of a transaction that was rolled back
-            self._recent[hour] |= hashes
-        self._moving, self._recent = self._recent, defaultdict(set)
+        self._recent.take(self._moving)  # of a transaction that was rolled back
+        self._moving, self._recent = self._recent, _Held()
         self._sorted_upto = self._seen = last
 
     def _moved(self, session: Session, hour: int, hashes: Sequence[int]) -> set[int]:
@@ -154,9 +152,9 @@ class RecentFirst:
 
     def _let_go(self) -> None:
         """Of what was sorted: by now the table has it."""
-        for hour, hashes in self._moving.items():
+        for hour, hashes in self._moving.runs.items():
             self._filter.add(hour, hashes)
-        self._moving = {}
+        self._moving = _Held()
 
     def _follow(self, session: Session) -> None:
         rows = session.rows("recent_ids_after", run=self._seen)
@@ -165,26 +163,45 @@ class RecentFirst:
         came = 0
         for row in rows:
             hashes = array("q", row["hashes"])
-            self._recent[row["hour"]].update(hashes)
+            self._recent.add(row["hour"], hashes)
             came += len(hashes)
             self._seen = row["run"]
-        ids = sum(map(len, self._recent.values()))
+        ids = len(self._recent)
         self.due = bool(self._moving) or _is_much(self._seen - self._sorted_upto, ids)
         self.pressing = 1 + 2 * came // PORTION if ids >= 2 * RECENT_IDS else 0
 
     def _begin(self, session: Session) -> list[Row]:
         """What is sorted is known, and the whole log is to be read."""
-        self._recent.clear()
         self._filter.clear()
-        self._moving = defaultdict(set)
+        self._recent, self._moving = _Held(), _Held()
         for row in session.rows("all_sorted_ids"):
-            self._moving[row["hour"]].update(array("q", row["hashes"]))
+            self._moving.add(row["hour"], array("q", row["hashes"]))
         rows = session.rows("recent_ids_after", run=0)
         self._sorted_upto = rows[0]["run"] - 1
         return rows
 
 
-_NONE: Final[frozenset[int]] = frozenset()
+class _Held:
+    """Ids by the hour of the client's clock: as sets, to ask; as they came, for whoever is told of all."""
+
+    def __init__(self) -> None:
+        self._sets: Hashes = defaultdict(set)
+        self.runs: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sets.values()))
+
+    def among(self, hour: int, hashes: Sequence[int]) -> set[int]:
+        """Those of the hashes that are here."""
+        return self._sets[hour].intersection(hashes) if hour in self._sets else set()
+
+    def add(self, hour: int, hashes: "array[int]") -> None:
+        self._sets[hour].update(hashes)
+        self.runs[hour].extend(hashes)
+
+    def take(self, other: "_Held") -> None:
+        for hour, hashes in other.runs.items():
+            self.add(hour, hashes)
 
 
 def _in_table(session: Session, hour: int, hashes: Sequence[int]) -> set[int]:

@@ -1,7 +1,7 @@
 """Which ids a table cannot have, told from memory: one byte for many, set once one of them is there."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -31,10 +31,10 @@ class TableFilter:
             del self._hours[min(self._hours, key=self._hours.__getitem__)]
         self._hours[hour] = 0
 
-    def add(self, hour: int, hashes: Iterable[int]) -> None:
+    def add(self, hour: int, hashes: "array[int]") -> None:
         """The table may have these."""
         if hour in self._hours:
-            slots = _slots(array("q", hashes))
+            slots = _slots(hashes)
             self._there[slots] = True
             self._hours[hour] += len(slots)
 

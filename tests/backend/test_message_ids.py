@@ -5,6 +5,7 @@ import random
 import sqlite3
 import sys
 import textwrap
+from array import array
 from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -145,7 +146,7 @@ def test_a_stranger_who_names_many_hours_takes_nobody_elses_from_the_filter(monk
     monkeypatch.setattr(table_filter, "HOURS", 8)
     known = table_filter.TableFilter()
     known.begin(0)
-    known.add(0, [1, 2, 3])
+    known.add(0, array("q", [1, 2, 3]))
     for hour in range(1, 50):
         known.begin(hour)
     assert 0 in known
@@ -177,8 +178,7 @@ async def test_many_move_by_themselves_and_memory_does_not_grow(journal, journal
         while not await settled():  # noqa: ASYNC110 - the journal does so behind its answers
             await asyncio.sleep(0.01)
     memory = journal._ids
-    held = sum(len(known) for part in (memory._recent, memory._moving) for known in part.values())
-    assert held <= 3 * message_ids.RECENT_IDS
+    assert len(memory._recent) + len(memory._moving) <= 3 * message_ids.RECENT_IDS
     assert await journal.append_events([event(f"m{number}-1") for number in range(200)]) == 0
 
 
