@@ -4,7 +4,7 @@ import json
 import math
 import re
 import zlib
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -49,7 +49,8 @@ class OpenBatch(_Envelope):
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
-_context: "msgspec.json.Decoder[dict[str, Any] | None]" = msgspec.json.Decoder(dict[str, Any] | None)
+_Context: TypeAlias = dict[str, Any] | Annotated[list[Any], msgspec.Meta(max_length=0)] | None  # PHP's `[]`
+_context: "msgspec.json.Decoder[_Context]" = msgspec.json.Decoder(_Context)
 
 
 def inflate(body: bytes, limit: int) -> bytes:
@@ -141,9 +142,10 @@ def _shared_context(raw: bytes, events: int) -> dict[str, Any] | None:
     if len(raw) * events > MAX_SHARED_BYTES:
         raise Refusal(400, "too_large", "the batch's `context` is too large for so many events")
     try:
-        return decode(raw, _context)
+        shared = decode(raw, _context)
     except Rejected as error:
         raise Refusal(400, "invalid_batch", f"`context`: {error}") from error
+    return shared if isinstance(shared, dict) else None
 
 
 def _open_damaged(body: bytes) -> _Envelope:

@@ -337,12 +337,19 @@ def test_broken_utf8_is_replaced() -> None:
 @pytest.mark.parametrize(
     "body",
     [b"", b"[]", b"null", b"{}", b'{"batch":{}}', b'{"batch":[', b'{"batch":[NaN', b"\xff\xfe", b'"batch":[]',
-     b'{"batch":[],"context":3}', VERY_DEEP.encode(), b'{"a":' + DEEP.encode() + b',"batch":[NaN]}'],
+     b'{"batch":[],"context":3}', b'{"batch":[],"context":[3]}', VERY_DEEP.encode(),
+     b'{"a":' + DEEP.encode() + b',"batch":[NaN]}'],
 )  # fmt: skip
 def test_a_batch_that_is_none_is_refused_as_a_whole(body: bytes) -> None:
     with pytest.raises(Refusal) as refused:
         open_batch(body)
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("none", [None, {}, []])  # PHP writes an empty object as `[]`
+def test_a_batch_may_have_no_context_to_share(none: Any) -> None:
+    events, reasons = read({"batch": [TRACK], "context": none})
+    assert (len(events), reasons) == (1, [])
 
 
 def test_a_batch_may_hold_2500_events() -> None:
