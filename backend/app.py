@@ -22,6 +22,7 @@ from backend import garbage
 from backend.api.dead_letters import LETTERS
 from backend.api.eid import EID, EidRegistrar
 from backend.api.erasures import ERASER
+from backend.api.errors import answer_errors
 from backend.api.fleet import FLEET, Fleet
 from backend.api.host import Host
 from backend.api.imports import IMPORTS
@@ -63,6 +64,7 @@ from backend.storage.pushes import PushStore
 from backend.storage.session import Database, StorageError
 from backend.storage.sources import StoredSources
 from backend.storage.wipe import SqliteWiper
+from sdk_bridge.server.answers import tell_of_nowhere
 from sdk_bridge.server.app import Bridge
 
 if TYPE_CHECKING:
@@ -258,7 +260,7 @@ async def bridge_alone(config: Config) -> AsyncIterator[tuple[Running, set[async
         state = await stack.enter_async_context(open_area(url, config.folder / STATE_FILE, "state"))
         journal = Journal(journal_file, unix_ms, shared=True)
         await journal.load()
-        app = web.Application()
+        app = web.Application(middlewares=[answer_errors, tell_of_nowhere])
         sources = StoredSources(state, unix_ms, known_for_ms=SOURCES_MS)
         (await _bridge(stack, config, journal, state, sources)).add_to(app)
         app.router.add_get("/health", _bridge_health)

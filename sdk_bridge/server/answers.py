@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
 from msgspec import Struct
 from multidict import CIMultiDict
 
@@ -89,6 +90,13 @@ def nowhere(request: web.Request) -> web.Response | None:
         response.headers["Allow"] = error.headers.get("Allow", "")
         return response
     return refused(Refusal(error.status, "unknown_call", "there is no such call; see /api/openapi.json"))
+
+
+@web.middleware
+async def tell_of_nowhere(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers calls that this API does not have as `nowhere` says, for pages to read, too."""
+    answer = nowhere(request)
+    return await handler(request) if answer is None else readable(request, answer)
 
 
 def check_origin(request: web.Request, source: Source) -> None:

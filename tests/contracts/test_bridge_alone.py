@@ -67,6 +67,11 @@ async def test_two_bridges_and_a_backend_share_one_journal(tmp_path: Path, datab
             await eventually(both_are_there)
             async with http.get(f"http://127.0.0.1:{ports[0]}/api/profiles/user_id:anna") as answer:
                 assert answer.status == 404, "a bridge alone shows nobody to anybody"
+            for method, path, status in (("PUT", "track", 405), ("GET", "track", 405), ("POST", "none", 404)):
+                async with http.request(method, f"http://127.0.0.1:{ports[0]}/v1/{path}") as answer:
+                    assert (answer.status, {*await answer.json()}) == (status, {"code", "message"})
+                    assert answer.headers["Access-Control-Allow-Origin"] == "*"
+                    assert (status == 404) == ("Allow" not in answer.headers)
         finally:
             for bridge in bridges:
                 await bridge.kill()
