@@ -67,7 +67,8 @@ def replay(
     url: UrlOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
-    """Lets letters be tried once more; what is understood leaves them. Fails where some are still not.
+    """Lets letters be tried once more; what is understood leaves them. Fails where some are still not, or
+    where one that was named is not there.
 
     They go through the same checks as on their first day, with the time of their arrival; what was stored
     already under its message id is not stored again.
@@ -79,15 +80,20 @@ def replay(
     counts: dict[str, int] = {}
     for one in done:
         counts[one["outcome"]] = counts.get(one["outcome"], 0) + 1
-        if one["outcome"] in ("partly", "failed"):
-            typer.echo(f"{one['letter_id']}\t{one['outcome']}\t{one['reason']}", err=True)
+        if one["outcome"] != "replayed":
+            typer.echo(f"{one['letter_id']}\t{one['outcome']}\t{one['reason'] or ''}".rstrip(), err=True)
     typer.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.items()) or "there are none")
-    if counts.keys() & {"partly", "failed"}:
+    if counts.keys() & ({"partly", "failed", "gone"} if numbers else {"partly", "failed"}):
         raise typer.Exit(1)
 
 
 def _by_number(backend: RunningBackend, numbers: list[int]) -> list[dict[str, Any]]:
-    return [backend.post(f"/api/dead-letters/{number}/replay", {}) for number in numbers]
+    """Each of them, though others should be gone: somebody may have replayed those, or they made room."""
+    asked = ((number, f"/api/dead-letters/{number}/replay") for number in numbers)
+    return [
+        backend.post_if_there(path, {}) or {"letter_id": number, "outcome": "gone", "reason": None}
+        for number, path in asked
+    ]
 
 
 def _by_filter(backend: RunningBackend, reason: str | None, origin: str | None) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import ssl
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn
 
@@ -54,15 +55,31 @@ class RunningBackend:
         """What it answers. Ends the command where that is an error."""
         return self._call("POST", path, json.dumps(body).encode())
 
+    def post_if_there(self, path: str, body: dict[str, Any]) -> dict[str, Any] | None:
+        """What it answers, None where there is nothing at the path. Ends the command at any other error."""
+        try:
+            return self._asked("POST", path, json.dumps(body).encode())
+        except urllib.error.HTTPError as error:
+            if error.code == HTTPStatus.NOT_FOUND:
+                return None
+            fail(_told(error))
+
     def _call(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+        try:
+            return self._asked(method, path, body)
+        except urllib.error.HTTPError as error:
+            fail(_told(error))
+
+    def _asked(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+        """Raises HTTPError."""
         url = self.url + path
         headers = {"Authorization": f"Bearer {self.api_token}", "Content-Type": "application/json"}
         try:
             request = urllib.request.Request(url, body, headers, method=method)  # noqa: S310 - checked in `of`
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=self.trust) as response:  # noqa: S310
                 answer: dict[str, Any] = json.loads(response.read(MAX_ANSWER_BYTES))
-        except urllib.error.HTTPError as error:
-            fail(_told(error.read(MAX_ANSWER_BYTES)) or f"the backend answered {error.code}")
+        except urllib.error.HTTPError:
+            raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             fail(f"{url}: {getattr(error, 'reason', error)}; is the backend running?")
         return answer
@@ -99,8 +116,8 @@ def _trust(config: Path) -> ssl.SSLContext:
     return context
 
 
-def _told(answer: bytes) -> str:
+def _told(error: urllib.error.HTTPError) -> str:
     try:
-        return str(json.loads(answer)["error"]["message"])
+        return str(json.loads(error.read(MAX_ANSWER_BYTES))["error"]["message"])
     except (ValueError, KeyError, TypeError):
-        return ""
+        return f"the backend answered {error.code}"

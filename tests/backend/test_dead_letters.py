@@ -362,8 +362,11 @@ async def test_the_command_lists_shows_and_replays(desk, tmp_path):
     assert (one.exit_code, one.stdout.strip()) == (1, "1 failed")
     assert "`type` must be" in one.stderr
     assert (await run("replay", "--reason", "odd")).stdout.strip() == "60 replayed"
+    gone = await run("replay", "99999", "1", "1")
+    assert (gone.exit_code, gone.stdout.strip()) == (1, "2 gone, 1 replayed")
+    assert gone.stderr.split() == ["99999", "gone", "1", "gone"]
     rest = await run("replay", "--all")
-    assert (rest.exit_code, rest.stdout.strip()) == (1, "60 replayed, 1 failed")
+    assert (rest.exit_code, rest.stdout.strip()) == (1, "59 replayed, 1 failed")
     assert (await run("show", "99999")).exit_code == 2
     assert (await run("replay")).exit_code == 2
     assert (await run("replay", "1", "--all")).exit_code == 2
