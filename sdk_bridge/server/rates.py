@@ -36,4 +36,6 @@ class Buckets:
 
     def _level(self, source_id: str, rate: Rate, now_ms: int) -> float:
         level, at = self._levels.get(source_id, (rate.burst, now_ms))
+        if now_ms < at:  # the clock was set back; until it is where it was, nothing would be refilled
+            self._levels[source_id] = level, now_ms
         return min(rate.burst, level + max(0, now_ms - at) / 1000 * rate.per_second)

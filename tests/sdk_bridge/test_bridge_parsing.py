@@ -453,6 +453,14 @@ def test_a_bucket_lets_a_burst_through_and_then_the_rate() -> None:
     assert buckets.wait_s("s", Rate(per_second=0.01, burst=20), NOW) == 300, "nobody waits for a day"
 
 
+def test_whoever_waits_while_the_clock_is_set_back_waits_no_longer() -> None:
+    buckets, rate = Buckets(), Rate(per_second=10, burst=20)
+    buckets.take("s", rate, 50, NOW)
+    earlier = NOW - 86_400_000
+    wait = buckets.wait_s("s", rate, earlier)
+    assert buckets.wait_s("s", rate, earlier + wait * 1000) == 0
+
+
 # Dead letters -----------------------------------------------------------------------------------------------
 
 
