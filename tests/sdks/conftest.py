@@ -252,7 +252,8 @@ def _reset(request: web.Request) -> web.Response:
 @asynccontextmanager
 async def serving(app: web.Application, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """The application on a free port of 127.0.0.1, which it gives."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+    # What is packed stays so: a proxy hands on what it was given.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5, auto_decompress=False)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
