@@ -223,6 +223,16 @@ async def test_what_is_no_json_breaks_neither_the_page_nor_the_calls_beside_it(b
     assert event.name == "Good"
 
 
+async def test_what_is_no_call_costs_neither_the_page_nor_the_calls_beside_it(backend, door, shop):
+    """`footfall.push(sold && ["track", …])` pushes `false` where nothing was sold."""
+    source = backend.open_source("web")
+    early = [False, ["track", "Product Viewed"], None, ["nothing"], [], "track"]
+    page = await shop.open(tag(source, door, early, page="manual"))
+    await page.evaluate("footfall.push(false, undefined, ['track', 'Product Added'])")
+    assert names(await backend.stored(source, 2)) == ["Product Viewed", "Product Added"]
+    assert page.complaints == []
+
+
 async def test_a_visitor_outlives_the_write_key_and_so_do_calls_that_waited(backend, door, shop):
     before, after = backend.open_source("web"), backend.open_source("web")
     visitor = await shop.visitor()

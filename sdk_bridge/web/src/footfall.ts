@@ -110,13 +110,15 @@ class Footfall {
     return this.sender.flush();
   }
 
-  /** A call as the stub in the page keeps it before this file has come: `["track", "Order Completed"]`. */
-  push(...calls: [method: string, ...given: unknown[]][]): void {
-    for (const [method, ...given] of calls) {
+  /** A call as the stub in the page keeps it before this file has come: `["track", "Order Completed"]`; what is
+   * none, such as the `false` of `sold && ["track", …]`, is passed over. */
+  push(...calls: unknown[]): void {
+    for (const call of calls) {
+      const [method, ...given]: unknown[] = Array.isArray(call) ? call : [];
       if (method === "link") void this.link(...(given as [string])).catch(console.warn);
-      else if (["page", "track", "identify", "consent", "reset"].includes(method))
-        (this as unknown as Record<string, (...given: unknown[]) => void>)[method]!(...given);
-      else console.warn(`footfall: there is no ${method}`);
+      else if (["page", "track", "identify", "consent", "reset"].includes(method as string))
+        (this as unknown as Record<string, (...given: unknown[]) => void>)[method as string]!(...given);
+      else console.warn("footfall: no such call", call);
     }
   }
 
@@ -257,7 +259,7 @@ function start(tag: HTMLScriptElement): void {
   });
   place.footfall = footfall;
   if (page !== "manual") footfall.page();
-  if (Array.isArray(earlier)) footfall.push(...(earlier as [string, ...unknown[]][]));
+  if (Array.isArray(earlier)) footfall.push(...earlier);
 }
 
 if (document.currentScript instanceof HTMLScriptElement) start(document.currentScript);
