@@ -24,6 +24,7 @@ from sdk_bridge.wire.places import Region
 BATCH_PATH = "/v1/batch"
 LOCATION_PATH = "/v1/location"
 MAX_EVENT_BYTES = 32 * 1024  # the bridge buries larger ones; better to hear of it where they are made
+SENT_AT_BYTES = len(',"sentAt":"2026-03-01T10:00:00.000Z"')  # what a call that goes alone gets on its way
 MAX_BATCH_BYTES = 400 * 1024  # the bridge's limit is 500 KB
 MAX_BATCH_EVENTS = 100
 MAX_PARTS = 50  # sightings or crossings in one call: half of what the bridge takes, for they must fit 32 KB
@@ -328,8 +329,9 @@ class BridgeClient:
         message_id = self.settings.new_id()
         stamped = {**body, "messageId": message_id, "timestamp": self._now_text()}
         encoded = msgspec.json.encode(stamped)
-        if len(encoded) > MAX_EVENT_BYTES:
-            raise ValueError(f"the call has {len(encoded)} bytes, the bridge takes {MAX_EVENT_BYTES}")
+        size = len(encoded) + (0 if path == BATCH_PATH else SENT_AT_BYTES)
+        if size > MAX_EVENT_BYTES:
+            raise ValueError(f"the call has {size} bytes, the bridge takes {MAX_EVENT_BYTES}")
         self._queue.put(_Queued(0, message_id, path, encoded))
         self._note_level()
         return message_id

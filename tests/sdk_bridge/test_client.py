@@ -6,7 +6,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -465,6 +465,19 @@ async def test_a_call_too_large_for_the_bridge_is_told_to_its_maker(bridge: Runn
             phone.track(ANNA, "Large", {"text": "y" * 30_000, "n": number})
         await phone.flush(5)
     assert [event.properties["n"] for event in bridge.journal.events] == list(range(40))
+
+
+@pytest.mark.parametrize("path", ["in a batch", "alone"])
+async def test_the_largest_call_that_is_queued_is_taken(bridge: RunningBridge, path: str) -> None:
+    async with client(bridge.url) as phone:
+        for size in range(MAX_EVENT_BYTES, 0, -1):
+            who = Who("u1", id_token="x" * size)
+            with suppress(ValueError):
+                phone.track(who, "x") if path == "in a batch" else phone.consent(who, {"push": True})
+                break
+        await phone.flush(5)
+        assert list(phone.tally.refusals) == []
+    assert len(bridge.journal.events) == 1
 
 
 async def test_a_shared_session_stays_open(bridge: RunningBridge) -> None:
