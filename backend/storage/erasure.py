@@ -25,6 +25,7 @@ from backend.profiles.erasure import (
     without_names,
 )
 from backend.profiles.model import Device
+from backend.profiles.spelling import as_kept
 from backend.push.model import PushContent, encode_content
 from backend.segments.model import SegmentInvalid, parse_definition
 from backend.storage import segments
@@ -167,11 +168,19 @@ def _addresses(session: Session, person: Person) -> set[tuple[str, str]]:
 
 
 def _contacts(session: Session, profile_id: str, profiles: Mapping[str, str]) -> Iterator[str]:
-    """E-mail addresses and telephone numbers; one that a family shares is not this person's alone."""
+    """E-mail addresses and telephone numbers; one that a family shares is not this person's alone.
+
+    Nor is one by which somebody else is known: whoever wrote it into a form proved nothing.
+    """
     for row in session.rows("erasure_contacts", profile_id=profile_id):
-        value = msgspec.json.decode(row["value"])
-        bearers = session.rows("erasure_trait_bearers", name=row["name"], value=row["value"])
-        if isinstance(value, str) and value and all(one["profile_id"] in profiles for one in bearers):
+        name, value = row["name"], msgspec.json.decode(row["value"])
+        bearers = session.rows("erasure_trait_bearers", name=name, value=row["value"])
+        if (
+            isinstance(value, str)
+            and value
+            and all(one["profile_id"] in profiles for one in bearers)
+            and _is_theirs_alone(session, name, as_kept(name, value), profiles)
+        ):
             yield value
 
 
@@ -498,11 +507,18 @@ def not_known_again(session: Session, person: Person) -> set[str]:
         for kind, value in person.addresses
         if session.row("erasure_known_address", kind=kind, value=value)
     }
-    for value in person.contacts:
-        text = msgspec.json.encode(value).decode()
-        if any(session.rows("erasure_trait_bearers", name=name, value=text) for name in CONTACT_TRAITS):
-            known.add(value)
+    known |= {value for value in person.contacts if _is_contact_again(session, value)}
     return person.names - known
+
+
+def _is_contact_again(session: Session, value: str) -> bool:
+    """Whether an address is a trait of somebody, or somebody is known by it."""
+    text = msgspec.json.encode(value).decode()
+    return any(
+        session.rows("erasure_trait_bearers", name=name, value=text)
+        or session.row("erasure_known_again", id_type=name, id=as_kept(name, value))
+        for name in CONTACT_TRAITS
+    )
 
 
 # Receipts and tombstones ----------------------------------------------------------------------------------

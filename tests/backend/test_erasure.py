@@ -25,7 +25,7 @@ from backend.storage.database import SqliteFile
 from backend.storage.queries import named_queries
 from backend.storage.wipe import SqliteWiper
 from sdk_bridge.server.ports import DeadLetter
-from sdk_bridge.wire.app_events import AppEvent, PushAddress
+from sdk_bridge.wire.app_events import AppEvent, ExternalId, PushAddress
 from sdk_bridge.wire.messages import Batch, Readings
 
 KEYS = ErasureKeys(b"k" * 32)
@@ -463,6 +463,43 @@ async def test_an_address_that_a_family_shares_stays_the_others(office):
         "identify", user_id="berta-0002-keeps", occurred_at=shop.clock() - 5_000, traits={"email": MAIL}
     )
     assert await office.send(past) == 1
+
+
+async def test_an_address_by_which_somebody_else_is_known_stays_theirs(office):
+    """Anna only wrote it into a form; the till and the account know Berta by it."""
+    shop = office.shop
+    known = [ExternalId("email", MAIL)]
+    await office.send(
+        shop.event("identify", user_id=USER, traits={"email": MAIL.upper()}),
+        shop.event("identify", user_id="berta-0002-keeps", external_ids=known),
+        shop.event("track", name="Bought", user_id=None, external_ids=known, properties={"email": MAIL}),
+    )
+    await shop.folded()
+    shop.clock.forward(1000)
+    await office.erase()
+    assert await shop.column("select properties from events where name = 'Bought'") == [
+        f'{{"email":"{MAIL}"}}'
+    ]
+    bodies = [_plain(body) for body in await shop.column("select body from events")]
+    assert [body["external_ids"] for body in bodies] == [[{"type": "email", "id": MAIL}]] * 2
+    late = shop.event("track", name="Late", external_ids=known, occurred_at=shop.clock() - 5_000)
+    assert await office.send(late) == 1
+    assert await shop.column("select kind from alerts") == []
+
+
+async def test_whoever_is_known_anew_by_an_address_alone_is_no_trace(office):
+    shop = office.shop
+    await office.send(shop.event("identify", user_id=USER, traits={"email": MAIL}))
+    await shop.folded()
+    shop.clock.forward(1000)
+    await office.eraser.erase("user_id", USER, "tester")
+    shop.clock.forward(1000)
+    await office.send(shop.event("track", name="Bought", external_ids=[ExternalId("email", MAIL)]))
+    await shop.folded()
+    while await office.eraser.work_off():
+        pass
+    assert await shop.column("select kind from alerts") == []
+    assert await shop.column("select id from profiles") == [MAIL]
 
 
 CHLOE, DORA = "chloe-0003-old", "dora-0004-new"
