@@ -263,16 +263,20 @@ def consent_changes(statements: Iterable[ConsentStatement]) -> list[ConsentState
     """The statements that changed something, the newest first.
 
     SDKs with a consent manager repeat every answer with every event; only where the answer of one identifier
-    on one channel differs from its previous one is it news.
+    on one channel differs from its previous one is it news. Of one moment a refusal comes later.
     """
     changes: list[ConsentStatement] = []
     last: dict[tuple[str, str, str], bool] = {}
-    for one in sorted(statements, key=lambda said: (said.at, said.event_hash, said.purpose)):
+    for one in sorted(statements, key=_consent_order):
         key = (one.profile_id, one.channel, one.purpose)
         if last.get(key) != one.granted:
             last[key] = one.granted
             changes.append(one)
     return changes[::-1]
+
+
+def _consent_order(said: ConsentStatement) -> tuple[int, bool, int, str]:
+    return said.at, not said.granted, said.event_hash, said.purpose
 
 
 def latest_by_channel(changes: Iterable[ConsentStatement]) -> dict[str, dict[str, ConsentStatement]]:

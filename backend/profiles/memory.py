@@ -45,6 +45,11 @@ class Review:
     cause: str
 
 
+def _weight(stamp: Stamp, granted: bool) -> tuple[int, bool, int]:
+    """What makes a statement of consent the last: its time; of one moment a refusal comes later."""
+    return stamp.occurred_at, not granted, stamp.event_hash
+
+
 def merge_edge(profile: Profile) -> Edge:
     """The merge of a profile into its parent, as history tells it."""
     since, parent = profile.merged_at or 0, profile.parent or NOBODY
@@ -181,7 +186,7 @@ class MemoryProfiles:
     def put_consent(self, profile_id: str, purpose: str, granted: bool, stamp: Stamp) -> bool:
         said = self.consents.setdefault(profile_id, {})
         known = said.get(purpose)
-        if known is not None and stamp <= known[0]:
+        if known is not None and _weight(stamp, granted) <= _weight(*known):
             return False
         said[purpose] = (stamp, granted)
         return known is None or known[1] != granted or self._has_kin(profile_id)

@@ -102,7 +102,8 @@ class ProfileStore(Protocol):
     def put_consent(self, profile_id: str, purpose: str, granted: bool, stamp: Stamp) -> bool:
         """Sets a statement of consent if it is later; whether the person's answer may change by it.
 
-        It may also where the profile says the same again: another of theirs may have differed meanwhile.
+        It may also where the profile says the same again: another of theirs may have differed meanwhile. Of a
+        yes and a no of one moment the no is the later.
         """
         ...
 

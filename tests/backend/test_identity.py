@@ -295,6 +295,20 @@ def test_a_stranger_can_refuse_for_a_user_but_not_agree() -> None:
             assert agrees(store, "u1") is expected
 
 
+@pytest.mark.parametrize("hashes", [(1, 2), (2, 1)], ids=["refusal-last", "refusal-first"])
+def test_of_a_yes_and_a_no_of_one_moment_the_no_counts(hashes: tuple[int, int]) -> None:
+    """A file that has a customer twice; a form that was answered twice within a second."""
+    said = [
+        (event("consent", 2, user_id="u1", consent={"proximity": granted}), event_hash)
+        for granted, event_hash in zip((True, False), hashes, strict=True)
+    ]
+    for order in itertools.permutations(said):
+        store = MemoryProfiles()
+        for index, (one, event_hash) in enumerate(order):
+            SERVICE.apply(store, one, index, event_hash, ids(store))
+        assert agrees(store, "u1") is False
+
+
 def test_who_may_be_listened_for_anew_is_told() -> None:
     store = MemoryProfiles()
     page, grant, same, login, refusal = apply(
