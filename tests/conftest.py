@@ -1,6 +1,12 @@
 """What every test runs under."""
 
+import shutil
+from contextlib import closing
+
+import pytest
 from hypothesis import settings
+
+from backend.storage.database import open_for_writing
 
 # Two loaded cores make single examples slow now and then; a rule is judged by its outcome, not by its speed.
 settings.register_profile("footfall", deadline=None, print_blob=True)
@@ -16,3 +22,26 @@ def pytest_make_parametrize_id(val, argname):
     if isinstance(val, int) and not isinstance(val, bool) and abs(val) > MOMENT_MS:
         return argname
     return None
+
+
+@pytest.fixture(scope="session")
+def first_start(tmp_path_factory):
+    """A folder with both databases as a first start leaves them."""
+    folder = tmp_path_factory.mktemp("first_start")
+    for area in ("journal", "state"):
+        with closing(open_for_writing(folder / f"{area}.db", area)):
+            pass
+    return folder
+
+
+@pytest.fixture
+def new_file(first_start, tmp_path):
+    """Where a database of the test's own lies, made already: each migration would wait for the disk."""
+
+    def path_of(area):
+        path = tmp_path / f"{area}.db"
+        if not path.exists():
+            shutil.copyfile(first_start / path.name, path)
+        return path
+
+    return path_of

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Final, TypeAlias
 
@@ -97,7 +98,7 @@ def document(app: web.Application) -> Spec:
     """The whole document. Raises Undescribed."""
     routes = list(described_routes(app))
     _check_names(routes)
-    schemas, components = _schemas([*_types(routes), ErrorBody, *bridge.TYPES])
+    schemas, components = _schemas((*_types(routes), ErrorBody, *bridge.TYPES))
     paths: dict[str, Spec] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
@@ -183,8 +184,12 @@ def _types(routes: list[Route]) -> list[Any]:
     return list(dict.fromkeys(kind for kind in found if kind is not None))
 
 
-def _schemas(types: list[Any]) -> tuple[dict[Any, Spec], dict[str, Spec]]:
-    """The schema of every type, and the components that these refer to."""
+@cache
+def _schemas(types: tuple[Any, ...]) -> tuple[dict[Any, Spec], dict[str, Spec]]:
+    """The schema of every type, and the components that these refer to.
+
+    Made once for a process: that is most of the work on a document, and tests build hundreds of backends.
+    """
     references, components = msgspec.json.schema_components(types, ref_template=f"{_SCHEMAS}{{name}}")
     return dict(zip(types, references, strict=True)), _plain(components)
 

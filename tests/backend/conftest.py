@@ -174,14 +174,14 @@ def running():
 
 
 @pytest.fixture
-async def journal_file(tmp_path):
-    async with SqliteFile(tmp_path / "journal.db", "journal") as file:
+async def journal_file(new_file):
+    async with SqliteFile(new_file("journal"), "journal") as file:
         yield file
 
 
 @pytest.fixture
-async def state(tmp_path):
-    async with SqliteFile(tmp_path / "state.db", "state") as file:
+async def state(new_file):
+    async with SqliteFile(new_file("state"), "state") as file:
         yield file
 
 

@@ -4,7 +4,6 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -62,10 +61,11 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def open_area(request: pytest.FixtureRequest, engine: str, tmp_path: Path) -> Open:
+def open_area(request: pytest.FixtureRequest, engine: str) -> Open:
     """Opens an area of the test's own database; a second time as another process would."""
     if engine == "sqlite":
-        return lambda area: SqliteFile(tmp_path / f"{area}.db", area)
+        new_file = request.getfixturevalue("new_file")
+        return lambda area: SqliteFile(new_file(area), area)
     url = request.getfixturevalue("database_url")
     return lambda area: PostgresDatabase(url, area)
 
