@@ -1,7 +1,9 @@
 """What every test runs under."""
 
+import multiprocessing
+import os
 import shutil
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 from hypothesis import settings
@@ -11,6 +13,10 @@ from backend.storage.database import open_for_writing
 # Two loaded cores make single examples slow now and then; a rule is judged by its outcome, not by its speed.
 settings.register_profile("footfall", deadline=None, print_blob=True)
 settings.load_profile("footfall")
+
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(["backend.fold", "gateway.outbox", "gateway.uplink"])
+AS_A_PROGRAM = "import os, sys; os.dup2(out.fileno(), 1); sys.argv = ['-c', *arguments]\n"
 
 MOMENT_MS = 10**11  # integers beyond it are times taken at collection, which differ between workers
 
@@ -45,3 +51,28 @@ def new_file(first_start, tmp_path):
         return path
 
     return path_of
+
+
+@contextmanager
+def _child(script, *arguments):
+    """A process that runs a script, and the lines that it prints; dead afterwards.
+
+    It is forked from one that has nothing but imported: to start anew takes a second, and tests kill dozens.
+    """
+    reader, writer = FORKED.Pipe(duplex=False)
+    told = {"__name__": "__main__", "out": writer, "arguments": list(map(str, arguments))}
+    process = FORKED.Process(target=exec, args=(AS_A_PROGRAM + script, told))
+    process.start()
+    writer.close()
+    with reader, os.fdopen(os.dup(reader.fileno())) as lines:
+        try:
+            yield process, lines
+        finally:
+            process.kill()
+            process.join()
+
+
+@pytest.fixture(scope="session")
+def child():
+    """Runs a Python script in a process that a test may kill."""
+    return _child

@@ -1,10 +1,7 @@
 """A shop for the backend's tests: a clock to set, two files, a journal that runs, an MQTT that obeys."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -121,29 +118,22 @@ def eventually():
     return _eventually
 
 
-def _said_until_killed(script: str, *arguments: str, lines: int) -> list[str]:
-    """The lines that a Python script prints before SIGKILL comes behind so many of them."""
-    said: list[str] = []
-    command = [sys.executable, "-c", script, *arguments]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        for number, line in enumerate(child.stdout):
-            if line.endswith("\n"):  # the kill may have cut the last one
-                said.append(line)
-            if number == lines:
-                os.kill(child.pid, signal.SIGKILL)
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
-    assert child.returncode == -signal.SIGKILL
-    return said
-
-
 @pytest.fixture
-def said_until_killed():
-    """Runs a child process and kills it."""
-    return _said_until_killed
+def said_until_killed(child):
+    """The lines that a Python script prints before SIGKILL comes behind so many of them."""
+
+    def run(script: str, *arguments: str, lines: int) -> list[str]:
+        said: list[str] = []
+        with child(script, *arguments) as (process, printed):
+            for number, line in enumerate(printed):
+                if line.endswith("\n"):  # the kill may have cut the last one
+                    said.append(line)
+                if number == lines:
+                    process.kill()
+        assert process.exitcode == -signal.SIGKILL
+        return said
+
+    return run
 
 
 @pytest.fixture

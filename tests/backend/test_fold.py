@@ -1,12 +1,9 @@
 """The fold: order, poison, faults, restarts, consent, dwell, lanes, decisions and their reasons."""
 
 import asyncio
-import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import textwrap
 from contextlib import closing
 from datetime import datetime
@@ -808,12 +805,14 @@ async def a_busy_minute(shop) -> None:
         await shop.person(user, beacon)
     for second in range(60):
         shop.clock.forward(1000)
+        heard = []
         for user, beacon in people.items():
             near = (second // 20 + len(user)) % 2
             for number, gateway in enumerate(("g-a", "g-b")):
                 if chance.random() < 0.8:
                     loss = 60 if number == near else 75
-                    await shop.append(_reading(beacon, shop.clock() - 1000, loss), gateway)
+                    heard.append(shop.append(_reading(beacon, shop.clock() - 1000, loss), gateway))
+        await asyncio.gather(*heard)  # an entry each, committed together
         if second == 30:
             await shop.append(b"nonsense")
             await shop.journal.append_events(
@@ -834,25 +833,16 @@ async def contents(folder) -> dict[str, list]:
         }
 
 
-def fold_in_a_child(folder, now: int, transactions: int | None) -> bool:
+def fold_in_a_child(child, folder, now: int, transactions: int | None) -> bool:
     """Whether it came to the end; else it was killed after so many transactions, in whatever it did then."""
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), str(now)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        positions = (line for line in child.stdout if line.strip().isdigit())  # the others are its log
+    with child(CHILD, folder, now) as (process, printed):
+        positions = (line for line in printed if line.strip().isdigit())  # the others are its log
         for number, _position in enumerate(positions, start=1):
             if number == transactions:
-                os.kill(child.pid, signal.SIGKILL)
-        child.wait(30)
-    finally:
-        child.kill()
-        child.wait()
-        child.stdout.close()
-    assert child.returncode in (0, -signal.SIGKILL)
-    return child.returncode == 0
+                process.kill()
+        process.join(30)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode == 0
 
 
 def copy_file(path, to) -> None:
@@ -860,16 +850,16 @@ def copy_file(path, to) -> None:
         source.backup(target)
 
 
-async def test_a_fold_that_is_killed_again_and_again_ends_in_the_same_rows(shop, tmp_path):
+async def test_a_fold_that_is_killed_again_and_again_ends_in_the_same_rows(shop, tmp_path, child):
     await shop.campaign(dwell_s=5, guardrails={"max_total": 3, "cooldown_s": 0})
     await a_busy_minute(shop)
     for name in ("once", "killed"):
         (tmp_path / name).mkdir()
         for file in (shop.journal_file, shop.state):
             copy_file(file.path, tmp_path / name / file.path.name)
-    assert fold_in_a_child(tmp_path / "once", shop.clock(), None)
+    assert fold_in_a_child(child, tmp_path / "once", shop.clock(), None)
     chance, kills = random.Random(11), 0
-    while not fold_in_a_child(tmp_path / "killed", shop.clock(), chance.randrange(1, 6)):
+    while not fold_in_a_child(child, tmp_path / "killed", shop.clock(), chance.randrange(1, 6)):
         kills += 1
     once, killed = await contents(tmp_path / "once"), await contents(tmp_path / "killed")
     assert kills >= 5

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import re
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -72,10 +73,13 @@ sightings = st.builds(
     st.lists(sightings, max_size=20),
     st.lists(st.tuples(st.integers(1, 15), st.booleans()), min_size=1, max_size=8),
 )
-async def test_hours_are_the_sums_of_their_seconds_whatever_dies_in_between(first, late, portions):
+async def test_hours_are_the_sums_of_their_seconds_whatever_dies_in_between(
+    first_start, first, late, portions
+):
     """Each portion may be killed before its commit; in between an outage's backlog arrives."""
     with tempfile.TemporaryDirectory() as folder:
-        async with SqliteFile(Path(folder) / "state.db", "state") as state:
+        path = shutil.copy(first_start / "state.db", folder)
+        async with SqliteFile(Path(path), "state") as state:
             await state.write(lambda s: floor.add_sightings(s, Numbers(), first))
             before = await state.read(sums)
             await state.write(lambda s: rows.begin(s, THIN, NOON, BEFORE, 0))

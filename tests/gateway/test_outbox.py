@@ -5,10 +5,7 @@ import json
 import os
 import random
 import resource
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
@@ -300,7 +297,7 @@ for n in range(10**6):
 """
 
 
-def test_sigkill_at_any_instant_loses_nothing_and_renumbers_nothing(tmp_path):
+def test_sigkill_at_any_instant_loses_nothing_and_renumbers_nothing(tmp_path, child):
     """Thirty lives of one outbox, each killed in the middle of whatever it was doing."""
     path = tmp_path / "outbox.db"
     chance = random.Random(7)
@@ -312,18 +309,13 @@ def test_sigkill_at_any_instant_loses_nothing_and_renumbers_nothing(tmp_path):
         assert numbered.setdefault((lane, seq), content) == content, f"{lane} {seq} was renumbered"
 
     for life in range(30):
-        child = subprocess.Popen(
-            [sys.executable, "-c", "from pathlib import Path\n" + _CHILD, str(path), str(life)],
-            stdout=subprocess.PIPE,
-        )
-        try:
-            lines = [child.stdout.readline()]  # it lives, and has committed once
-            time.sleep(chance.uniform(0, 0.04))
-        finally:
-            child.send_signal(signal.SIGKILL)
-            rest, _ = child.communicate()
-        for line in [*lines, *rest.splitlines(keepends=True)]:
-            if not line.endswith(b"\n"):
+        with child("from pathlib import Path\n" + _CHILD, path, life) as (process, printed):
+            lines = [printed.readline()]  # it lives, and has committed once
+            time.sleep(chance.uniform(0, 0.08))
+            process.kill()
+            lines += printed
+        for line in lines:
+            if not line.endswith("\n"):
                 continue
             what, *facts = json.loads(line)
             if what == "stored":
