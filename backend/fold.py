@@ -34,9 +34,7 @@ log = structlog.get_logger()
 ENTRIES_A_TRANSACTION = 64  # 103k events/s against 63k at a few; and nobody waits long for the file
 TICK_S = 0.25  # how late an absence may be noticed
 WEIGH_TICK_S = WEIGH_EVERY_MS / 1000  # while seconds wait for gateways to tell of them: offers wait behind
-REST_S = (
-    0.005  # what comes meanwhile shares a transaction: at 7,500 events/s a sixth less work, half the disk's
-)
+REST_S = 0.005  # what comes meanwhile shares a transaction: at 7,500 events/s a sixth less work
 DELETE_EVERY_S = 1.0  # folded entries go in one sweep, not with a sync of their own each
 STORAGE_RETRY_S = 1.0
 RACES = 3  # two replicas that meet the same stranger at once; the loser finds them at its next try

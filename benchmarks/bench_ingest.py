@@ -79,7 +79,7 @@ class Load:
         return sorted(self.latencies)[min(int(len(self.latencies) * share), len(self.latencies) - 1)] * 1000
 
 
-def call(number: int) -> dict:
+def call(number: int) -> dict[str, object]:
     """An event as a shop's site sends it."""
     return {
         "type": "track",
