@@ -52,7 +52,7 @@ class Shop:
 def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     authority = Authority(folder, datetime.datetime.now(datetime.UTC))
-    for made, name in zip(authority.issue_broker(), ("broker.pem", "broker.key"), strict=True):
+    for made, name in zip(authority.issue_broker(), ("server.pem", "server.key"), strict=True):
         made.rename(folder / name)
     authority.revoke()
     (folder / "acl.conf").write_text((FOLDER / "acl.conf").read_text())
