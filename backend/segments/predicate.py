@@ -4,7 +4,7 @@ A condition is asked of many people at once: what nobody of them did costs nothi
 those alone whom it decides about.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from math import inf
@@ -216,10 +216,10 @@ def _near(node: IsNear, facts: Facts, _now: int) -> Verdict:
 
 
 def _dwelt(node: Dwelt, facts: Facts, now: int) -> Verdict:
-    stays = [visit for visit in facts.visits(node.since(now)) if _counts(node, visit)]
+    stays = _apart(visit for visit in facts.visits(node.since(now)) if _counts(node, visit))
     needed = node.at_least_s * 1000
     window = None if node.within_s is None else node.within_s * 1000
-    holds = dwell(stays, now, window) >= needed
+    holds = _lasted(stays, now, window) >= needed
     return Verdict(holds, _dwell_turns(stays, now, window, needed, holds))
 
 
@@ -229,35 +229,55 @@ def _counts(node: Dwelt, visit: VisitFact) -> bool:
     return visit.store_id == node.store_id and node.zone_id in (None, visit.zone_id)
 
 
-def dwell(stays: list[VisitFact], at: int, window: int | None) -> int:
-    """How long the stays lasted together until a time, within the window before it; milliseconds."""
+class _Stay(NamedTuple):
+    """From when until when, unix milliseconds; `left_at` None while it lasts."""
+
+    entered_at: int
+    left_at: int | None
+
+
+def dwell(visits: Iterable[VisitFact], at: int, window: int | None) -> int:
+    """How much time the stays cover until a time, within the window before it; milliseconds."""
+    return _lasted(_apart(visits), at, window)
+
+
+def _apart(visits: Iterable[VisitFact]) -> list[_Stay]:
+    """The same time without any of it twice: somebody's tag and phone are in the zone together."""
+    stays: list[_Stay] = []
+    for visit in sorted(visits, key=lambda visit: visit.entered_at):
+        last = stays[-1] if stays else None
+        if last is None or (last.left_at is not None and last.left_at < visit.entered_at):
+            stays.append(_Stay(visit.entered_at, visit.left_at))
+        elif last.left_at is not None:
+            left_at = None if visit.left_at is None else max(last.left_at, visit.left_at)
+            stays[-1] = _Stay(last.entered_at, left_at)
+    return stays
+
+
+def _lasted(stays: list[_Stay], at: int, window: int | None) -> int:
     since = None if window is None else at - window
     return sum(_overlap(stay, since, at) for stay in stays)
 
 
-def _overlap(stay: VisitFact, since: int | None, until: int) -> int:
+def _overlap(stay: _Stay, since: int | None, until: int) -> int:
     start = stay.entered_at if since is None else max(stay.entered_at, since)
     end = until if stay.left_at is None else min(stay.left_at, until)
     return max(0, end - start)
 
 
-def _dwell_turns(
-    stays: list[VisitFact], now: int, window: int | None, needed: int, holds: bool
-) -> int | None:
+def _dwell_turns(stays: list[_Stay], now: int, window: int | None, needed: int, holds: bool) -> int | None:
     """When the sum crosses what is needed, if whoever is there stays; between corners it is straight."""
-    before, had = now, dwell(stays, now, window)
+    before, had = now, _lasted(stays, now, window)
     for corner in _corners(stays, now, window):
-        has = dwell(stays, corner, window)
+        has = _lasted(stays, corner, window)
         if (has >= needed) != holds:
             return before + _steps_to_cross(had, has, needed, corner - before)
         before, had = corner, has
-    rising = sum(stay.left_at is None for stay in stays) if window is None else 0
-    if holds or not rising:
-        return None
-    return before + -(-(needed - had) // rising)
+    rises = window is None and any(stay.left_at is None for stay in stays)
+    return before + needed - had if rises and not holds else None
 
 
-def _corners(stays: list[VisitFact], now: int, window: int | None) -> Iterator[int]:
+def _corners(stays: list[_Stay], now: int, window: int | None) -> Iterator[int]:
     """When stays begin or end, or pass out of the window."""
     ends = [end for stay in stays for end in (stay.entered_at, stay.left_at) if end is not None]
     corners = {*ends, *(end + window for end in ends)} if window is not None else set(ends)

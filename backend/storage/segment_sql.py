@@ -219,11 +219,18 @@ class _Builder:
           where v.profile_id = t.profile_id and v.left_at is null and {which})"""
 
     def dwelt(self, node: Dwelt) -> str:
+        """What the stays cover: of each only what lies behind all that began before it."""
         now, since = self._whole(self.now), self._since(node)
         start = f"case when v.entered_at < {since} then {since} else v.entered_at end"
         end = f"case when v.left_at is null or v.left_at > {now} then {now} else v.left_at end"
         spans = f"select t.person_id, {start} as start_at, {end} as end_at {self._visits(node)}"
-        return f"""r.person_id in (select person_id from ({spans}) spans where end_at > start_at
+        reached = """max(end_at) over (partition by person_id order by start_at, end_at
+            rows between unbounded preceding and 1 preceding)"""
+        apart = f"""select person_id, end_at,
+            case when reached > start_at then reached else start_at end as start_at
+          from (select person_id, start_at, end_at, {reached} as reached from ({spans}) spans
+            where end_at > start_at) reached"""
+        return f"""r.person_id in (select person_id from ({apart}) apart where end_at > start_at
           group by person_id having sum(end_at - start_at) >= {self._whole(node.at_least_s * 1000)})"""
 
     def dwelt_restless(self, node: Dwelt) -> str:

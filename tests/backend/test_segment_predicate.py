@@ -82,7 +82,11 @@ STAYS = [
     ([stay(60)], 60, None, True, None),
     ([stay(100, 70)], 60, None, False, None),
     ([stay(100, 70), stay(20)], 60, None, False, 10),
-    ([stay(20), stay(20)], 60, None, False, 10),
+    ([stay(20), stay(20)], 60, None, False, 40),  # a tag and a phone: nobody stays twice at once
+    ([stay(100, 30), stay(90, 60)], 80, None, False, None),
+    ([stay(100, 60), stay(80, 40), stay(20)], 90, None, False, 10),
+    ([stay(100, 60), stay(80, 40)], 60, 200, True, 100.001),
+    ([stay(90, 70), stay(80, 50), stay(40)], 60, 100, True, None),
     ([stay(100, 40)], 60, 200, True, 100.001),
     ([stay(100, 30)], 60, 200, True, 110.001),
     ([stay(300)], 60, 100, True, None),

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import combinations, combinations_with_replacement
 
 import msgspec
 import pytest
@@ -491,5 +492,46 @@ def test_every_value_against_every_test(engine, request):
                     condition,
                     [VALUES[int(p[1:])] for p in expected ^ asked.members],
                 )
+
+    in_world(request.getfixturevalue(engine), world, check)
+
+
+@pytest.mark.parametrize("engine", ["on_sqlite", "on_postgres"])
+def test_stays_that_overlap_count_once(engine, request):
+    """Everybody has two stays and some a third, which begin and end in every order; 0: it still lasts."""
+    world = World()
+    spans = [(begun, ended) for begun in range(1, 5) for ended in range(begun)]
+    stays = [*combinations_with_replacement(spans, 2), *combinations(spans, 3)]
+    for number, theirs in enumerate(stays):
+        person = f"p{number:03}"
+        world.people.append(person)
+        world.add("profiles", profile_id=person, id_type="user_id", created_at=0)
+        for place, (begun, ended) in enumerate(theirs):
+            world.add(
+                "zone_visits",
+                visit_id=10 * number + place,
+                beacon_key="b",
+                profile_id=person,
+                store_id="vienna",
+                zone_id="shoes",
+                entered_at=NOON - begun * HOUR,
+                left_at=NOON - ended * HOUR if ended else None,
+            )
+
+    def covered(theirs: tuple[tuple[int, int], ...], hours: int) -> int:
+        return len({hour for begun, ended in theirs for hour in range(ended, begun) if hour < hours})
+
+    def check(session: Session) -> None:
+        for needed in range(1, 5):
+            for hours in (2, 3, 100):
+                condition = model.Dwelt(needed * 3600, store_id="vienna", within_s=hours * 3600)
+                verdicts = by_predicate(session, condition, world.people, NOON)
+                expected = {
+                    person
+                    for person, theirs in zip(world.people, stays, strict=True)
+                    if covered(theirs, hours) >= needed
+                }
+                assert {person for person, verdict in verdicts.items() if verdict.holds} == expected
+                assert segments.ask(session, condition, world.people, NOON).members == expected
 
     in_world(request.getfixturevalue(engine), world, check)
