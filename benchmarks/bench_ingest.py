@@ -223,13 +223,13 @@ async def compare(peer: Server, ours: Server, batch: int, seconds: float) -> flo
             f"{whole.events / whole.cpu_s:>9,.0f} a CPU second  p99 {whole.quantile(0.99):6.1f} ms",
             flush=True,
         )
-    rate = whole.requests / whole.seconds / 2
-    half = await load(ours, batch, seconds, rate)
+    theirs, own = turns.values()
+    full = Load.of(own)
+    half = await load(ours, batch, seconds, full.requests / full.seconds / 2)
     print(
         f"  {'at half of that':<34} ×{batch:<4} {half.per_second:>9,.0f} events/s  "
         f"{'':>23}  p99 {half.quantile(0.99):6.1f} ms (goal 25)"
     )
-    theirs, own = turns.values()
     return statistics.median(
         one.per_second / other.per_second for one, other in zip(own, theirs, strict=True)
     )

@@ -467,3 +467,17 @@ def _pages(shop: Shop) -> web.Application:
     app.router.add_get("/sdk/{name}", sdk)
     app.router.add_get("/{path:.*}", page)
     return app
+
+
+@pytest.fixture
+def every_call():
+    """Kind and name of what an SDK's test sends: one of each method, and a second track."""
+    return {
+        ("page", "Home"),
+        ("track", "Product Viewed"),
+        ("identify", None),
+        ("screen", "Start"),
+        ("group", "club"),
+        ("track", "Order Completed"),
+        ("alias", None),
+    }
