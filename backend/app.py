@@ -35,7 +35,8 @@ from backend.config import AUTHORITY_FOLDER, JOURNAL_FILE, STATE_FILE, Config
 from backend.custody import Custody
 from backend.dead_letters import DeadLetterDesk, Stores
 from backend.eid_desk import EidDesk
-from backend.eraser import Eraser, GuardedJournal, Places
+from backend.erased_elsewhere import ErasedElsewhere
+from backend.eraser import OTHERS_KNOW_MS, Eraser, GuardedJournal, Places
 from backend.fleet.authority import DAY_MS
 from backend.fleet.configurations import ConfigurationPublisher
 from backend.fleet.keys import open_keys
@@ -50,7 +51,7 @@ from backend.push.fcm import FcmClient, FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
 from backend.retention import Retention
 from backend.scoring import Scorer
-from backend.secret_file import SECRET_BYTES, SecretUnusable, make_secret, read_secret
+from backend.secret_file import SECRET_BYTES, SecretUnusable, kept_secret, read_secret
 from backend.storage.database import SqliteFile
 from backend.storage.eid import EidRows, any_registered
 from backend.storage.erasure import has_key, is_key
@@ -96,15 +97,12 @@ class Running:
     scheme: str = "http"
 
 
-NEEDS_POSTGRES = "database.url: the bridge alone needs PostgreSQL; with SQLite one process owns everything"
-
-
 async def serve(
     config: Config, ready: Callable[[Running], None] | None = None, *, only_bridge: bool = False
 ) -> None:
     """Runs until SIGTERM or SIGINT. Raises AlreadyRunning, StorageError, OSError when it cannot start.
 
-    With `only_bridge` the process takes events into the journal of the same PostgreSQL, for others to fold.
+    With `only_bridge` the process takes events into the same journal, for a backend beside it to fold.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -139,7 +137,7 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
         )
         client_id = f"footfall-backend-{os.getpid()}-{os.urandom(4).hex()}"
         state, replica, ownership = await _open_state(stack, config, client_id)
-        journal = Journal(journal_file, unix_ms, shared=url is not None)
+        journal = Journal(journal_file, unix_ms)
         custody = Custody(await journal.load())
         ingest = Ingest(config.mqtt.broker(client_id), journal, custody, unix_ms)
 
@@ -183,7 +181,8 @@ async def running(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Ta
             app[VALIDATOR] = fcm
         letters = app[LETTERS] = DeadLetterDesk(Stores(journal, journal_file, state), ingest, unix_ms)
         app[IMPORTS] = ImportDesk(state, door, fold, unix_ms)
-        places = Places(state, journal_file, journal, fold, config.folder, *_wipers(state, journal_file))
+        wipers = _wipers(state, journal_file)
+        places = Places(state, journal_file, journal, fold, config.folder, *wipers, OTHERS_KNOW_MS)
         eraser = app[ERASER] = Eraser(places, erasure_keys, tombstones, unix_ms)
         eraser.on_tags_gone = eids.desk.all_removed
         scorer = app[SCORER] = Scorer(
@@ -249,24 +248,35 @@ def _led(
 
 @asynccontextmanager
 async def bridge_alone(config: Config) -> AsyncIterator[tuple[Running, set[asyncio.Task[None]]]]:
-    """Only the bridge: stateless, as many as are wanted, beside the backend that folds."""
+    """Only the bridge, as many as are wanted, beside the backend that folds.
+
+    With files it lives in the backend's data folder, and both append to one journal.
+    """
     url = config.database.url
-    if url is None:
-        raise StorageError(NEEDS_POSTGRES)
     async with AsyncExitStack() as stack:
         journal_file = await stack.enter_async_context(
             open_area(url, config.folder / JOURNAL_FILE, "journal")
         )
         state = await stack.enter_async_context(open_area(url, config.folder / STATE_FILE, "state"))
-        journal = Journal(journal_file, unix_ms, shared=True)
+        journal = Journal(journal_file, unix_ms)
         await journal.load()
         app = web.Application(middlewares=[answer_errors, tell_of_nowhere])
         sources = StoredSources(state, unix_ms, known_for_ms=SOURCES_MS)
-        (await _bridge(stack, config, journal, state, sources)).add_to(app)
+        door = await _door_of_others(config, journal, state)
+        (await _bridge(stack, config, door, state, sources)).add_to(app)
         app.router.add_get("/health", _bridge_health)
         parts = {asyncio.create_task(journal.run(), name="journal")}
         stack.push_async_callback(_cancel, parts)
         yield await _listen(stack, app, config), parts
+
+
+async def _door_of_others(config: Config, journal: Journal, state: Database) -> GuardedJournal | Journal:
+    """Refuses whom the backend erased. With PostgreSQL where its secret was copied; else the fold does."""
+    if config.database.url is not None and not config.erasure_key_file.exists():
+        return journal
+    _, tombstones = await _erasure_keys(config, state)
+    others = ErasedElsewhere(state, tombstones, unix_ms)
+    return GuardedJournal(journal, tombstones, others.look)
 
 
 async def _bridge_health(_request: web.Request) -> web.Response:
@@ -337,9 +347,11 @@ async def _eids(config: Config, state: Database) -> EidRegistrar:
 async def _erasure_keys(config: Config, state: Database) -> tuple[ErasureKeys, Tombstones]:
     """A secret is made once for a database: another could not tell whom to refuse."""
     path = config.erasure_key_file
-    if not path.exists() and not await state.read(has_key):
-        await asyncio.to_thread(make_secret, path, os.urandom(SECRET_BYTES))
-    keys = ErasureKeys(await asyncio.to_thread(read_secret, path))
+    lost = not path.exists() and await state.read(has_key)
+    secret = await asyncio.to_thread(
+        read_secret if lost else partial(kept_secret, new=partial(os.urandom, SECRET_BYTES)), path
+    )
+    keys = ErasureKeys(secret)
     if not await state.write(lambda session: is_key(session, keys)):
         raise SecretUnusable(f"{path} is not the one of this database; copy it from the other replica")
     return keys, Tombstones(keys.digest)

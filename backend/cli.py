@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 import uvloop
+from msgspec.structs import replace
 
 from backend import cli_fleet, cli_import, cli_letters
 from backend.clock import unix_ms
@@ -48,9 +49,10 @@ def serve(
     only: Annotated[
         str | None,
         typer.Option(
-            help="`bridge`: only take events in, beside a backend on the same PostgreSQL that folds them."
+            help="`bridge`: only take events in, beside a backend with the same settings that folds them."
         ),
     ] = None,
+    port: Annotated[int | None, typer.Option(help="Listen here, not at http.port.", min=0, max=65535)] = None,
 ) -> None:
     """Runs the backend until SIGTERM or Ctrl-C.
 
@@ -60,6 +62,9 @@ def serve(
         data_dir = "/var/lib/footfall"
         [push]
         service_account = "/etc/footfall/firebase.json"
+
+    With `--only bridge --port 8081` beside it, and a proxy that hands it /v1/, taking events in has a core of
+    its own. It may be stopped, killed and run several times.
     """
     from backend import app  # noqa: PLC0415 - over a second of imports that the other commands can spare
     from backend.push.fcm import PushSetupError  # noqa: PLC0415 - as above
@@ -67,8 +72,8 @@ def serve(
     if only not in (None, "bridge"):
         _fail(f"--only: {only} is unknown; it may be bridge")
     settings = _settings(config)
-    if only == "bridge" and settings.database.url is None:
-        _fail(f"{config}: {app.NEEDS_POSTGRES}")
+    if port is not None:
+        settings = replace(settings, http=replace(settings.http, port=port))
     set_up_logging(settings.log)
     try:
         uvloop.run(app.serve(settings, only_bridge=only == "bridge"))

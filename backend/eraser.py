@@ -31,6 +31,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 Step: TypeAlias = Literal["history", "sightings", "mentions", "journal", "files", "bytes", "done"]
+OTHERS_KNOW_MS: Final = 1_500  # until no other process takes in what is refused; they look each second
 CAUGHT_UP_S: Final = 5.0  # what the person did a moment ago has to be folded before it can be erased
 RETRY_S: Final = 1.0
 JOURNAL_TURNS: Final = 20  # seconds until every page of the queue has been used anew
@@ -71,7 +72,10 @@ class Wiper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where people are kept. With PostgreSQL the wipers are none: its VACUUM does that (docs/privacy.md)."""
+    """Where people are kept. With PostgreSQL the wipers are none: its VACUUM does that (docs/privacy.md).
+
+    `others_know_ms`: for how long after an erasure another process may take in what it refuses.
+    """
 
     state: Database
     journal_file: Database
@@ -80,6 +84,7 @@ class Places:
     folder: Path | None = None
     state_wiper: Wiper | None = None
     journal_wiper: Wiper | None = None
+    others_know_ms: int = 0
 
 
 class Eraser:
@@ -246,6 +251,8 @@ class Eraser:
 
     async def _journal(self, receipt_id: str, person: Person) -> None:
         """What waited is folded, which refuses it; then the dead letters."""
+        known_at = _made_at(receipt_id) + self._at.others_know_ms
+        await asyncio.sleep(min(max(0, known_at - self._now_ms()), self._at.others_know_ms) / 1000)
         while not await self._at.fold.caught_up("", CAUGHT_UP_S):
             log.info("erasure_waits_for_fold", receipt=receipt_id)
         await self._at.journal.delete_folded(self._at.fold.position)
@@ -345,15 +352,21 @@ def _mentions(file: Path, traces: Traces) -> bool:
 class GuardedJournal:
     """The journal behind a door at which erased people's past is refused."""
 
-    def __init__(self, journal: Journal, tombstones: Tombstones) -> None:
+    def __init__(
+        self, journal: Journal, tombstones: Tombstones, look: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._journal = journal
         self._tombstones = tombstones
+        self._look = look
+        """Learns whom other processes erased."""
 
     async def append_events(self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None) -> int:
         """Commits what is admitted; how many were new.
 
         Raises JournalBusy, and Refusal for a link token of somebody who was erased since.
         """
+        if self._look is not None:
+            await self._look()
         admitted = [one for event in events if (one := self._tombstones.admitted(event)) is not None]
         if _links_in(events) != _links_in(admitted):
             raise expired_link()

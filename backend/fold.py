@@ -40,6 +40,7 @@ STORAGE_RETRY_S = 1.0
 RACES = 3  # two replicas that meet the same stranger at once; the loser finds them at its next try
 OTHERS_S = 0.02  # how often another replica's position is looked at
 LOOK_S = 0.05  # how often an idle fold looks for what bridges alone appended; segments follow in 100 ms
+SOON_S = 0.005  # and how soon one that has just folded: where much comes, more has come
 
 
 class _TakenBack(Exception):
@@ -190,11 +191,10 @@ class Fold:
 
     async def _news(self) -> None:
         """Returns when something was appended: by us, or in our partitions by another process."""
-        if not self._journal.shared:
-            await self._journal.appended.wait()
+        rest_s = SOON_S
         while not self._journal.appended.is_set():
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
+                async with asyncio.timeout(rest_s):
                     await self._journal.appended.wait()
                     return
             known = self._journal.head
@@ -202,6 +202,7 @@ class Fold:
             narrow = self._ownership.holding.narrow
             if narrow(self._journal.head) != narrow(known):
                 return
+            rest_s = min(2 * rest_s, LOOK_S)
 
     async def _fold_all(self, entries: Sequence[Entry]) -> None:
         try:

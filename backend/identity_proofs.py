@@ -3,12 +3,13 @@
 import asyncio
 import secrets
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 
 from backend.config import Config
 from backend.profiles.links import LinkSeal
-from backend.secret_file import SECRET_BYTES, make_secret, read_secret
+from backend.secret_file import SECRET_BYTES, kept_secret, read_secret
 from backend.storage.links import StoredLinks
 from backend.storage.session import Database
 from sdk_bridge.server.id_tokens import GOOGLE_CERTIFICATES, FirebaseTokens
@@ -40,6 +41,6 @@ async def open_proofs(config: Config, state: Database, http: aiohttp.ClientSessi
 def _link_secret(config: Config) -> bytes:
     """Losing it costs nothing but the tokens of the last ten minutes, so it is made where there is none."""
     path = config.link_key_file
-    if config.identity.link_key_file is None and not path.exists():
-        make_secret(path, secrets.token_bytes(SECRET_BYTES))
-    return read_secret(path)
+    if config.identity.link_key_file is not None:
+        return read_secret(path)
+    return kept_secret(path, partial(secrets.token_bytes, SECRET_BYTES))

@@ -1,6 +1,7 @@
 """A secret beside the database: 32 random bytes in a file that only its owner may read."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,20 @@ def read_secret(path: Path) -> bytes:
     if not _TEXT.fullmatch(text):
         raise SecretUnusable(f"{path} must hold 64 hexadecimal digits, such as `openssl rand -hex 32` gives")
     return bytes.fromhex(text.decode())
+
+
+def kept_secret(path: Path, new: Callable[[], bytes]) -> bytes:
+    """The file's secret; a new one where there is none, whichever process makes it first.
+
+    Raises SecretUnusable.
+    """
+    if not path.exists():
+        try:
+            make_secret(path, new())
+        except SecretUnusable:
+            if not path.exists():
+                raise
+    return read_secret(path)
 
 
 def make_secret(path: Path, secret: bytes) -> None:

@@ -62,7 +62,7 @@ async def folding(chain: shop.Chain, seconds: int, replicas: int, folder: Path) 
             PostgresDatabase(url, "state") as state,
             PostgresDatabase(url, "journal") as file,
             await start_broker(folder / "broker") as broker,
-            _alive(Journal(file, unix_ms, shared=True)) as journal,
+            _alive(Journal(file, unix_ms)) as journal,
         ):
             await state.write(lambda s: shop.stand(s, chain))
             definitions = shop.dwells()

@@ -29,12 +29,17 @@ class BackendGone(RuntimeError):
 
 
 class BackendProcess:
-    """`footfall-backend serve` on a free port, in a folder; use as `with`. It has no broker and no FCM."""
+    """`footfall-backend serve` on a free port, in a folder; use as `with`. It has no broker and no FCM.
 
-    def __init__(self, folder: Path) -> None:
+    `only_bridge`: a bridge alone, beside the backend of the same folder.
+    """
+
+    def __init__(self, folder: Path, *, only_bridge: bool = False) -> None:
         self.folder = folder
-        self._config = folder / "backend.toml"
-        self._log = folder / "backend.log"
+        name = "bridge" if only_bridge else "backend"
+        self._config = folder / f"{name}.toml"
+        self._log = folder / f"{name}.log"
+        self._only = ["--only", "bridge"] if only_bridge else []
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
@@ -61,7 +66,7 @@ class BackendProcess:
 
     def start(self) -> None:
         """Starts it and waits until it answers. Raises BackendGone."""
-        command = [sys.executable, "-m", "backend", "serve", "--config", str(self._config)]
+        command = [sys.executable, "-m", "backend", "serve", "--config", str(self._config), *self._only]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(tied_to_us(command), stdout=log, stderr=log)
         until = time.monotonic() + START_S

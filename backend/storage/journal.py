@@ -71,11 +71,9 @@ class ReadAgain:
 class Journal:
     """Appends in group commits and hands the fold what is next. Start `run` in the process's task group."""
 
-    def __init__(self, file: Database, now_ms: Callable[[], int], *, shared: bool = False) -> None:
+    def __init__(self, file: Database, now_ms: Callable[[], int]) -> None:
         self._file = file
         self._now_ms = now_ms
-        self.shared = shared
-        """Other processes append, too."""
         self._ids = RecentFirst() if file.one_writer else TableOfIds()
         self._place_of = _with_source if file.one_writer else _with_person
         self._waiting: asyncio.Queue[_Work] = asyncio.Queue(MAX_WAITING)
@@ -97,8 +95,9 @@ class Journal:
 
     async def newest(self) -> Cursor:
         """The last position that anybody has given; wakes the fold if it was not ours."""
-        if self.shared:
-            await self.look()
+        known = self.head
+        await self.look()
+        if self.head != known:
             self.appended.set()
         return self.head
 

@@ -79,7 +79,7 @@ class TableOfIds:
 
 
 class RecentFirst:
-    """A table, and before it a log of runs, for a database that nobody else appends to at the same time.
+    """A table, and before it a log of runs, for a file, to which one process writes at a time.
 
     Hashes are spread over the table at random: each one that is put there by itself has a page of its own
     written. So a commit appends its ids to the log, as one run. When there are many, they are sorted, in one

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from backend.campaigns.model import parse_campaign
+from backend.erased_elsewhere import KNOWN_MS, ErasedElsewhere
 from backend.eraser import Eraser, FoldBehind, GuardedJournal, Places
 from backend.profiles.erasure import ErasureKeys, Tombstones, Traces
 from backend.push.model import NewPush, PushContent
@@ -23,8 +24,9 @@ from backend.storage import campaigns as campaign_rows
 from backend.storage import erasure, erasure_letters, personal, pushes, segments
 from backend.storage.database import SqliteFile
 from backend.storage.queries import named_queries
+from backend.storage.session import StorageError
 from backend.storage.wipe import SqliteWiper
-from sdk_bridge.server.ports import DeadLetter
+from sdk_bridge.server.ports import DeadLetter, JournalBusy
 from sdk_bridge.wire.app_events import AppEvent, ExternalId, PushAddress
 from sdk_bridge.wire.messages import Batch, Readings
 
@@ -239,6 +241,29 @@ async def test_their_past_is_refused_however_late_it_comes(office, door):
     assert await shop.column("select count(*) from profiles") == [0]
     await shop.journal.delete_folded(shop.fold.position)  # as the fold does once a second
     assert await office.decoded(*NAMES) == []
+
+
+async def test_another_processs_door_knows_within_a_second_whom_we_erased(office, monkeypatch):
+    shop, theirs = office.shop, Tombstones(KEYS.digest)
+    others = ErasedElsewhere(shop.state, theirs, shop.clock)
+    door = GuardedJournal(shop.journal, theirs, others.look)
+    await lived(office)
+    past = [msgspec.structs.replace(event, message_id=f"again-{event.message_id}") for event in life(shop)]
+    await door.append_events([])  # it looks
+    await office.erase()
+    assert await door.append_events(past[:1]) == 1, "the fold refuses what comes so soon"
+    shop.clock.forward(KNOWN_MS)
+    assert await door.append_events(past) == 0
+    shop.clock.forward(-DAY)
+    assert await door.append_events(past) == 0
+
+    async def fails(_work):
+        raise StorageError("disk I/O error")
+
+    monkeypatch.setattr(shop.state, "read", fails)
+    shop.clock.forward(KNOWN_MS)
+    with pytest.raises(JournalBusy, match="disk I/O error"):
+        await door.append_events(past)
 
 
 async def test_a_gateways_backlog_does_not_bring_the_tags_past_back(office):

@@ -19,7 +19,7 @@ from backend.profiles.erasure import (
     names_in,
     scrubbed,
 )
-from backend.secret_file import SecretUnusable, make_secret, read_secret
+from backend.secret_file import SecretUnusable, kept_secret, make_secret, read_secret
 from backend.storage import erasure
 from sdk_bridge.server.refusals import Refusal
 from sdk_bridge.wire.app_events import AppEvent, ExternalId, Link, PushAddress, encode_each
@@ -300,3 +300,16 @@ async def test_a_database_has_one_secret(state):
     stones = Tombstones(KEYS.digest)
     await state.read(lambda s: erasure.catch_up(s, stones))
     assert stones.newest == -1
+
+
+def test_of_two_processes_that_make_a_secret_the_first_ones_counts(tmp_path):
+    path = tmp_path / "erasure.key"
+
+    def while_another_is_faster() -> bytes:
+        make_secret(path, b"t" * 32)
+        return b"s" * 32
+
+    assert kept_secret(path, while_another_is_faster) == b"t" * 32
+    assert kept_secret(path, while_another_is_faster) == b"t" * 32
+    with pytest.raises(SecretUnusable):
+        kept_secret(tmp_path / "erasure.key" / "none", lambda: b"s" * 32)

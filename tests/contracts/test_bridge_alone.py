@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from typer.testing import CliRunner
 
-from backend.app import running
+from backend.app import bridge_alone, running
 from backend.cli import main
 from backend.config import read_config
 from simulators.children import Child
@@ -17,9 +17,11 @@ from simulators.children import Child
 pytestmark = pytest.mark.timeout(180)
 
 
-def write_settings(path: Path, url: str, port: int) -> Path:
+def write_settings(path: Path, url: str | None) -> Path:
+    """No broker listens at port 1: apps and sites do not need one."""
     data = path.with_suffix("")
-    path.write_text(f'data_dir = "{data}"\n[http]\nport = {port}\n[database]\nurl = "{url}"\n', "utf-8")
+    database = "" if url is None else f'[database]\nurl = "{url}"\n'
+    path.write_text(f'data_dir = "{data}"\n[http]\nport = 0\n[mqtt]\nport = 1\n{database}', "utf-8")
     return path
 
 
@@ -28,13 +30,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def test_two_bridges_and_a_backend_share_one_journal(tmp_path: Path, database_url: str) -> None:
-    whole = write_settings(tmp_path / "whole.toml", database_url, 0)
+@pytest.fixture
+def settings(tmp_path: Path, engine: str, request: pytest.FixtureRequest) -> list[Path]:
+    """A backend's and two bridges': with files the same, with PostgreSQL each has its own folder."""
+    if engine == "sqlite":
+        return [write_settings(tmp_path / "shop.toml", None)] * 3
+    url = request.getfixturevalue("database_url")
+    return [write_settings(tmp_path / f"{name}.toml", url) for name in ("whole", "bridge0", "bridge1")]
+
+
+async def test_two_bridges_and_a_backend_share_one_journal(tmp_path: Path, settings: list[Path]) -> None:
+    whole, *alone = settings
     ports = [free_port(), free_port()]
-    alone = [
-        write_settings(tmp_path / f"bridge{number}.toml", database_url, port)
-        for number, port in enumerate(ports)
-    ]
     created = await asyncio.to_thread(
         CliRunner().invoke, main, ["token", "create", "--role", "admin", "--config", str(whole)]
     )
@@ -44,8 +51,11 @@ async def test_two_bridges_and_a_backend_share_one_journal(tmp_path: Path, datab
         source = {"name": "Server", "kind": "server"}
         async with http.put(f"{url}/api/sources/server", json=source, headers=headers) as answer:
             key = aiohttp.BasicAuth((await answer.json())["write_key"], "")
-        command = [sys.executable, "-m", "backend", "serve", "--only", "bridge", "--config"]
-        bridges = [Child(path.stem, [*command, str(path)], tmp_path / f"{path.stem}.log") for path in alone]
+        command = [sys.executable, "-m", "backend", "serve", "--only", "bridge"]
+        bridges = [
+            Child(str(port), [*command, "-c", str(path), "--port", str(port)], tmp_path / f"{port}.log")
+            for path, port in zip(alone, ports, strict=True)
+        ]
         for bridge in bridges:
             bridge.start()
         try:
@@ -91,9 +101,7 @@ async def eventually(condition) -> None:
             await asyncio.sleep(0.1)
 
 
-def test_with_sqlite_there_is_no_bridge_alone(tmp_path: Path) -> None:
-    path = tmp_path / "backend.toml"
-    path.write_text(f'data_dir = "{tmp_path}/data"\n', "utf-8")
-    result = CliRunner().invoke(main, ["serve", "--only", "bridge", "--config", str(path)])
-    assert result.exit_code == 2
-    assert "database.url" in result.output + (result.stderr or "")
+async def test_a_bridge_that_comes_first_makes_what_both_need(tmp_path: Path) -> None:
+    config = read_config(write_settings(tmp_path / "shop.toml", None))
+    async with bridge_alone(config), running(config), bridge_alone(config):
+        assert {path.name for path in config.folder.glob("*.key")} == {"eid.key", "erasure.key", "link.key"}

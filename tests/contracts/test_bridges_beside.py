@@ -8,7 +8,6 @@ from backend import fold as folding
 from backend.fold import Fold
 from backend.storage import profiles
 from backend.storage.journal import Journal
-from backend.storage.postgres.engine import PostgresDatabase
 from sdk_bridge.wire.app_events import AppEvent
 
 NOON = 1_750_075_200_000
@@ -33,15 +32,15 @@ async def is_known(state, number: int) -> bool:
     return await state.read(lambda s: profiles.resolve(s, "user_id", f"user-{number}")) is not None
 
 
-async def test_an_idle_fold_does_not_wait_for_its_tick(database_url, monkeypatch):
+async def test_an_idle_fold_does_not_wait_for_its_tick(open_area, monkeypatch):
     """Segments follow an event within 100 ms, whoever took it in; the tick comes four times a second."""
     monkeypatch.setattr(folding, "TICK_S", NEVER_S)
     async with (
-        PostgresDatabase(database_url, "journal") as ours,
-        PostgresDatabase(database_url, "journal") as theirs,
-        PostgresDatabase(database_url, "state") as state,
+        open_area("journal") as ours,
+        open_area("journal") as theirs,
+        open_area("state") as state,
     ):
-        journal, bridge = (Journal(file, lambda: NOON, shared=True) for file in (ours, theirs))
+        journal, bridge = (Journal(file, lambda: NOON) for file in (ours, theirs))
         fold = Fold(journal, state, lambda: NOON, on_listening=lambda _: None)
         await asyncio.gather(journal.load(), bridge.load(), fold.load())
         async with running(journal.run()), running(bridge.run()), running(fold.run()), asyncio.timeout(20):

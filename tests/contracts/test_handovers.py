@@ -80,10 +80,10 @@ async def two(database_url: str) -> AsyncIterator[Two]:
         file = await stack.enter_async_context(PostgresDatabase(database_url, "journal"))
         await states[0].write(set_up)
         now = [NOON]
-        journal = Journal(file, lambda: now[0], shared=True)
+        journal = Journal(file, lambda: now[0])
         await journal.load()
         owned = [Owned(Holding(dict.fromkeys(share, 0))) for share in (ours, theirs)]
-        others = Journal(file, lambda: now[0], shared=True)
+        others = Journal(file, lambda: now[0])
         folds = [
             Fold(own, state, lambda: now[0], on_listening=lambda _: None, ownership=share)
             for own, state, share in zip((journal, others), states, owned, strict=True)

@@ -77,7 +77,7 @@ async def test_only_the_next_in_line_is_kept(journal: Journal, first: int, answe
 async def test_what_two_processes_take_in_at_once_is_kept_once(open_area, engine, monkeypatch) -> None:
     """As one takes a gateway over from the other, which does not know it yet."""
     if engine == "sqlite":
-        pytest.skip("one process alone writes to a file")
+        pytest.skip("one transaction at a time writes to a file")
     async with open_area("journal") as one, open_area("journal") as other, asyncio.TaskGroup() as tasks:
         ours, theirs = (Journal(file, lambda: NOON) for file in (one, other))
         running = [tasks.create_task(journal.run()) for journal in (ours, theirs)]

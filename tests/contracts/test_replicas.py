@@ -135,7 +135,7 @@ async def replicas(tmp_path: Path, database_url: str) -> AsyncIterator[Replicas]
         state = await stack.enter_async_context(PostgresDatabase(database_url, "state"))
         await state.write(set_up)
         file = await stack.enter_async_context(PostgresDatabase(database_url, "journal"))
-        journal = Journal(file, unix_ms, shared=True)
+        journal = Journal(file, unix_ms)
         await journal.load()
         _task(stack, journal.run())
         ports, children = [free_port(), free_port()], []

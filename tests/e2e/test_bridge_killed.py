@@ -1,4 +1,4 @@
-"""The bridge killed again and again under load, a fifth of it sent twice, out of order: each event once."""
+"""Bridges killed again and again under load, a fifth of it sent twice, out of order: each event once."""
 
 import asyncio
 import random
@@ -35,7 +35,7 @@ SEED = 20_260_301
 class Load:
     """Requests in the order in which they are sent, some of them again; what was answered 200."""
 
-    url: str
+    urls: list[str]
     write_key: str
     chance: random.Random
     waiting: list[list[dict]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Load:
     async def _sent(self, http: aiohttp.ClientSession, batch: list[dict]) -> bool:
         body = {"batch": batch, "writeKey": self.write_key}
         try:
-            async with http.post(f"{self.url}/v1/batch", json=body) as answer:
+            async with http.post(f"{self.chance.choice(self.urls)}/v1/batch", json=body) as answer:
                 status = answer.status
         except (aiohttp.ClientError, TimeoutError, OSError):
             self.answers["none"] += 1
@@ -79,36 +79,39 @@ class Load:
         return status == 200
 
 
-@pytest.fixture
-async def backend(tmp_path):
-    """The program, and where it will listen."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+@pytest.fixture(params=[0, 2], ids=["mounted", "two-bridges-beside"])
+async def programs(request, tmp_path):
+    """A backend and so many bridges beside it, by where each will listen."""
     config = tmp_path / "backend.toml"
     # No broker listens at port 1: apps and sites do not need one.
-    config.write_text(f'data_dir = "{tmp_path}/data"\n[http]\nport = {port}\n[mqtt]\nport = 1\n')
-    child = Child(
-        "backend", [sys.executable, "-m", "backend", "serve", "-c", str(config)], tmp_path / "log",
-        {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    config.write_text(f'data_dir = "{tmp_path}/data"\n[mqtt]\nport = 1\n')
+    children: dict[str, Child] = {}
+    for only in ((), *[("--only", "bridge")] * request.param):
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        command = [sys.executable, "-m", "backend", "serve", "-c", str(config), "--port", str(port), *only]
+        child = Child(str(port), command, tmp_path / f"{port}.log", {"PYTHONPATH": str(ROOT)})
+        children[f"http://127.0.0.1:{port}"] = child
     try:
-        yield child, f"http://127.0.0.1:{port}"
+        yield children
     finally:
-        await child.stop()
+        await asyncio.gather(*(child.stop() for child in children.values()))
 
 
-async def test_each_message_is_stored_once_whatever_dies_meanwhile(backend, tmp_path):
-    child, url = backend
-    load = Load(url, new_source(tmp_path / "data" / STATE_FILE), random.Random(SEED))
+async def test_each_message_is_stored_once_whatever_dies_meanwhile(programs, tmp_path):
+    child, *bridges = programs.values()
+    load = Load([*programs], new_source(tmp_path / "data" / STATE_FILE), random.Random(SEED))
     load.fill()
-    child.start()
+    for one in (child, *bridges):
+        one.start()
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
         phones = [asyncio.create_task(load.phone(http)) for _ in range(PHONES)]
         for kill in range(1, KILLS + 1):
             await until(child, lambda kill=kill: len(load.acknowledged) >= EVENTS * kill // (KILLS + 2))
             await asyncio.sleep(load.chance.random() / 20)
-            await child.kill()
-            child.start()
+            killed = bridges[kill % 2] if bridges and kill > 1 else child
+            await killed.kill()
+            killed.start()
         await asyncio.wait_for(asyncio.gather(*phones), WITHIN_S)
         await until(child, lambda: len(stored(tmp_path)) >= EVENTS)
     assert len(load.acknowledged) == EVENTS
