@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import uvloop
-
 from backend import garbage
 from backend.fold import Fold
 from backend.ids import uuid7
@@ -227,30 +225,16 @@ def measure(people: int, batch: int) -> dict[str, float]:
     return found
 
 
-def calls(events: int, people: int) -> Iterable[Sequence[AppEvent]]:
-    """Strangers' pages, logins that merge, views of known people in turn, as fold_lag's load sends them."""
-    for begun in range(0, events, fold_lag.EVENTS_A_CALL):
-        yield [one_of_mix(number, people) for number in range(begun, begun + fold_lag.EVENTS_A_CALL)]
-
-
-def one_of_mix(number: int, people: int) -> AppEvent:
-    kind, person = number % 3, number // 3
-    if kind == 2:
-        return track(number, fold_lag.known_person(person, people))
-    return page(number, person) if kind == 0 else identify(number, person)
-
-
 def lag(rate: float) -> None:
-    with tempfile.TemporaryDirectory() as name, fold_lag.on_the_first_core():
-        events = calls(int(rate * LAG_S), people=20_000)
-        report_lag("fold alone", uvloop.run(fold_lag.measure_fold(Path(name), events, rate)))
-    with tempfile.TemporaryDirectory() as name:
-        report_lag("whole backend, HTTP", fold_lag.measure(Path(name), rate, LAG_S, people=20_000))
+    for what, beside in (("backend beside a bridge", True), ("one process for both", False)):
+        with tempfile.TemporaryDirectory() as name:
+            found = fold_lag.measure(Path(name), rate, LAG_S, people=20_000, beside=beside)
+            report_lag(what, found)
 
 
 def report_lag(what: str, found: fold_lag.Lag) -> None:
     print(
-        f"accepted to folded, {what:19} {found.rate:,.0f} events/s   p50 {found.quantile(0.5):.0f} ms   "
+        f"accepted to folded, {what:23} {found.rate:,.0f} events/s   p50 {found.quantile(0.5):.0f} ms   "
         f"p95 {found.quantile(0.95):.0f} ms   p99 {found.quantile(0.99):.0f} ms   goal p95 {LAG_GOAL_MS} ms",
         flush=True,
     )

@@ -1,6 +1,6 @@
-"""How long what was accepted waits for the fold: of the fold alone, and of a backend that accepts it, too.
+"""How long what was accepted waits for the fold: beside a bridge, and in a process that accepts it, too.
 
-As in bench_ingest.py the server has one core to itself, and whoever loads it another.
+As in bench_ingest.py the backend has a core to itself, and whoever loads it, the bridge among them, another.
 """
 
 import asyncio
@@ -10,32 +10,25 @@ import sqlite3
 import time
 from base64 import b64encode
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from backend import garbage
 from backend.clock import unix_ms
 from backend.config import STATE_FILE
-from backend.fold import Fold
 from backend.storage import sources
-from backend.storage.database import SqliteFile, open_for_writing, transaction
-from backend.storage.entries import Cursor
-from backend.storage.journal import Journal
+from backend.storage.database import open_for_writing, transaction
 from backend.storage.session import Session
 from backend.storage.sources import SourceTerms
 from sdk_bridge.server.rates import Rate
-from sdk_bridge.wire.app_events import AppEvent
 from simulators.backend_process import BackendProcess
 
 EVENTS_A_CALL = 25
 CONNECTIONS = 4
 POLL_S = 0.002  # how exactly the end of a wait is seen
-SELDOM_S = 0.01  # where looking takes the core from the fold itself
 GIVE_UP_S = 60.0
-END = Cursor()  # behind the last call
 STRIDE = 1_000_003  # a prime
 FOLDED = "select 1 from profiles where id_type = 'anonymous_id' and id = ?"
 
@@ -56,71 +49,20 @@ class Lag:
         return sorted(self.waits)[min(len(self.waits) - 1, int(part * len(self.waits)))]
 
 
-def measure(folder: Path, rate: float, seconds: float, people: int) -> Lag:
-    """At so many events a second: strangers' pages, logins that merge, views of known people in turn."""
+def measure(folder: Path, rate: float, seconds: float, people: int, *, beside: bool) -> Lag:
+    """At so many events a second: strangers' pages, logins that merge, views of known people in turn.
+
+    `beside`: a bridge in a process of its own takes them in, on the core of the load.
+    """
     write_key = _with_source(folder / "data")
-    with _on_a_core_of_its_own(BackendProcess(folder)) as backend:
-        load = _Load(backend.port, folder / "data" / STATE_FILE, write_key, people)
+    with ExitStack() as stack:
+        door = stack.enter_context(_on_a_core_of_its_own(BackendProcess(folder)))
+        if beside:
+            door = stack.enter_context(BackendProcess(folder, only_bridge=True))
+        load = _Load(door.port, folder / "data" / STATE_FILE, write_key, people)
         began = time.perf_counter()
         waits = asyncio.run(load.run(rate, seconds))
         return Lag(len(waits) * EVENTS_A_CALL / (time.perf_counter() - began), waits)
-
-
-async def measure_fold(folder: Path, calls: Iterable[Sequence[AppEvent]], rate: float) -> Lag:
-    """The same of the fold alone, in this process, for calls of so many events a second in all."""
-    async with (
-        SqliteFile(folder / "journal.db", "journal") as journal_file,
-        SqliteFile(folder / STATE_FILE, "state") as state,
-    ):
-        journal = Journal(journal_file, unix_ms)
-        await journal.load()
-        fold = Fold(journal, state, unix_ms, on_listening=lambda _: None)
-        await fold.load()
-        garbage.settle()  # as the backend does
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(part.run()) for part in (journal, fold)]
-            appended: deque[tuple[Cursor, float]] = deque()
-
-            async def append(call: Sequence[AppEvent]) -> None:
-                await journal.append_events(call)
-                appended.append((journal.head, time.perf_counter()))
-
-            following = tasks.create_task(_follow_fold(fold, appended))
-            began, sent, appending = time.perf_counter(), 0, []
-            for call in calls:
-                await asyncio.sleep(max(0.0, began + sent / rate - time.perf_counter()))
-                appending.append(tasks.create_task(append(call)))
-                sent += len(call)
-            await asyncio.gather(*appending)
-            appended.append((END, 0.0))
-            waits = await following
-            taken = time.perf_counter() - began
-            for task in running:
-                task.cancel()
-    return Lag(sent / taken, waits)
-
-
-async def _follow_fold(fold: Fold, appended: deque[tuple[Cursor, float]]) -> list[float]:
-    """How long each waited, in milliseconds; as asking many at once would take the core from the fold."""
-    waits: list[float] = []
-    while True:
-        while not appended or not fold.position.covers(appended[0][0]):  # noqa: ASYNC110 - as below
-            await asyncio.sleep(SELDOM_S)
-        head, at = appended.popleft()
-        if head is END:
-            return waits
-        waits.append(1000 * (time.perf_counter() - at))
-
-
-@contextmanager
-def on_the_first_core() -> Iterator[None]:
-    """Everything of this process that is begun within."""
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from backend.storage.session import (
     StorageError,
     StorageRetry,
 )
+from backend.storage.turns import Turns
 
 __all__ = [
     "Area",
@@ -122,6 +123,7 @@ class SqliteFile:
         self._tidy_connection: sqlite3.Connection | None = None
         self._untidied = 0
         self._tidying: asyncio.Future[None] | None = None
+        self._turns: Turns | None = None
         self._descriptor: int | None = None
 
     async def __aenter__(self) -> "SqliteFile":
@@ -132,6 +134,7 @@ class SqliteFile:
         if self._area in TIDIED_AFTER:
             self._tidy_connection = await loop.run_in_executor(self._tidier, _open_beside, self.path)
         self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._turns = Turns(self.path, self._descriptor)
         self._is_open = True
         return self
 
@@ -146,6 +149,9 @@ class SqliteFile:
             if connection is not None:
                 await loop.run_in_executor(pool, connection.close)
             pool.shutdown(wait=False)
+        if self._turns is not None:
+            self._turns.close()
+            self._turns = None
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -194,18 +200,20 @@ class SqliteFile:
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._alone, work)
 
     def _alone(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self._write_connection is None:
+        if self._write_connection is None or self._turns is None:
             raise StorageError(f"{self.path} is not open")
         try:
-            return work(self._write_connection)
+            with self._turns.taken():
+                return work(self._write_connection)
         except sqlite3.Error as error:
             _raise_as_ours(error, self._area)
             raise
 
     def _transaction(self, work: Callable[[Session], T]) -> T:
-        if self._write_connection is None:
+        if self._write_connection is None or self._turns is None:
             raise StorageError(f"{self.path} is not open")
-        return transaction(self._write_connection, self._area, work)
+        with self._turns.taken():
+            return transaction(self._write_connection, self._area, work)
 
     def _view(self, work: Callable[[Session], T]) -> T:
         connection = self._read_connections.get()

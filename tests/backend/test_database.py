@@ -242,6 +242,44 @@ def test_processes_that_start_together_migrate_once(tmp_path):
             assert child.returncode == 0, error.decode()
 
 
+WITHOUT_A_REST = """
+import asyncio, itertools, sys
+from pathlib import Path
+from backend.storage.database import SqliteFile
+
+async def main():
+    commits = itertools.count(1)
+    async with SqliteFile(Path(sys.argv[1]), "state") as file:
+        async def one():
+            while True:
+                number = next(commits)
+                name = {"store_id": "s1", "name": str(number), "timezone": "UTC"}
+                await file.write(lambda session: session.run("save_store", **name))
+                if number == 1:
+                    print("began", flush=True)
+        await asyncio.gather(*(one() for _ in range(4)))  # the next one waits before the last has ended
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_that_commits_without_a_rest_keeps_no_other_waiting(new_file, child):
+    """SQLite's own waiting asks again after a while, and misses the moment: it let thousands of commits pass."""
+
+    def commits(session) -> int:
+        return max(int(row["name"]) for row in session.rows("stores"))
+
+    missed = []
+    with child(WITHOUT_A_REST, new_file("state")) as (_, lines):
+        assert lines.readline() == "began\n"
+        async with SqliteFile(new_file("state"), "state") as state:
+            for _ in range(100):
+                before = await state.read(commits)
+                missed.append(await state.write(lambda s: (save_zone(s), commits(s))[1]) - before)
+    assert sum(missed) > 0, "nobody was ever in the way"
+    assert sum(missed) <= 10 * len(missed), missed  # 1 each, and thousands where nobody has a turn
+
+
 def test_another_process_may_look_on(tmp_path):
     connection = open_for_writing(tmp_path / "state.db", "state")
     transaction(connection, "state", save_store)
