@@ -1,6 +1,7 @@
 """One SQLite file: transactions, errors in our words, migrations, several processes, damage."""
 
 import asyncio
+import errno
 import re
 import sqlite3
 import subprocess
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from backend.storage import database, migrations
+from backend.storage import database, migrations, turns
 from backend.storage.database import (
     TIDIED_AFTER,
     SqliteFile,
@@ -264,7 +265,7 @@ asyncio.run(main())
 
 
 async def test_a_process_that_commits_without_a_rest_keeps_no_other_waiting(new_file, child):
-    """SQLite's own waiting asks again after a while, and misses the moment: it let thousands of commits pass."""
+    """SQLite's own waiting asks again after a while, and misses the moment: thousands of commits passed."""
 
     def commits(session) -> int:
         return max(int(row["name"]) for row in session.rows("stores"))
@@ -278,6 +279,17 @@ async def test_a_process_that_commits_without_a_rest_keeps_no_other_waiting(new_
                 missed.append(await state.write(lambda s: (save_zone(s), commits(s))[1]) - before)
     assert sum(missed) > 0, "nobody was ever in the way"
     assert sum(missed) <= 10 * len(missed), missed  # 1 each, and thousands where nobody has a turn
+
+
+async def test_a_file_system_without_locks_is_told_as_the_disks_fault(state, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(turns.fcntl, "flock", none)
+        with pytest.raises(StorageError, match=r"state\.db.*No locks available"):
+            await state.write(save_store)
+    await state.write(save_store)
 
 
 def test_another_process_may_look_on(tmp_path):
