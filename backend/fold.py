@@ -118,7 +118,7 @@ class Fold:
             return await self._all_have_folded(profile_id, within_s)
         try:
             async with asyncio.timeout(within_s):
-                target = await self._journal.newest()
+                target = await self._heads()
                 while not self.position.covers(target):
                     self._moved.clear()
                     await self._moved.wait()
