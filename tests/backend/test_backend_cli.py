@@ -130,8 +130,8 @@ def test_a_port_in_use_is_told(config):
     [
         ("", "data_dir: this key is required"),
         ('data_dir = "d"\n[http]\nprot = 1', "http.prot: unknown key; did you mean `port`?"),
-        ('data_dir = "d"\n[http]\nport = 99999', "http.port: expected `int` <= 65535"),
-        (None, "cannot be read: No such file or directory"),
+        ('data_dir = "d"\n[http]\nport = 99999', "http.port: it may be a whole number from 0 to 65535"),
+        (None, "cannot be read: No such file or directory; name yours with --config FILE"),
     ],
 )
 def test_a_bad_file_ends_with_one_line(tmp_path, command, text, line):
@@ -171,6 +171,31 @@ def test_a_folder_that_cannot_be_used(tmp_path):
         ended = how(*command, config=path)
         assert ended.returncode != 0
         assert "data" in only_line(ended.stderr)
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("127.0.0.1:{port}/shop", "127.0.0.1/shop, {area}: PostgreSQL is not reached: Connection refused; "),
+        ("/shop?host=/nowhere", "postgresql/shop, {area}: PostgreSQL is not reached: No such file "),
+        ("127.0.0.1:99999/shop", "127.0.0.1/shop, {area}: database.url cannot be used: it may be postgresql://"),
+        ("[::1/shop", "postgresql, {area}: database.url cannot be used: it may be postgresql://"),
+        ("h/shop?sslmode=maybe", "h/shop, {area}: database.url cannot be used: `sslmode` parameter must be "),
+    ],
+)  # fmt: skip
+def test_a_postgresql_that_is_not_reached_is_one_line_that_says_what_to_look_at(config, address, line):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    url = f"postgresql://footfall:secret@{address.format(port=port)}"
+    config.write_text(f'data_dir = "{config.parent}/data"\ndatabase.url = "{url}"\n')
+    told = only_line(run_here("token", "list", config=config).stderr)
+    assert told.startswith(line.format(area="state"))
+    assert "database.url" in told
+    assert "secret" not in told
+    assert "Errno" not in told
+    if "port" in address:  # to start one costs two seconds
+        started = only_line(run("serve", config=config).stderr)
+        assert started.startswith(f"{config}: {line.format(area='journal')}")
 
 
 def test_a_damaged_database_is_one_line(config):

@@ -1,5 +1,8 @@
 """What PostgreSQL and asyncpg complain of, in our words: whose fault it is, and whether to try again."""
 
+import os
+import ssl
+
 import asyncpg
 
 from backend.storage.session import StorageConflict, StorageError, StorageRetry
@@ -22,6 +25,25 @@ _SERVERS = frozenset(
     }
 )
 _REFUSED = "42501"  # we may not do that here
+
+
+_WHAT_TO_DO = "is it running there, and are the address and the files in database.url right?"
+_URL = "it may be postgresql://USER@HOST:PORT/DATABASE"
+
+
+def not_reached(error: Exception, where: str) -> StorageError:
+    """Why there is no connection. The URL itself is not shown, for it may hold a password."""
+    if isinstance(error, (OSError, TimeoutError)):
+        return StorageError(f"{where}: PostgreSQL is not reached: {_reason(error)}; {_WHAT_TO_DO}")
+    names_a_parameter = isinstance(error, asyncpg.InterfaceError)  # such as sslmode
+    return StorageError(f"{where}: database.url cannot be used: {error if names_a_parameter else _URL}")
+
+
+def _reason(error: Exception) -> str:
+    """Without numbers and addresses, where the system has words for it."""
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0)
+    return str(getattr(error, "strerror", None) or error) or "no answer in time"
 
 
 def as_ours(error: BaseException, where: str) -> StorageError | None:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from backend.storage.postgres.dialect import BoundQuery, translated_query
-from backend.storage.postgres.errors import as_ours
+from backend.storage.postgres.errors import as_ours, not_reached
 from backend.storage.postgres.queries import bound_queries
 from backend.storage.session import Area, Row, Session, StorageError
 
@@ -37,7 +37,10 @@ class Address:
     patient: bool = False
 
     def __str__(self) -> str:
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+        except ValueError:  # no address at all, as connecting will tell
+            return f"postgresql, {self.area}"
         return f"{parts.hostname or 'postgresql'}/{parts.path.strip('/')}, {self.area}"
 
     @property
@@ -121,20 +124,13 @@ class Line:
             raise StorageError(f"{self._address}: rolled back, as a statement in it had failed")
 
     def open(self) -> None:
-        """Connects, if it is not connected. Raises what asyncpg raises."""
+        """Connects, if it is not connected. Raises StorageError, and what the server says of us."""
         if self.is_open:
             return
         self._statements.clear()
         if self._loop is None:
             self._loop = asyncio.SelectorEventLoop()  # uvloop's own start-up costs more than it saves here
-        self._connection = self._wait(
-            asyncpg.connect(
-                self._address.url,
-                timeout=CONNECT_S,
-                command_timeout=None if self._address.patient else ANSWER_S,
-                server_settings=self._address.settings,
-            )
-        )
+        self._connection = self._wait(self._connected())
         try:
             self._wait(_speak_as_sqlite(self._connection))
             if self._on_open is not None:
@@ -142,6 +138,17 @@ class Line:
         except BaseException:
             self.drop()
             raise
+
+    async def _connected(self) -> Any:
+        try:
+            return await asyncpg.connect(
+                self._address.url,
+                timeout=CONNECT_S,
+                command_timeout=None if self._address.patient else ANSWER_S,
+                server_settings=self._address.settings,
+            )
+        except (OSError, TimeoutError, OverflowError, ValueError) as error:
+            raise not_reached(error, str(self._address)) from error
 
     def tell(self, sql: str) -> str:
         """Executes a statement without parameters; what the server says of it."""
