@@ -16,7 +16,24 @@ AUTHORITY_FOLDER = "authority"
 """What lies in the data folder."""
 
 Text = Annotated[str, Meta(min_length=1)]
-DEEP_LINK = r"^[A-Za-z][A-Za-z0-9+.\-]*:.*\{token\}"
+HttpUrl = Annotated[str, Meta(pattern="^https?://.", description="an address such as https://example.org")]
+PostgresUrl = Annotated[
+    str, Meta(pattern="^postgres(ql)?://.", description="postgresql://USER@HOST/DATABASE")
+]
+DeepLink = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z][A-Za-z0-9+.\-]*:.*\{token\}",
+        max_length=500,
+        description="an address that holds {token}, of at most 500 characters",
+    ),
+]
+Project = Annotated[
+    str, Meta(pattern="^[a-z0-9-]{1,64}$", description="a Firebase project's id: 1 to 64 of a–z 0–9 -")
+]
+Level = Annotated[
+    str, Meta(pattern="^(debug|info|warning|error)$", description="debug, info, warning or error")
+]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Days = Annotated[int, Meta(ge=0, le=36_500)]
 
@@ -58,6 +75,8 @@ class Mqtt(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("certificate and key belong together: give both, or neither")
         if self.certificate is not None and self.ca is None:
             raise ValueError("ca is required beside certificate: the file with the broker's authority")
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username and password_file belong together: give both, or neither")
 
     def broker(self, client_id: str) -> Broker:
         """The connection to make; reads the password file."""
@@ -75,7 +94,7 @@ class Database(Struct, frozen=True, forbid_unknown_fields=True):
     With `replicas` several backends share the work; see docs/operations.md.
     """
 
-    url: Annotated[str, Meta(pattern="^postgres(ql)?://.")] | None = None
+    url: PostgresUrl | None = None
     replicas: bool = False
 
     def __post_init__(self) -> None:
@@ -87,7 +106,7 @@ class Push(Struct, frozen=True, forbid_unknown_fields=True):
     """Firebase Cloud Messaging. `send_url` is for simulators; Google's own is used without it."""
 
     service_account: Text
-    send_url: Annotated[str, Meta(pattern="^https?://.")] | None = None
+    send_url: HttpUrl | None = None
 
 
 class Fleet(Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,9 +130,9 @@ class Identity(Struct, frozen=True, forbid_unknown_fields=True):
     tokens are shown as, `{token}` in the token's place; `link_key_file` holds the secret that signs them.
     """
 
-    firebase_project: Annotated[str, Meta(pattern="^[a-z0-9-]{1,64}$")] | None = None
-    certificates_url: Annotated[str, Meta(pattern="^https?://.")] | None = None
-    deep_link: Annotated[str, Meta(pattern=DEEP_LINK, max_length=500)] = "footfall://link?token={token}"
+    firebase_project: Project | None = None
+    certificates_url: HttpUrl | None = None
+    deep_link: DeepLink = "footfall://link?token={token}"
     link_key_file: Text | None = None
 
 
@@ -133,7 +152,7 @@ class Retention(Struct, frozen=True, forbid_unknown_fields=True):
 class Log(Struct, frozen=True, forbid_unknown_fields=True):
     """How much is logged, and whether as JSON lines."""
 
-    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    level: Level = "info"
     json: bool = False
 
 
@@ -178,7 +197,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
 
 def read_config(path: Path) -> Config:
     """Reads and checks the file, and that the files it names can be used. Raises SettingsError."""
-    config = load_settings(path, Config)
+    try:
+        config = load_settings(path, Config)
+    except SettingsError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise SettingsError(f"{error}; name yours with --config FILE") from error
+        raise
     for key, name in _files(config).items():
         if name is not None and not Path(name).is_file():
             raise SettingsError(f"{path}: {key}: {name} is not there; it may be the path of a readable file")

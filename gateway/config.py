@@ -259,6 +259,10 @@ def load(path: Path) -> Config:
     try:
         with path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; name yours with --config FILE"
+        ) from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if len(text) > MAX_FILE_BYTES:

@@ -130,7 +130,10 @@ def test_what_is_no_configuration_at_all_is_one_line_too(tmp_path, content):
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read: No such file"):
+    with pytest.raises(
+        ConfigError,
+        match=r"nowhere\.toml: cannot be read: No such file or directory; name yours with --config FILE$",
+    ):
         load(Path(tmp_path / "nowhere.toml"))
 
 

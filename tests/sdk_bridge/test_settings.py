@@ -51,21 +51,25 @@ def test_a_file_becomes_a_struct(tmp_path):
     ("text", "line"),
     [
         ("", "name: this key is required"),
-        ("name = 1", "name: expected `str`, got `int`"),
-        ('name = ""', "name: expected `str` of length >= 1"),
+        ("name = 1", "name: it may be a text in quotes, not empty; this is a whole number"),
+        ('name = ""', "name: it may be a text in quotes, not empty"),
         ('nam = "x"', "nam: unknown key; did you mean `name`?"),
         ('zzzzzz = 1', "zzzzzz: unknown key; it may be one of name, mode, outbox, spare, allow"),
         ('name = "x"\n[outbox]\npaht = "p"', "outbox.paht: unknown key; did you mean `path`?"),
         ('name = "x"\n[spare]\nqqq = "p"', "spare.qqq: unknown key; it may be one of path, limits"),
-        ('name = "x"\n[outbox.limits]\na = "b"', "outbox.limits[...]: expected `int`, got `str`"),
+        ('name = "x"\n[outbox.limits]\na = "b"', "outbox.limits[...]: it may be a whole number; this is a "),
         ('name = "x"\n[outbox]\npath = "/"', "outbox: path must be a file"),
-        ('name = "x"\nallow = 1', "allow: expected `array`, got `int`"),
+        ('name = "x"\nallow = 1', "allow: it may be a list; this is a whole number"),
         ('name = "x"\n[[allow]]\nmajor = 1', "allow[0].uuid: this key is required"),
         (
             'name = "x"\n[[allow]]\nuuid = "u"\n[[allow]]\nuuid = "u"\nmayor = 1',
             "allow[1].mayor: unknown key; did you mean `major`?",
         ),
-        ('name = "x"\n[[allow]]\nuuid = "u"\nmajor = 70000', "allow[0].major: expected `int` <= 65535"),
+        ('name = "x"\noutbox = true', "outbox: it may be a table with keys of its own; this is true "),
+        (
+            'name = "x"\n[[allow]]\nuuid = "u"\nmajor = 70000',
+            "allow[0].major: it may be a whole number from 0 to 65535",
+        ),
         ('name = "x"\nname = "y"', "not TOML: "),
         ("name = ", "not TOML: "),
         ("[", "not TOML: "),
@@ -76,10 +80,7 @@ def test_mistakes(text, line):
 
 
 def test_a_choice_is_told_with_its_options():
-    message = complaint('name = "x"\nmode = "activ"')
-    assert message.startswith("mode: ")
-    assert "active" in message
-    assert "passive" in message
+    assert complaint('name = "x"\nmode = "activ"') == "mode: it may be one of active, passive"
 
 
 @pytest.mark.parametrize(
