@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from backend import cli_fleet, cli_import, cli_letters
 from backend.clock import unix_ms
-from backend.config import STATE_FILE, Config, read_config
+from backend.config import STATE_FILE, Config, load_config, read_config
 from backend.fleet.keys import AuthorityUnusable
 from backend.log import set_up_logging
 from backend.proximity.eid_keys import EidKeysUnusable
@@ -71,7 +71,7 @@ def serve(
 
     if only not in (None, "bridge"):
         _fail(f"--only: {only} is unknown; it may be bridge")
-    settings = _settings(config)
+    settings = _settings(config, read_config)
     if port is not None:
         settings = replace(settings, http=replace(settings.http, port=port))
     set_up_logging(settings.log)
@@ -148,9 +148,9 @@ def list_tokens(config: ConfigOption = DEFAULT_CONFIG) -> None:
         typer.echo(f"{row['name']}\t{row['role']}\t{state}")
 
 
-def _settings(path: Path) -> Config:
+def _settings(path: Path, read: Callable[[Path], Config] = load_config) -> Config:
     try:
-        return read_config(path)
+        return read(path)
     except SettingsError as error:
         _fail(str(error))
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from backend.config import AUTHORITY_FOLDER, Config, read_config
+from backend.config import AUTHORITY_FOLDER, Config, load_config
 from backend.fleet.keys import CERTIFICATE_FILE
 from sdk_bridge.settings import SettingsError
 
@@ -95,7 +95,7 @@ def own_url(config: Path) -> str:
 def settings_of(path: Path) -> Config:
     """The settings. Ends the command where they cannot be used."""
     try:
-        return read_config(path)
+        return load_config(path)
     except SettingsError as error:
         fail(str(error))
 

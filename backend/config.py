@@ -195,14 +195,22 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
         return self.fleet.broker_host or self.mqtt.host, self.fleet.broker_port or self.mqtt.port
 
 
-def read_config(path: Path) -> Config:
-    """Reads and checks the file, and that the files it names can be used. Raises SettingsError."""
+def load_config(path: Path) -> Config:
+    """What the file says. Raises SettingsError.
+
+    The files that it names may not be there yet: `authority client-certificate` makes some of them.
+    """
     try:
-        config = load_settings(path, Config)
+        return load_settings(path, Config)
     except SettingsError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             raise SettingsError(f"{error}; name yours with --config FILE") from error
         raise
+
+
+def read_config(path: Path) -> Config:
+    """Reads and checks the file, and that the files it names can be used. Raises SettingsError."""
+    config = load_config(path)
     for key, name in _files(config).items():
         if name is not None and not Path(name).is_file():
             raise SettingsError(f"{path}: {key}: {name} is not there; it may be the path of a readable file")

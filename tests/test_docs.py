@@ -7,16 +7,21 @@ import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
+from cryptography import x509
+from typer.testing import CliRunner
 
 from backend.api import openapi, server
-from backend.config import Config
+from backend.cli import main
+from backend.config import Config, read_config
 from sdk_bridge.server import bodies, calls
 from sdk_bridge.server.app import Bridge
 from sdk_bridge.server.proof import user_hash
 from sdk_bridge.server.rates import Rate
+from sdk_bridge.settings import SettingsError
 from simulators.bridge_alone import SOURCES, ListedSources, MemoryJournal, running_bridge
 
 ROOT = Path(__file__).parent.parent
+MOSQUITTO = "firmware_configs/shop_broker/mosquitto.conf"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -34,6 +39,32 @@ def test_every_backend_setting_is_documented_and_no_other():
     text = (ROOT / "docs/operations.md").read_text("utf-8")
     table = text.partition("## Settings of the backend")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `([a-z_.]+)`", table, re.MULTILINE)) == settings_keys(Config)
+
+
+def test_the_settings_of_one_shop_work_with_the_certificates_of_its_commands(tmp_path):
+    text = (ROOT / "docs/operations.md").read_text("utf-8")
+    section = text.partition("## One shop on one machine")[2].partition("\n## ")[0]
+    [settings] = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    commands = re.findall(r"footfall-backend (authority [\w-]+-certificate .*)", section)
+    here = tmp_path / "backend.toml"
+    here.write_text(re.sub(r"/(etc|var)/", rf"{tmp_path}/\1/", settings))
+    with pytest.raises(SettingsError, match=r"mqtt\.ca: \S+ is not there"):
+        read_config(here)
+    for command in commands:
+        words = [f"{tmp_path}{word}" if word.startswith("/") else word for word in command.split()]
+        made = CliRunner().invoke(main, [*words, "--config", str(here)])
+        assert made.exit_code == 0, made.output
+    (tmp_path / "etc/footfall/firebase.json").write_text("{}")
+    config = read_config(here)
+    assert config.folder == tmp_path / "var/lib/footfall"
+    for file in re.findall(r"/etc/mosquitto/footfall/(s\S+)", (ROOT / MOSQUITTO).read_text()):
+        assert (tmp_path / "etc/mosquitto/footfall" / file).is_file()
+    certificate = x509.load_pem_x509_certificate(
+        (tmp_path / "etc/mosquitto/footfall/server.pem").read_bytes()
+    )
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [config.mqtt.host]
+    assert f"http://{config.http.host}:{config.http.port}/api/" in section
 
 
 def test_the_page_of_every_call_is_what_the_code_says():

@@ -198,6 +198,19 @@ def test_a_postgresql_that_is_not_reached_is_one_line_that_says_what_to_look_at(
         assert started.startswith(f"{config}: {line.format(area='journal')}")
 
 
+def test_commands_need_only_what_they_use_of_the_files_that_settings_name(config):
+    """`authority client-certificate` makes the very files that [mqtt] names."""
+    tls = config.parent / "tls"
+    names = f'ca = "{tls}/ca.pem"\ncertificate = "{tls}/client.pem"\nkey = "{tls}/client.key"\n'
+    config.write_text(config.read_text() + names)
+    assert only_line(run("serve", config=config).stderr).startswith(
+        f"{config}: mqtt.ca: {tls}/ca.pem is not there"
+    )
+    assert run_here("authority", "client-certificate", "--out", str(tls), config=config).returncode == 0
+    with serving(config):
+        pass
+
+
 def test_a_damaged_database_is_one_line(config):
     folder = config.parent / "data"
     folder.mkdir()
