@@ -19,18 +19,25 @@ UNIT = (IMAGE / "footfall-gateway.service").read_text()
 
 
 def example(tmp_path: Path) -> config.Config:
-    """The example as on a Pi whose /etc and /var are this folder."""
+    """The example as on a Pi whose /etc and /var are this folder, with its section for other certificates."""
     for name in ("ca.pem", "gateway.pem", "gateway.key"):
         (tmp_path / name).touch()
-    text = (IMAGE / "gateway.toml").read_text()
+    text = re.sub(r"^# (\[mqtt\]|\w+ = )", r"\1", (IMAGE / "gateway.toml").read_text(), flags=re.MULTILINE)
     path = tmp_path / "gateway.toml"
     path.write_text(text.replace("/etc/footfall", str(tmp_path)).replace("/var/lib/footfall", str(tmp_path)))
     return config.load(path)
 
 
-def test_the_gateway_accepts_its_example(tmp_path):
-    settings = example(tmp_path)
+def test_the_gateway_accepts_its_example_before_it_is_enrolled():
+    """`enroll` reads it while there is neither a certificate nor a broker yet."""
+    settings = config.load(IMAGE / "gateway.toml")
     assert settings.address.store == "berlin-mitte"
+    assert settings.mqtt.host is None
+
+
+def test_the_gateway_accepts_its_example_with_certificates_from_elsewhere(tmp_path):
+    settings = example(tmp_path)
+    assert settings.mqtt.host == "broker.berlin-mitte.example"
     assert settings.mqtt.tls.certificate == tmp_path / "gateway.pem"
 
 
