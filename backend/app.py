@@ -430,7 +430,7 @@ class _OnlyOwner:
         except BlockingIOError as error:
             self._file.close()
             raise AlreadyRunning(
-                f"data_dir: {self._folder} is in use by another backend; with SQLite one owns everything"
+                f"data_dir: {self._folder} is in use by another backend; each needs a folder of its own"
             ) from error
 
     def __exit__(self, *_: object) -> None:

@@ -72,6 +72,26 @@ def test_the_page_of_every_call_is_what_the_code_says():
     assert said == openapi.calls(server.document()), "`make docs` writes it afresh"
 
 
+def roles() -> dict[str, str]:
+    """The least role of each call, as `GET /api/stores`."""
+    paths = server.document()["paths"]
+    return {
+        f"{method.upper()} {path}": operation["x-role"]
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+        if "x-role" in operation
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_where_a_page_says_who_may_call_it_is_so(page):
+    known = roles()
+    said = re.findall(
+        r"`([A-Z]+ /api/[^`?]+)(?:\?[^`]*)?` \((viewer|marketer|operator|admin)\)", page.read_text()
+    )
+    assert [(call, role) for call, role in said if known[call] != role] == []
+
+
 BRIDGE = ROOT / "docs/bridge.md"
 
 

@@ -1,4 +1,4 @@
-"""Operators say who may send events: sources, their write keys, origins and rates."""
+"""Admins say who may send events: sources, their write keys, origins and rates."""
 
 from typing import Annotated, Any, Literal, TypeAlias
 
