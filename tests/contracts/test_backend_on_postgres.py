@@ -39,10 +39,10 @@ async def test_an_event_becomes_a_profile_and_a_restart_knows_it(settings: Path)
         async with http.put(f"{url}/api/sources/server", json=source, headers=headers) as answer:
             made = await answer.json()
             assert answer.status == 201, made
-        key = aiohttp.BasicAuth(made["write_key"], "")
+        key = {"Authorization": aiohttp.encode_basic_auth(made["write_key"])}
         call = {"userId": "anna", "messageId": "m1", "traits": {"name": "Anna"}}
         for _ in range(2):
-            async with http.post(f"{url}/v1/identify", json=call, auth=key) as answer:
+            async with http.post(f"{url}/v1/identify", json=call, headers=key) as answer:
                 assert answer.status == 200, await answer.text()
         beside = await asyncio.to_thread(command, "token", "list", "--config", str(settings))
         assert "admin" in beside

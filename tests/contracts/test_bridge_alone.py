@@ -50,7 +50,7 @@ async def test_two_bridges_and_a_backend_share_one_journal(tmp_path: Path, setti
         url = f"http://127.0.0.1:{backend.port}"
         source = {"name": "Server", "kind": "server"}
         async with http.put(f"{url}/api/sources/server", json=source, headers=headers) as answer:
-            key = aiohttp.BasicAuth((await answer.json())["write_key"], "")
+            key = {"Authorization": aiohttp.encode_basic_auth((await answer.json())["write_key"])}
         command = [sys.executable, "-m", "backend", "serve", "--only", "bridge"]
         bridges = [
             Child(str(port), [*command, "-c", str(path), "--port", str(port)], tmp_path / f"{port}.log")
@@ -63,7 +63,7 @@ async def test_two_bridges_and_a_backend_share_one_journal(tmp_path: Path, setti
                 await eventually(lambda port=port: is_up(http, port))
             for number, port in enumerate([*ports, *ports]):
                 call = {"userId": "anna", "messageId": f"m{number % 2}", "event": f"Seen {number % 2}"}
-                async with http.post(f"http://127.0.0.1:{port}/v1/track", json=call, auth=key) as answer:
+                async with http.post(f"http://127.0.0.1:{port}/v1/track", json=call, headers=key) as answer:
                     assert answer.status == 200, await answer.text()
 
             async def both_are_there() -> bool:
