@@ -51,7 +51,7 @@ from backend.push.fcm import FcmClient, FcmSettings, open_fcm
 from backend.push.sender import Guards, PushSender, Rim
 from backend.retention import Retention
 from backend.scoring import Scorer
-from backend.secret_file import SECRET_BYTES, SecretUnusable, kept_secret, read_secret
+from backend.secret_file import SECRET_BYTES, SecretUnusable, kept_secret
 from backend.storage.database import SqliteFile
 from backend.storage.eid import EidRows, any_registered
 from backend.storage.erasure import has_key, is_key
@@ -344,16 +344,18 @@ async def _eids(config: Config, state: Database) -> EidRegistrar:
     return EidRegistrar(keys, desk)
 
 
+_FROM_ELSEWHERE = "copy it from the backup, or from another replica: it tells whose past to refuse"
+
+
 async def _erasure_keys(config: Config, state: Database) -> tuple[ErasureKeys, Tombstones]:
     """A secret is made once for a database: another could not tell whom to refuse."""
     path = config.erasure_key_file
-    lost = not path.exists() and await state.read(has_key)
-    secret = await asyncio.to_thread(
-        read_secret if lost else partial(kept_secret, new=partial(os.urandom, SECRET_BYTES)), path
-    )
+    if not path.exists() and await state.read(has_key) and not path.exists():  # nor made meanwhile, beside us
+        raise SecretUnusable(f"{path} is not there; {_FROM_ELSEWHERE}")
+    secret = await asyncio.to_thread(kept_secret, path, partial(os.urandom, SECRET_BYTES))
     keys = ErasureKeys(secret)
     if not await state.write(lambda session: is_key(session, keys)):
-        raise SecretUnusable(f"{path} is not the one of this database; copy it from the other replica")
+        raise SecretUnusable(f"{path} is not the one of this database; {_FROM_ELSEWHERE}")
     return keys, Tombstones(keys.digest)
 
 

@@ -1,14 +1,18 @@
 """The command `footfall-backend` as people run it: tokens, one owner a folder, one line for a mistake."""
 
 import json
+import re
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -207,6 +211,29 @@ def test_commands_need_only_what_they_use_of_the_files_that_settings_name(config
         f"{config}: mqtt.ca: {tls}/ca.pem is not there"
     )
     assert run_here("authority", "client-certificate", "--out", str(tls), config=config).returncode == 0
+    with serving(config):
+        pass
+
+
+def test_what_the_page_says_to_back_up_is_enough_and_none_of_it_is_forgotten(config):
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text("utf-8").partition("## Backup")[2]
+    data, text = config.parent / "data", config.read_text()
+    with serving(config) as process:
+        process.send_signal(signal.SIGTERM)
+        process.wait(15)
+    told = set(re.findall(r"`([a-z]+(?:\.key|\.db|/))`", page.partition("\n## ")[0]))
+    kept = {f"{path.name}/" if path.is_dir() else path.name for path in data.iterdir()} - {"owner.lock"}
+    assert told == kept
+    restored = config.parent / "restored"
+    restored.mkdir()
+    for name in ("state.db", "journal.db"):
+        with closing(sqlite3.connect(data / name)) as kept, closing(sqlite3.connect(restored / name)) as copy:
+            kept.backup(copy)
+    config.write_text(text.replace(str(data), str(restored)))
+    told = only_line(run("serve", config=config).stderr)
+    assert told.startswith(f"{config}: {restored}/erasure.key is not there; copy it from the backup, or ")
+    for secret in data.glob("*.key"):
+        shutil.copy(secret, restored)
     with serving(config):
         pass
 
