@@ -17,12 +17,18 @@ from backend.profiles.model import (
     Profile,
     Stamp,
 )
-from backend.profiles.rules import Claimant, Placement, first_placement, logout_via, placement
+from backend.profiles.rules import (
+    Claimant,
+    Placement,
+    first_placement,
+    logout_via,
+    placement,
+    surplus_logout,
+)
 from backend.profiles.store import ProfileStore
 
 MAX_CHAIN = 64  # merges of merges; more would be a ring, and the fold would never end
 MAX_CLAIMANTS = 100  # of one identifier: a kiosk's is shared long before, and reading it must stay cheap
-MAX_LOGOUTS = 64  # kept of one identifier; a stranger could send millions
 MAX_PAIRED = 10  # claimants of one identifier that are put to an operator two by two
 _CLAIM_NOTHING = frozenset[IdType]({"anonymous_id", "claimed_user_id"})
 
@@ -90,13 +96,10 @@ class Placing:
 
     def log_out(self, identifier: Identifier, stamp: Stamp) -> None:
         """Whoever went with the identifier does so no more, until the next proof."""
-        logouts = [claim for claim in self.store.claims(identifier) if claim.profile_id == NOBODY]
-        if len(logouts) >= MAX_LOGOUTS:
-            newest = max(logouts, key=lambda claim: claim.last)
-            if stamp > newest.last:
-                return
-            self.store.drop_claims(identifier, newest.via)
         self.store.add_claim(identifier, NOBODY, logout_via(stamp), stamp)
+        surplus = surplus_logout(self.store.claims(identifier))
+        if surplus is not None:
+            self.store.drop_claims(identifier, surplus.via)
         self.settle(identifier)
 
     def _is_crowd(self, claimant: Profile, id_type: IdType) -> bool:

@@ -1,6 +1,7 @@
 """The rules of identity, pure: which identifiers count, who merges, who holds what, what consent stands."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -27,6 +28,9 @@ from sdk_bridge.wire.identifiers import usable
 
 ATTACH_MS: Final = 30 * 86_400_000
 """How long before the first proof of who it was a browser's doings still count as that person's."""
+
+LOGOUTS_AT_AN_END: Final = 32
+"""So many of an identifier's first logouts are kept, and of its last; a stranger could send millions."""
 
 # Addresses that are put where a form wants one and nobody gave theirs.
 _NOBODYS_MAIL = re.compile(r"(no|do-?not)[-._]?reply|no-?e?-?mail")
@@ -114,8 +118,30 @@ def _strength(claim: Claim, claimant: Profile) -> tuple[int, int, str, str]:
 def _interval(claims: Sequence[Claim], said: Sequence[Claim], since: int) -> tuple[int, int]:
     """From 30 days before the first proof to the first logout behind the last."""
     last = max(claim.last for claim in said)
-    logouts = [claim.last for claim in claims if claim.profile_id == NOBODY and claim.last > last]
-    return max(0, since - ATTACH_MS), min(logouts).occurred_at if logouts else EVER
+    return max(0, since - ATTACH_MS), _first_logout_after(last, _logouts(claims))
+
+
+def _logouts(claims: Iterable[Claim]) -> list[Claim]:
+    """In the order in which they were."""
+    return sorted((claim for claim in claims if claim.profile_id == NOBODY), key=lambda claim: claim.last)
+
+
+def _first_logout_after(last: Stamp, logouts: Sequence[Claim]) -> int:
+    """Where some may be missing between the last proof and the next that is known, it is the proof itself:
+    what nobody can tell is nobody's.
+    """
+    place = bisect_right(logouts, last, key=lambda claim: claim.last)
+    if place == len(logouts):
+        return EVER
+    if place == LOGOUTS_AT_AN_END and len(logouts) >= 2 * LOGOUTS_AT_AN_END:
+        return last.occurred_at
+    return logouts[place].last.occurred_at
+
+
+def surplus_logout(claims: Iterable[Claim]) -> Claim | None:
+    """Of one too many that in the middle: so the first and the last stay, in whatever order they come."""
+    logouts = _logouts(claims)
+    return logouts[LOGOUTS_AT_AN_END] if len(logouts) > 2 * LOGOUTS_AT_AN_END else None
 
 
 def logout_via(stamp: Stamp) -> str:

@@ -5,12 +5,16 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from backend.profiles import rules
 from backend.profiles.memory import MemoryProfiles
 from backend.profiles.model import EVER, OPERATOR, Claim, Profile, Stamp, Statement
-from backend.profiles.placing import MAX_CLAIMANTS, MAX_LOGOUTS, person_of
+from backend.profiles.placing import MAX_CLAIMANTS, person_of
 from backend.profiles.rules import (
     ATTACH_MS,
+    LOGOUTS_AT_AN_END,
     Claimant,
     beacon_owner,
     placement,
@@ -22,6 +26,7 @@ from backend.profiles.service import ProfileService, whose
 from sdk_bridge.wire.app_events import AppEvent, ExternalId, Link, PushAddress
 
 SERVICE = ProfileService()
+MAX_LOGOUTS = 2 * LOGOUTS_AT_AN_END
 TAG = "ibeacon:2f234454-cf6d-4a0f-adf2-f4911ba9ffa6:1:7"
 
 
@@ -480,6 +485,50 @@ def test_what_a_guest_does_after_the_logout_is_not_the_users() -> None:
         assert [whose(store, own, at) for at in (1, 4)] == [user, own]
         apply(store, event("identify", 5, user_id="u1", anonymous_id="a1"))
         assert whose(store, own, 4) == user, "who logs in again was there before"
+
+
+def logins_and_logouts(times: int) -> list[AppEvent]:
+    """One user, in and out on one phone; a guest takes it between, and after the last time."""
+    return [
+        event(kind, 10 * DAY + 3 * number + offset, device_id="d1", **who)
+        for number in range(times)
+        for offset, (kind, who) in enumerate((("identify", {"user_id": "u1"}), ("logout", {}), ("page", {})))
+    ]
+
+
+@pytest.mark.parametrize("times", [1, MAX_LOGOUTS // 2, MAX_LOGOUTS, MAX_LOGOUTS + 1, 3 * MAX_LOGOUTS])
+def test_after_however_many_logouts_a_guests_doings_are_not_the_users(times: int) -> None:
+    told = logins_and_logouts(times)
+    for seed in range(3):
+        store = MemoryProfiles()
+        apply(store, *random.Random(seed).sample(told, len(told)))
+        own, until = store.profile_of(("device_id", "d1")), told[-2].occurred_at
+        assert store.profile(own).attach_until == until
+        assert [whose(store, own, at) for at in (until, until + 1)] == [person(store, "user_id", "u1"), own]
+
+
+@given(
+    proofs=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    logouts=st.lists(st.integers(1, 60), unique=True, max_size=24),
+    seed=st.integers(0, 2**32),
+)
+def test_of_logouts_that_are_too_many_to_keep_none_makes_more_the_users(
+    proofs: list[int], logouts: list[int], seed: int
+) -> None:
+    told = [event("identify", at, user_id="u1", device_id="d1") for at in proofs]
+    told += [event("logout", at, device_id="d1") for at in logouts]
+
+    def until(order: list[AppEvent]) -> int:
+        store = MemoryProfiles()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(rules, "LOGOUTS_AT_AN_END", 3)
+            apply(store, *order)
+        return store.profile(store.profile_of(("device_id", "d1"))).attach_until
+
+    found = until(told)
+    assert found == until(random.Random(seed).sample(told, len(told)))
+    exact = min((at for at in logouts if at > max(proofs)), default=EVER)
+    assert found == exact or (found == max(proofs) and len(logouts) >= 6)
 
 
 def test_strangers_cannot_fill_an_identifier_without_end() -> None:

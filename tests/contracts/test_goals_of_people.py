@@ -68,3 +68,23 @@ async def test_a_goal_is_reached_by_what_is_the_persons(journal, state, at, coun
         return goal_reached_at(session, CAMPAIGN, person, at), len(goals), len(orders)
 
     assert await state.read(found) == ((at, 1, 1) if counts else (None, 0, 0))
+
+
+async def test_what_a_guest_does_after_the_hundredth_logout_is_nobodys(journal, state):
+    fold = Fold(journal, state, lambda: NOON + DAY, on_listening=lambda _: None)
+    await fold.load()
+    task = asyncio.create_task(fold.run())
+    for shift in range(100):
+        at = NOON + shift * 60_000
+        login = event("identify", at, user_id="anna", proven=True)
+        await journal.append_events([login, event("logout", at + 1), event("page", at + 2)])
+        assert await fold.caught_up("", 20)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+    def found(session):
+        person = profiles.resolve(session, "user_id", "anna")
+        return session.rows("events_of_person", profile_id=person, before=2**53, limit=1)[0]["occurred_at"]
+
+    assert await state.read(found) == at + 1
