@@ -40,9 +40,8 @@ class Run(Struct):
     """A run of scoring: over how many people and orders, whose scores changed, and the bounds it found.
 
     Times are unix milliseconds, `monetary` is in hundredths; `finished_at` is null while it runs.
-    `currencies` says how many orders with an amount were in each (the empty one: none was said), as each
-    identifier of a person reported them. Amounts are added as they stand; where that mixes currencies,
-    `warning` says so.
+    `currencies` says how many orders with an amount were in each (the empty one: none was said).
+    Amounts are added as they stand; where that mixes currencies, `warning` says so.
     """
 
     run_id: int

@@ -4,16 +4,18 @@ A million people come and go as JSON, a page or a portion of them in one value: 
 which the journal's thread needs too, is held for a millisecond at a time, while the database does the rest.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from backend.profiles.orders import Order
 from backend.segments.rfm import CELLS, Scores, Thresholds, Values, bounds_of, scores_of
 from backend.storage import orders, segments
 from backend.storage.segment_facts import as_json
@@ -103,14 +105,16 @@ def purchases(session: Session) -> Purchases:
     apart = {*tangled, *(profile for tree in trees.values() for profile in tree)}
     gone = [one for one in _texts.decode(session.rows("rfm_gone")[0][0]) if one not in trees]
     pages = [_Page(np.empty(0, np.bytes_), np.empty((0, len(_COLUMNS)), np.int64)), *_pages(session, apart)]
-    for page in _pages_of_people(session, trees):
+    currencies = Counter({row["currency"]: int(row["orders"]) for row in session.rows("rfm_currencies")})
+    for page in _pages_of_people(session, trees, currencies):
         buys = page.numbers[:, 1] > 0
         gone += page.where(~buys & page.numbers[:, 3:].any(axis=1)).people.astype(np.str_).tolist()
         pages.append(page.where(buys))
     people = np.concatenate([page.people for page in pages])
     columns = np.concatenate([page.numbers for page in pages])
-    currencies = {row["currency"]: int(row["orders"]) for row in session.rows("rfm_currencies")}
-    return Purchases(people, columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3:], gone, currencies)
+    return Purchases(
+        people, columns[:, 0], columns[:, 1], columns[:, 2], columns[:, 3:], gone, dict(+currencies)
+    )
 
 
 def _pages(session: Session, apart: AbstractSet[str]) -> Iterator[_Page]:
@@ -131,14 +135,19 @@ def _trees(session: Session, profiles: Sequence[str]) -> Trees:
     return trees
 
 
-def _pages_of_people(session: Session, trees: Trees) -> Iterator[_Page]:
-    """What people bought by several identifiers; no orders are a row of zeros."""
+def _pages_of_people(session: Session, trees: Trees, currencies: Counter[str]) -> Iterator[_Page]:
+    """What people bought by several identifiers; no orders are a row of zeros. `currencies` counted what each
+    identifier reported, and then counts what each person bought.
+    """
     people = sorted(trees)
     for start in range(0, len(people), PAGE):
         some = people[start : start + PAGE]
         bought = _added_up(session, {one: trees[one] for one in some})
+        others = {one: _completed(session, one) for one in some if one not in bought}
+        _count_by_person(session, currencies, {one: trees[one] for one in others}, others.values())
+        bought |= {one: _bought(completed) for one, completed in others.items()}
         before = {row["profile_id"]: row for row in session.rows("segment_scores", profiles=as_json(some))}
-        rows = [(*(bought.get(one) or _bought(session, one)), *_scores(before.get(one))) for one in some]
+        rows = [(*bought[one], *_scores(before.get(one))) for one in some]
         yield _Page(np.array(some, np.bytes_), np.array(rows, np.int64))
 
 
@@ -148,12 +157,27 @@ def _added_up(session: Session, trees: Trees) -> dict[str, Bought]:
     return {row["person_id"]: (row["last_at"], row["orders"], row["revenue"]) for row in rows}
 
 
-def _bought(session: Session, person: str) -> Bought:
-    """The same order by order, from everything that was said of each."""
-    bought = [order for order in orders.orders_of(session, person) if order.status == "completed"]
-    times = [order.completed_at for order in bought if order.completed_at is not None]
-    revenue = sum((order.total or 0) - order.refunded for order in bought)
+def _completed(session: Session, person: str) -> list[Order]:
+    """What a person bought, order by order, from everything that was said of each."""
+    return [order for order in orders.orders_of(session, person) if order.status == "completed"]
+
+
+def _bought(completed: Sequence[Order]) -> Bought:
+    times = [order.completed_at for order in completed if order.completed_at is not None]
+    revenue = sum((order.total or 0) - order.refunded for order in completed)
     return (max(times), len(times), revenue) if times else (0, 0, 0)
+
+
+def _count_by_person(
+    session: Session, currencies: Counter[str], trees: Trees, bought: Iterable[Sequence[Order]]
+) -> None:
+    """Counts these people's orders by person instead of by identifier."""
+    if trees:
+        reported = session.rows("rfm_currencies_of", profiles=as_json(chain.from_iterable(trees.values())))
+        currencies.subtract({row["currency"]: int(row["orders"]) for row in reported})
+    currencies.update(
+        order.currency or "" for completed in bought for order in completed if order.total is not None
+    )
 
 
 def _scores(row: Row | None) -> Cell:

@@ -152,6 +152,26 @@ async def test_a_run_says_in_how_many_currencies_the_orders_were(folded, scorer,
     assert json.loads(run["currencies"]) == {"": 1, "EUR": 2, "USD": 1}
 
 
+async def test_an_order_that_two_identifiers_of_a_person_reported_is_in_its_currency_once(
+    folded, scorer, state
+):
+    browser = {"anonymous_id": "browser-of-two-reports"}
+    await folded(
+        *(bought(user(f"u{number}"), "o1", 10, 1) for number in range(3)),
+        *(bought(browser, order_id, 10, 1) for order_id in ("o1", "o2", "o5")),
+        bought(browser, "o3", 10, days_ago=40),
+        bought(browser, "o4", None, 2, currency="GBP"),
+        event("identify", **user("u1"), **browser),
+    )
+    await scorer.score()
+    [run] = await state.read(lambda session: rfm.runs(session, 1))
+    assert (run["people"], run["orders"], json.loads(run["currencies"])) == (3, 6, {"EUR": 5})
+    await folded(*(cancelled(user("u1"), order_id) for order_id in ("o1", "o2")), cancelled(browser, "o1"))
+    await scorer.score()
+    [run] = await state.read(lambda session: rfm.runs(session, 1))
+    assert (run["people"], run["orders"], json.loads(run["currencies"])) == (3, 4, {"EUR": 3})
+
+
 async def test_whoever_is_asked_again_is_asked_once_at_the_earlier_time(state, raw):
     for people, now in ((["p1", "p2", "p1"], 5), (["p2", "p3"], 3), (["p1"], 9), ([], 1)):
         await state.write(lambda session, some=people, at=now: segments.ask_again(session, some, at))

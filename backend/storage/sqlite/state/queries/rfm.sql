@@ -18,6 +18,13 @@ select coalesce(o.currency, '') as currency, count(*) as orders from orders o
 where o.status = 'completed' and o.completed_at is not null and o.total is not null
 group by o.currency order by o.currency;
 
+-- name: rfm_currencies_of
+-- The same of some profiles' orders.
+select coalesce(o.currency, '') as currency, count(*) as orders from orders o
+where o.profile_id in (select value from json_each(cast(:profiles as text)))
+  and o.status = 'completed' and o.completed_at is not null and o.total is not null
+group by o.currency;
+
 -- name: rfm_purchases
 -- What the next profiles bought, each by itself: when last, how often, for how much; and their scores until now.
 select max(b.profile_id) as last, json_group_array(b.profile_id) as people,
