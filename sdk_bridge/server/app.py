@@ -332,15 +332,23 @@ class Bridge:
         self._buckets.take(source.source_id, source.rate or self._rate, max(1, events), at)
 
     async def _source_of_header(self, request: web.Request, at: int) -> Source | None:
-        """The source named in the Authorization header, before the body is read. Raises Refusal."""
-        key = _key_of(request.headers.get(hdrs.AUTHORIZATION))
-        return None if key is None else await self._source_of_key(request, key, at)
+        """The source named in the Authorization header, before the body is read. Raises Refusal.
+
+        None also for a key of nobody's: browsers add what a page's own server asked of them, and the body
+        may name the source.
+        """
+        source = await self._find(_key_of(request.headers.get(hdrs.AUTHORIZATION)))
+        return None if source is None else self._known(request, source, at)
 
     async def _source_of_key(self, request: web.Request, key: str | None, at: int) -> Source:
         source = await self._find(key)
         if source is None:
-            text = "no source has this write key" if key else "a write key is needed"
+            named = key or _key_of(request.headers.get(hdrs.AUTHORIZATION))
+            text = "no source has this write key" if named else "a write key is needed"
             raise Refusal(401, "invalid_write_key", text)
+        return self._known(request, source, at)
+
+    def _known(self, request: web.Request, source: Source, at: int) -> Source:
         request[answers.SOURCE] = source
         answers.check_origin(request, source)
         wait = self._buckets.wait_s(source.source_id, source.rate or self._rate, at)

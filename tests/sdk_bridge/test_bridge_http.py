@@ -86,6 +86,8 @@ BODY_KEY = {**TRACK, "writeKey": "server-key"}
         ({"Authorization": "Bearer server-key"}, TRACK, 200),
         ({"Authorization": "Basic " + base64.b64encode(b"server-key").decode()}, TRACK, 200),
         ({"Authorization": "Basic " + base64.b64encode(b"nobody:").decode()}, TRACK, 401),
+        ({"Authorization": "Basic " + base64.b64encode(b"page:password").decode()}, BODY_KEY, 200),
+        ({"Authorization": "Bearer nobody"}, {**TRACK, "writeKey": "nobody"}, 401),
         ({"Authorization": "Basic ???"}, BODY_KEY, 200),
         ({"Authorization": "Basic Og=="}, BODY_KEY, 200),  # base64 of ":", as React Native may send
         ({}, {**TRACK, "writeKey": 7}, 400),
