@@ -186,8 +186,8 @@ class Post:
 class Door:
     """A proxy before the backend, as every shop has one; it does to the next POSTs what `faults` say.
 
-    `"503"`, `"429"` … answer that status; `"reset"` breaks the connection before the backend hears of it,
-    `"lost answer"` after it has committed.
+    `"503"`, `"429"` … answer that status, `"hotspot"` a page of its own; `"reset"` breaks the connection
+    before the backend hears of it, `"lost answer"` after it has committed.
     """
 
     backend: str
@@ -211,6 +211,8 @@ class Door:
         self.posts.append(post)
         if fault == "reset":
             return _reset(request)
+        if fault == "hotspot":
+            return _welcome()
         if fault.isdigit():
             return self._refuse(int(fault))
         answer = await self._forward(request, body)
@@ -238,6 +240,12 @@ class Door:
         ):
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
             return web.Response(body=await answer.read(), status=answer.status, headers=kept)
+
+
+def _welcome() -> web.Response:
+    """What a hotspot answers to everything until somebody has clicked."""
+    headers = {"Access-Control-Allow-Origin": "*"}
+    return web.Response(text="<html>Welcome to our WLAN</html>", content_type="text/html", headers=headers)
 
 
 def _reset(request: web.Request) -> web.Response:

@@ -125,7 +125,7 @@ async def test_what_went_wrong_on_the_way_comes_again_and_is_stored_once(backend
         assert (fault, door.outcomes) == (fault, [fault, fault, "200"])
         assert (fault, len(await backend.stored(source, 2))) == (fault, 2)
 
-    faults = ("302", "408", "410", "429", "500", "503", "reset", "lost answer")
+    faults = ("302", "408", "410", "429", "500", "503", "reset", "lost answer", "hotspot")
     await asyncio.gather(*map(through, faults))
 
 

@@ -81,10 +81,11 @@ export class Sender {
         keepalive: leaving,
         ...("timeout" in AbortSignal && !leaving ? { signal: AbortSignal.timeout(REQUEST_MS) } : {}),
       });
-      status = answer.status;
       asked = Math.min(LONGEST_ASKED_MS, 1000 * (Number(answer.headers.get("Retry-After")) || 0));
+      // A hotspot's own page answers everything with 200.
+      if (!answer.ok || (await answer.json())?.success === true) status = answer.status;
     } catch {
-      // No answer: offline, a broken connection, or the page has ended. It may have arrived; ids tell.
+      // No answer of the bridge's: offline, a broken connection, the page has ended. It may have arrived; ids tell.
     }
     if (mayPass(status)) {
       this.quietUntil = asked ? Date.now() + asked : 0;
@@ -142,7 +143,7 @@ export class Sender {
   }
 }
 
-/** Whether the same calls may be taken another time; 0 is no answer, 3xx a proxy or a hotspot in between. */
+/** Whether the same calls may be taken another time; 0 is no answer of the bridge's, 3xx a proxy in between. */
 function mayPass(status: number): boolean {
   if (status < 200 || (status >= 300 && status < 400)) return true;
   return AGAIN.includes(status) || (status >= 500 && !NEVER_AGAIN.includes(status));
