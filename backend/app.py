@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ from backend.config import AUTHORITY_FOLDER, JOURNAL_FILE, STATE_FILE, Config
 from backend.custody import Custody
 from backend.dead_letters import DeadLetterDesk, Stores
 from backend.eid_desk import EidDesk
-from backend.erased_elsewhere import ErasedElsewhere
-from backend.eraser import OTHERS_KNOW_MS, Eraser, GuardedJournal, Places
+from backend.erased_elsewhere import OTHERS_KNOW_MS, ErasedElsewhere
+from backend.eraser import Eraser, GuardedJournal, Places
 from backend.fleet.authority import DAY_MS
 from backend.fleet.configurations import ConfigurationPublisher
 from backend.fleet.keys import open_keys
@@ -275,7 +276,7 @@ async def _door_of_others(config: Config, journal: Journal, state: Database) -> 
     if config.database.url is not None and not config.erasure_key_file.exists():
         return journal
     _, tombstones = await _erasure_keys(config, state)
-    others = ErasedElsewhere(state, tombstones, unix_ms)
+    others = ErasedElsewhere(state, tombstones, lambda: time.monotonic_ns() // 1_000_000)
     return GuardedJournal(journal, tombstones, others.look)
 
 
@@ -423,7 +424,7 @@ class _OnlyOwner:
 
     def __enter__(self) -> None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(0o700, parents=True, exist_ok=True)
             self._file = (self._folder / "owner.lock").open("a+")
         except OSError as error:
             raise StorageError(f"data_dir: {error}; it may be a folder that we may write to") from error

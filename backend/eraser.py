@@ -31,7 +31,6 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 Step: TypeAlias = Literal["history", "sightings", "mentions", "journal", "files", "bytes", "done"]
-OTHERS_KNOW_MS: Final = 1_500  # until no other process takes in what is refused; they look each second
 CAUGHT_UP_S: Final = 5.0  # what the person did a moment ago has to be folded before it can be erased
 RETRY_S: Final = 1.0
 JOURNAL_TURNS: Final = 20  # seconds until every page of the queue has been used anew
@@ -58,7 +57,11 @@ class Journal(Protocol):
     """And of the journal."""
 
     async def append_events(
-        self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None
+        self,
+        events: Sequence[AppEvent],
+        encoded: Sequence[bytes] | None = None,
+        *,
+        still: Callable[[], bool] = ...,
     ) -> int: ...
     async def bury(self, letter: DeadLetter) -> None: ...
     async def delete_folded(self, cursor: Cursor) -> None: ...
@@ -251,8 +254,7 @@ class Eraser:
 
     async def _journal(self, receipt_id: str, person: Person) -> None:
         """What waited is folded, which refuses it; then the dead letters."""
-        known_at = _made_at(receipt_id) + self._at.others_know_ms
-        await asyncio.sleep(min(max(0, known_at - self._now_ms()), self._at.others_know_ms) / 1000)
+        await asyncio.sleep(self._at.others_know_ms / 1000)
         while not await self._at.fold.caught_up("", CAUGHT_UP_S):
             log.info("erasure_waits_for_fold", receipt=receipt_id)
         await self._at.journal.delete_folded(self._at.fold.position)
@@ -353,33 +355,39 @@ class GuardedJournal:
     """The journal behind a door at which erased people's past is refused."""
 
     def __init__(
-        self, journal: Journal, tombstones: Tombstones, look: Callable[[], Awaitable[None]] | None = None
+        self,
+        journal: Journal,
+        tombstones: Tombstones,
+        look: Callable[[], Awaitable[Callable[[], bool]]] | None = None,
     ) -> None:
         self._journal = journal
         self._tombstones = tombstones
         self._look = look
-        """Learns whom other processes erased."""
+        """Learns whom other processes erased; what comes of it says whether that is fresh enough still."""
 
     async def append_events(self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None) -> int:
         """Commits what is admitted; how many were new.
 
         Raises JournalBusy, and Refusal for a link token of somebody who was erased since.
         """
-        if self._look is not None:
-            await self._look()
+        still = _always if self._look is None else await self._look()
         admitted = [one for event in events if (one := self._tombstones.admitted(event)) is not None]
         if _links_in(events) != _links_in(admitted):
             raise expired_link()
         if not admitted:
             return 0
         untouched = len(admitted) == len(events) and all(map(is_, admitted, events))
-        appending = self._journal.append_events(admitted, encoded if untouched else None)
+        appending = self._journal.append_events(admitted, encoded if untouched else None, still=still)
         del events, encoded, admitted  # only bytes wait for the commit
         return await appending
 
     async def bury(self, letter: DeadLetter) -> None:
         """Keeps what could not be understood."""
         await self._journal.bury(letter)
+
+
+def _always() -> bool:
+    return True
 
 
 def _links_in(events: Sequence[AppEvent]) -> int:

@@ -158,7 +158,7 @@ class SqliteFile:
 
     async def write(self, work: Callable[[Session], T], *, again: bool = True) -> T:
         """One transaction on the writer's thread; durable when this returns."""
-        del again  # nobody writes in between: the file has one writer
+        del again  # nobody writes in between: the file has one writer at a time
         loop = asyncio.get_running_loop()
         result = await loop.run_in_executor(self._writer, self._transaction, work)
         self._untidied += 1
@@ -267,7 +267,7 @@ def view(path: Path, area: Area, work: Callable[[Session], T]) -> T:
 def _open(path: Path, area: Area) -> sqlite3.Connection:
     """Opens for writing, and brings the schema up to date. Raises StorageError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(0o700, parents=True, exist_ok=True)  # who may read may also lock
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute(f"pragma busy_timeout = {BUSY_MS}")

@@ -93,6 +93,13 @@ class Cursor:
             max(0, position - self.positions.get(line, 0)) for line, position in head.positions.items()
         )
 
+    def furthest(self, other: "Cursor") -> "Cursor":
+        """As far as the further of the two, in every line."""
+        lines = {**self.positions, **other.positions}
+        return Cursor(
+            {line: max(self.positions.get(line, 0), other.positions.get(line, 0)) for line in lines}
+        )
+
     def moves(self, before: "Cursor") -> list[dict[str, Any]]:
         """What to change in a table of positions: line, its position before, and now."""
         return [

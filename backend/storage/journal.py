@@ -29,6 +29,7 @@ Write: TypeAlias = Callable[[Group], int]
 Place: TypeAlias = tuple[int, str]
 """A partition, and the source."""
 
+TOO_LATE = -1  # no number of events
 MAX_WAITING = 2_000  # works waiting for a commit; beyond it a slow disk must show as back-pressure
 WORKS_PER_COMMIT = 256  # bounds one transaction, so that nobody waits long behind it
 MESSAGE_DAYS = 7  # how long a client may send an event again without it counting twice
@@ -103,7 +104,7 @@ class Journal:
 
     async def look(self) -> None:
         """Learns what other processes have appended; they tell nobody."""
-        self.head = await self._file.read(head)
+        self._learn(await self._file.read(head))
 
     async def run(self) -> None:
         """Commits whatever is waiting, as long as the process lives."""
@@ -134,14 +135,28 @@ class Journal:
         await self._submit(write, sum(map(_bytes_of, appends)), [append.lane for append in appends])
         return reached
 
-    async def append_events(self, events: Sequence[AppEvent], encoded: Sequence[bytes] | None = None) -> int:
+    async def append_events(
+        self,
+        events: Sequence[AppEvent],
+        encoded: Sequence[bytes] | None = None,
+        *,
+        still: Callable[[], bool] = lambda: True,
+    ) -> int:
         """Commits app events, each message id once within seven days; how many were new.
 
-        `encoded`: their bytes, where the caller has them. Raises JournalBusy, WireError.
+        `encoded`: their bytes, where the caller has them. `still`: asked in the transaction, whether they may
+        still be kept. Raises JournalBusy, WireError.
         """
         sent = self._parcels(events, encode_each(events) if encoded is None else encoded)
         del events, encoded  # only bytes wait for the commit
-        return await self._submit(lambda group: sum(map(group.take, sent)), _weight(sent), sent=sent)
+
+        def write(group: Group) -> int:
+            return sum(map(group.take, sent)) if still() else TOO_LATE
+
+        new = await self._submit(write, _weight(sent), sent=sent)
+        if new == TOO_LATE:
+            raise JournalBusy("it waited too long for its commit; send again")
+        return new
 
     async def bury(self, letter: DeadLetter | NewLetter) -> None:
         """Keeps what could not be understood, with its reason; the oldest make room."""
@@ -180,7 +195,8 @@ class Journal:
         At most `limit`, and not many more bytes of app events than one transaction of the fold should take.
         """
         asked = {"cursor": cursor.encoded, "limit": limit, "bytes": FOLDED_BYTES}
-        rows = await self._file.read(lambda session: session.rows("entries_after", **asked))
+        rows, upto = await self._file.read(lambda s: (s.rows("entries_after", **asked), head(s)))
+        self._learn(upto)
         return [Entry(*row) for row in rows]
 
     async def delete_folded(self, cursor: Cursor) -> None:
@@ -210,7 +226,7 @@ class Journal:
     async def _commit(self, works: Sequence["_Work"]) -> None:
         """One transaction for all; where one work is at fault, each gets its own, and only that one fails."""
         try:
-            results, self.head = await self._file.write(lambda session: self._write(session, works))
+            results, upto = await self._file.write(lambda session: self._write(session, works))
         except Exception as error:  # noqa: BLE001 - each waiting sender gets it, and none is acknowledged
             if len(works) > 1 and not _is_disks_fault(error):
                 for work in works:
@@ -219,10 +235,15 @@ class Journal:
                 for work in works:
                     work.fail(error)
             return
+        self._learn(upto)
         for result, work in zip(results, works, strict=True):
             if not work.done.done():
                 work.done.set_result(result)
         self.appended.set()
+
+    def _learn(self, upto: Cursor) -> None:
+        """A look that began before a commit may end after it."""
+        self.head = self.head.furthest(upto)
 
     def _write(self, session: Session, works: Sequence["_Work"]) -> tuple[list[int], Cursor]:
         """Every work's result, and the head after them."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import fcntl
 import re
 import sqlite3
 import subprocess
@@ -279,6 +280,16 @@ async def test_a_process_that_commits_without_a_rest_keeps_no_other_waiting(new_
                 missed.append(await state.write(lambda s: (save_zone(s), commits(s))[1]) - before)
     assert sum(missed) > 0, "nobody was ever in the way"
     assert sum(missed) <= 10 * len(missed), missed  # 1 each, and thousands where nobody has a turn
+
+
+async def test_a_process_that_is_stopped_in_its_turn_is_named_after_a_while(state, monkeypatch):
+    monkeypatch.setattr(turns, "PATIENCE_S", 0.05)
+    with state.path.open("rb") as another:  # a file of its own is as good as a process of its own
+        fcntl.flock(another, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match=r"state\.db: another process has had its turn"):
+            await state.write(save_store)
+        fcntl.flock(another, fcntl.LOCK_UN)
+        await state.write(save_store)
 
 
 async def test_a_file_system_without_locks_is_told_as_the_disks_fault(state, monkeypatch):

@@ -151,6 +151,21 @@ async def test_a_message_id_counts_once(journal):
     assert sorted(stored) == ["m1", "m2", "m3"]
 
 
+async def test_what_may_not_be_kept_any_more_fails_alone_and_may_come_again(journal_file, clock, running):
+    """The question is asked in the commit; whoever shares it is kept."""
+    journal = Journal(journal_file, clock)
+    late, good = (
+        asyncio.create_task(journal.append_events([event(name)], still=lambda may=may: may))
+        for name, may in (("m1", False), ("m2", True))
+    )
+    await asyncio.sleep(0)  # both wait for one commit
+    async with running(journal.run()):
+        with pytest.raises(JournalBusy):
+            await late
+        assert await good == 1
+        assert await journal.append_events([event("m1"), event("m2")]) == 1
+
+
 async def test_a_message_that_comes_twice_into_one_commit_counts_once(journal_file, clock, running):
     journal = Journal(journal_file, clock)
     calls = [[event("m1"), event("m2")], [event("m2"), event("m1", source="app"), event("m3")], [event("m3")]]

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from backend import fold as folding
 from backend.fold import Fold
 from backend.storage import profiles
+from backend.storage.entries import BEGINNING
 from backend.storage.journal import Journal
 from sdk_bridge.wire.app_events import AppEvent
 
@@ -30,6 +31,17 @@ def seen(number: int) -> AppEvent:
 
 async def is_known(state, number: int) -> bool:
     return await state.read(lambda s: profiles.resolve(s, "user_id", f"user-{number}")) is not None
+
+
+async def test_whoever_reads_on_knows_how_much_is_left(open_area):
+    async with open_area("journal") as ours, open_area("journal") as theirs:
+        journal, bridge = (Journal(file, lambda: NOON) for file in (ours, theirs))
+        await asyncio.gather(journal.load(), bridge.load())
+        async with running(bridge.run()):
+            for number in range(3):
+                await bridge.append_events([seen(number)])
+        assert len(await journal.after(BEGINNING, 1)) == 1
+        assert journal.head == bridge.head
 
 
 async def test_an_idle_fold_does_not_wait_for_its_tick(open_area, monkeypatch):
