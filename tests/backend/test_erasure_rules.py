@@ -72,7 +72,7 @@ async def test_a_link_token_says_what_was_so_when_it_was_made():
 
 
 class _Counting:
-    async def append_events(self, events, encoded=None):
+    async def append_events(self, events, encoded=None, *, still=None):
         return len(events)
 
 
@@ -119,7 +119,7 @@ async def test_bytes_tell_no_more_than_their_event():
     kept = []
 
     class Keeping:
-        async def append_events(self, events, encoded=None):
+        async def append_events(self, events, encoded=None, *, still=None):
             kept.append((list(events), encoded))
             return len(events)
 
