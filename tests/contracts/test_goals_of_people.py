@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -38,6 +39,18 @@ def bought(at: int) -> AppEvent:
     return event("track", at, name="Order Completed", properties=properties)
 
 
+@asynccontextmanager
+async def folding(journal, state) -> AsyncIterator[Fold]:
+    """A fold that runs."""
+    fold = Fold(journal, state, lambda: NOON + DAY, on_listening=lambda _: None)
+    await fold.load()
+    task = asyncio.create_task(fold.run())
+    yield fold
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
 @pytest.mark.parametrize(
     ("at", "counts"),
     [
@@ -50,15 +63,10 @@ def bought(at: int) -> AppEvent:
     ids=["while logged in", "shortly before", "long before", "at the logout", "after the logout"],
 )
 async def test_a_goal_is_reached_by_what_is_the_persons(journal, state, at, counts):
-    fold = Fold(journal, state, lambda: NOON + DAY, on_listening=lambda _: None)
-    await fold.load()
-    task = asyncio.create_task(fold.run())
     login = event("identify", LOGIN, user_id="anna", proven=True)
-    await journal.append_events([login, event("logout", LOGOUT), bought(at)])
-    assert await fold.caught_up("", 20)
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    async with folding(journal, state) as fold:
+        await journal.append_events([login, event("logout", LOGOUT), bought(at)])
+        assert await fold.caught_up("", 20)
 
     def found(session):
         person = profiles.resolve(session, "user_id", "anna")
@@ -71,17 +79,12 @@ async def test_a_goal_is_reached_by_what_is_the_persons(journal, state, at, coun
 
 
 async def test_what_a_guest_does_after_the_hundredth_logout_is_nobodys(journal, state):
-    fold = Fold(journal, state, lambda: NOON + DAY, on_listening=lambda _: None)
-    await fold.load()
-    task = asyncio.create_task(fold.run())
-    for shift in range(100):
-        at = NOON + shift * 60_000
-        login = event("identify", at, user_id="anna", proven=True)
-        await journal.append_events([login, event("logout", at + 1), event("page", at + 2)])
-        assert await fold.caught_up("", 20)
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+    async with folding(journal, state) as fold:
+        for shift in range(100):
+            at = NOON + shift * 60_000
+            login = event("identify", at, user_id="anna", proven=True)
+            await journal.append_events([login, event("logout", at + 1), event("page", at + 2)])
+            assert await fold.caught_up("", 20)
 
     def found(session):
         person = profiles.resolve(session, "user_id", "anna")
