@@ -65,3 +65,15 @@ def test_the_wheel_leaves_tests_out_and_takes_queries_along(gateway_only):
     assert (installed / "backend/storage/sqlite/state/0001_first.sql").exists()
     assert (installed / "backend/dashboard/floor.html").exists()
     assert (installed / "sdk_bridge/wire/vectors").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"), [("footfall-backend", "backend"), ("footfall-sim", "simulators")]
+)
+def test_a_command_without_its_part_says_how_to_get_it(gateway_only, command, extra):
+    finished = subprocess.run(
+        [gateway_only / "bin" / command, "--help"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert finished.returncode == 1
+    assert finished.stderr.count("\n") == 1
+    assert f"pip install 'footfall[{extra}]'" in finished.stderr
