@@ -33,6 +33,7 @@ from sdk_bridge.wire.identifiers import usable
 
 MAX_ID_CHARS = 512
 MAX_ADDRESS_CHARS = 4096
+MAX_ID_DIGITS = 90  # of an identifier that is a number: what fits where the shortest of texts may stand
 
 _PROOFS = frozenset({"userHash", "idToken", "externalIds"})
 _TELLING = _PROOFS | {"device", "consent", "traits"}  # what in a context an event says elsewhere, too
@@ -426,10 +427,15 @@ def device_id_of(value: str) -> str:
 
 
 def text_of(value: str | int | None) -> str | None:
-    """The identifier as text, without surrounding blanks; None for an empty one. Raises Rejected for NUL."""
+    """The identifier as text, without surrounding blanks; None for an empty one.
+
+    Raises Rejected for NUL, and for a number of thousands of digits: the decoder has bounded only texts.
+    """
     if value is None:
         return None
     text = str(value)
+    if type(value) is int and len(text) > MAX_ID_DIGITS:
+        raise Rejected(f"an identifier is a number of more than {MAX_ID_DIGITS} digits")
     if "\0" in text:
         raise Rejected("an identifier contains NUL, which databases refuse")
     return text.strip() or None

@@ -210,6 +210,7 @@ def test_the_key_of_a_header(header: str | None, key: str | None) -> None:
         ({**TRACK, "userId": None, "anonymousId": " a1 "}, {"user_id": None, "anonymous_id": "a1"}),
         ({**TRACK, "messageId": None}, {"message_id": "made-here"}),
         ({**TRACK, "messageId": 17}, {"message_id": "17"}),
+        ({**TRACK, "userId": 10**30}, {"user_id": f"1{'0' * 30}"}),
         ({**TRACK, "event": "Bad\0 Name", "userId": "u1"}, {"name": "Bad\ufffd Name"}),
         ({**TRACK, "properties": {"a\0": ["\0", {"b": "x\0y"}]}},
          {"properties": {"a\ufffd": ["\ufffd", {"b": "x\ufffdy"}]}}),
@@ -276,6 +277,11 @@ def test_a_token_without_a_device_id_stands_for_its_own_device() -> None:
         ({"type": "alias", "userId": "u1", "previousId": "undefined"}, "alias needs `previousId`"),
         ({**TRACK, "userId": {"id": 1}}, "$.userId"),
         ({**TRACK, "messageId": "m" * 100}, "length"),
+        ({**TRACK, "messageId": 10**90}, "digits"),
+        ({**TRACK, "userId": 10**600}, "digits"),
+        ({**TRACK, "anonymousId": 10**4000}, "digits"),
+        ({"type": "alias", "userId": "u1", "previousId": -(10**600)}, "digits"),
+        ({"type": "group", "userId": "u1", "groupId": 10**600}, "digits"),
         ({**TRACK, "properties": ["x"]}, "`properties` must be an object"),
         ({**TRACK, "timestamp": "yesterday"}, "ISO 8601"),
         ({**TRACK, "properties": {"x": "y" * 33_000}}, "exceeds 32 KB"),
@@ -293,6 +299,7 @@ def test_one_bad_event_never_loses_the_others(call: Any, reason: str) -> None:
     assert [event.index for event in events] == [0, 2]
     assert len(reasons) == 1
     assert reason in reasons[0]
+    assert decode_events(encode_events(events)) == events
 
 
 DEEP = "[" * 40 + "]" * 40
