@@ -300,9 +300,7 @@ class Fences:
         if not self.by_id:
             return []
         table = self._table
-        x = ((longitude - table.longitudes + 180) % 360 - 180) * table.east_metres
-        y = (latitude - table.latitudes) * METRES_A_DEGREE
-        rough = np.hypot(x, y) - table.radii
+        rough = table.rough_distances(latitude, longitude)
         count = min(4 * limit, len(rough))
         candidates = np.argpartition(rough, count - 1)[:count]
         near = [
@@ -310,6 +308,16 @@ class Fences:
             for geometry in (table.geometries[number] for number in candidates.tolist())
         ]
         return sorted(near, key=lambda one: (one.distance, one.geometry.fence.fence_id))[:limit]
+
+    def nearest_stores(self, latitude: float, longitude: float) -> list[str]:
+        """Every store that has a fence, the nearest first; a polygon counts as the circle that holds it."""
+        table = self._table
+        if not table.stores:
+            return []
+        away = np.full(len(table.stores), np.inf)
+        rough = table.rough_distances(latitude, longitude)
+        np.minimum.at(away, table.store_of, rough[table.with_store])
+        return [table.stores[number] for number in np.argsort(away, kind="stable").tolist()]
 
     @property
     def _table(self) -> "_Table":
@@ -331,6 +339,20 @@ class _Table:
         self.approach = np.array([one.fence.approach_m for one in geometries])
         self.is_polygon = np.array([one.polygon is not None for one in geometries])
         self.polygons = np.array([one.polygon for one in geometries], dtype=object)
+        numbers: dict[str, int] = {}
+        of = [
+            (row, one.fence.store_id) for row, one in enumerate(geometries) if one.fence.store_id is not None
+        ]
+        self.with_store = np.array([row for row, _ in of], np.intp)
+        self.store_of = np.array([numbers.setdefault(store, len(numbers)) for _, store in of], np.intp)
+        self.stores = list(numbers)
+
+    def rough_distances(self, latitude: float, longitude: float) -> Array:
+        """From a point to the circle around each fence; negative inside."""
+        x = ((longitude - self.longitudes + 180) % 360 - 180) * self.east_metres
+        y = (latitude - self.latitudes) * METRES_A_DEGREE
+        distances: Array = np.hypot(x, y) - self.radii
+        return distances
 
     def pairs(self, latitudes: Array, longitudes: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Points and the fences whose bounds they lie in; near the 180th meridian from both sides of it."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from backend.proximity.fences import Geometry
+from backend.proximity.fences import Geometry, Near
 from backend.storage.fences import StampedFences
 from backend.storage.session import Database, Row, StorageError
 from sdk_bridge.server.beacon_keys import regions_of
@@ -16,10 +16,11 @@ FRESH_MS = 5_000  # how long a beacon that was just registered may be taken for 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """The keys of the shops' beacons with all their regions, and the widest regions with their stores."""
+    """The keys of the shops' beacons with all their regions; the widest regions, the fullest first, each with
+    the stores that it is in."""
 
     keys: frozenset[str] = frozenset()
-    regions: tuple[BeaconRegion, ...] = ()
+    regions: tuple[tuple[BeaconRegion, frozenset[str]], ...] = ()
     fences: StampedFences = field(default_factory=StampedFences)
 
 
@@ -28,8 +29,8 @@ class StoredPlaces:
     """Beacons that are fixed to places or things, and geofences; read again after some seconds, for phones
     ask often.
 
-    Customers' own tags are nobody else's to report. A beacon region is as near as its store's nearest
-    geofence; those of stores without one come last, the fullest first.
+    Customers' own tags are nobody else's to report. A beacon region is as near as the nearest geofence of its
+    stores; those of stores without one come last, the fullest first.
     """
 
     state: Database
@@ -44,9 +45,7 @@ class StoredPlaces:
     async def nearest(self, latitude: float, longitude: float, limit: int) -> list[Region]:
         snapshot = await self._current()
         near = snapshot.fences.fences.nearest(latitude, longitude, limit)
-        stores = list(dict.fromkeys(one.geometry.fence.store_id for one in near))
-        order = {store_id: number for number, store_id in enumerate(stores) if store_id is not None}
-        beacons = sorted(snapshot.regions, key=lambda region: order.get(region.store_id or "", len(stores)))
+        beacons = _by_store(snapshot, near, latitude, longitude)
         fences = [_watched(one.geometry) for one in near]
         room = max(limit - len(fences), min(len(beacons), limit // BEACON_SHARE))
         return [*fences[: limit - min(room, len(beacons))], *beacons[:room]]
@@ -76,7 +75,24 @@ def _snapshot(rows: Iterable[Row], fences: StampedFences) -> _Snapshot:
         if regions and row["role"] == "zone":
             stores.setdefault(regions[0], []).append(row["store_id"])
     fullest = sorted(stores, key=lambda region: (-len(stores[region]), region))
-    return _Snapshot(frozenset(keys), tuple(BeaconRegion(key, _only(stores[key])) for key in fullest), fences)
+    regions = (
+        (BeaconRegion(key, _only(stores[key])), frozenset(filter(None, stores[key]))) for key in fullest
+    )
+    return _Snapshot(frozenset(keys), tuple(regions), fences)
+
+
+def _by_store(snapshot: _Snapshot, near: list[Near], latitude: float, longitude: float) -> list[BeaconRegion]:
+    """The beacon regions, those of the nearest store first."""
+    if not snapshot.regions:
+        return []
+    others = snapshot.fences.fences.nearest_stores(latitude, longitude)
+    stores = dict.fromkeys([*(one.geometry.fence.store_id for one in near), *others])
+    order = {store_id: number for number, store_id in enumerate(stores)}
+    ordered = sorted(
+        snapshot.regions,
+        key=lambda known: min((order.get(one, len(order)) for one in known[1]), default=len(order)),
+    )
+    return [region for region, _ in ordered]
 
 
 def _watched(geometry: Geometry) -> FenceRegion:

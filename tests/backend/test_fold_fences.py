@@ -301,6 +301,31 @@ async def test_phones_watch_what_is_near(street):
     assert [region.store_id for region in regions if isinstance(region, BeaconRegion)] == ["s1"]
 
 
+async def test_beacon_regions_are_as_near_as_their_nearest_store_behind_however_many_fences(street):
+    """A chain's own region is that of its nearest store; others' beacons are many, and far away."""
+    chain, near, far = (f"{number:08d}-0000-0000-0000-000000000000" for number in range(3))
+
+    def write(session) -> None:
+        for uuid, store_id, count in ((chain, "s2", 1), (chain, "s9", 1), (near, "s3", 1), (far, "s9", 9)):
+            for minor in range(count):
+                key = f"ibeacon:{uuid}:{store_id[1:]}:{minor}"
+                session.run("save_beacon", beacon_key=key, role="zone", store_id=store_id, zone_id="a")
+        stores = [fence(f"store-{at}", store_id=f"s{at}", north_m=20_000 * at) for at in (2, 3, 9)]
+        places = [fence(f"place-{number}", north_m=100 * number) for number in range(30)]
+        fence_rows.put_fences(session, [*stores, *places], 0)
+
+    await street.state.write(write)
+    places = StoredPlaces(street.state, street.clock)
+    for metres, expected in (
+        (0, (chain, near, far)),
+        (61_000, (near, chain, far)),
+        (200_000, (far, chain, near)),  # of two as near, the fuller
+    ):
+        regions = await places.nearest(LATITUDE + metres / METRES_A_DEGREE, LONGITUDE, 20)
+        found = [region.key for region in regions if isinstance(region, BeaconRegion)]
+        assert found == [f"ibeacon:{uuid}" for uuid in expected], metres
+
+
 @pytest.mark.parametrize("then_at", [0, 900])
 async def test_nobody_is_taken_leave_of_because_a_fence_was_deleted(street, then_at):
     """They are not in it any more, but who knows where they are; a goodbye would be wrong."""
