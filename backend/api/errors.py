@@ -58,9 +58,16 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return _answer_of_aiohttp(error)
     except (JournalBusy, StorageError) as error:
         return _answer_of_storage(request, error)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ConnectionError) and _is_gone(request):  # phones are, all day
+            log.debug("client_gone", method=request.method, path=request.path)
+            return Problem(400, "gone", "whoever asked has hung up").response()
         log.exception("request_failed", method=request.method, path=request.path)
         return Problem(500, "internal", "something failed here; the log has the details").response()
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _answer_of_aiohttp(error: web.HTTPException) -> web.Response:

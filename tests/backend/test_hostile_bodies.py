@@ -9,6 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
+from yarl import URL
 
 from backend.api.server import document
 from simulators.backend_alone import BackendAlone, running_backend
@@ -208,6 +210,45 @@ async def test_a_packed_body_is_unpacked_once_and_within_its_limit(tmp_path):
             headers = {**backend.headers, **PACKED}
             async with http.put(f"{backend.url}/api/stores/s1", data=packed, headers=headers) as answer:
                 assert answer.status == wanted, await answer.text()
+
+
+@pytest.mark.parametrize("path", ["v1/batch", "v1/track", "api/stores/s1"])
+@pytest.mark.parametrize("framing", ["Content-Length: 500", "Transfer-Encoding: chunked"])
+async def test_whoever_hangs_up_in_the_middle_fails_nothing(tmp_path, path, framing):
+    """Phones do so all day; a trace for each would bury the log's real errors."""
+    async with running_backend(tmp_path) as backend, _connected() as http:
+        head = f"{'PUT' if path[:3] == 'api' else 'POST'} /{path} HTTP/1.1\r\nHost: x\r\n{framing}\r\n"
+        key = backend.token if path[:3] == "api" else backend.write_key
+        with capture_logs() as said:
+            for _ in range(3):
+                reader, writer = await asyncio.open_connection("127.0.0.1", URL(backend.url).port)
+                writer.write(f'{head}Authorization: Bearer {key}\r\n\r\n5\r\n{{"a":'.encode())
+                await asyncio.sleep(0.1)
+                writer.close()
+                assert await reader.read() == b""
+            await _is_well(http, backend)
+        assert [line for line in said if line["log_level"] == "error"] == []
+
+
+async def test_an_export_that_nobody_waits_for_any_more_fails_nothing(tmp_path):
+    async with running_backend(tmp_path) as backend, _connected() as http:
+        key = {"Authorization": f"Bearer {backend.write_key}"}
+        for number in range(20):
+            batch = [
+                {"type": "track", "userId": "4711", "event": "x", "properties": {"x": "y" * 20_000}}
+                for _ in range(20)
+            ]
+            async with http.post(f"{backend.url}/v1/batch", json={"batch": batch}, headers=key) as answer:
+                assert answer.status == 200, number
+        with capture_logs() as said:
+            for _ in range(3):
+                url = f"{backend.url}/api/profiles/user_id:4711/export"
+                async with http.get(url, headers=backend.headers) as answer:
+                    await answer.content.read(10)
+                    answer.close()
+            await asyncio.sleep(0.3)
+            await _is_well(http, backend)
+        assert [line for line in said if line["log_level"] == "error"] == []
 
 
 async def _is_well(http: aiohttp.ClientSession, backend: BackendAlone) -> None:
