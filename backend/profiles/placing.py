@@ -124,7 +124,7 @@ class Placing:
         wanted = placement(identifier[0], claims, self._claimants(claims))
         if wanted.shared and identifier[0] in IDENTIFIED:
             self._ask_about(identifier, claims)
-        first = min((claim.first_at for claim in claims if claim.profile_id != NOBODY), default=EVER)
+        first = min((claim.first_at for claim in claims), default=EVER)
         return self._place(identifier, first, wanted)
 
     def _place(self, identifier: Identifier, first_at: int, wanted: Placement) -> bool:

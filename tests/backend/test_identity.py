@@ -4,6 +4,7 @@ import itertools
 import random
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -485,6 +486,18 @@ def test_what_a_guest_does_after_the_logout_is_not_the_users() -> None:
         assert [whose(store, own, at) for at in (1, 4)] == [user, own]
         apply(store, event("identify", 5, user_id="u1", anonymous_id="a1"))
         assert whose(store, own, 4) == user, "who logs in again was there before"
+
+
+def test_a_device_that_is_known_by_its_logout_began_then_whenever_that_was_heard_of() -> None:
+    told = [
+        msgspec.structs.replace(event("logout", 2, anonymous_id="a1", device_id="d1"), received_at=5),
+        msgspec.structs.replace(event("device", 4, device_id="d1"), received_at=9),
+    ]
+    for order in itertools.permutations(told):
+        store = MemoryProfiles()
+        apply(store, *order)
+        device = store.profile(store.profile_of(("device_id", "d1")))
+        assert (device.created_at, device.cause) == (2, "seen")
 
 
 def logins_and_logouts(times: int) -> list[AppEvent]:
