@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from backend.profiles.model import (
     BROWSERS,
@@ -158,13 +159,16 @@ def beacon_owner(claims: Sequence[Claim]) -> Claim | None:
     """Whose beacon it is: as an operator said; else of those who claimed it through one device the last.
 
     Claimed through several devices it is nobody's. So a phone or a tag can change hands, and a stranger who
-    heard a tag can at worst make it nobody's.
+    heard a tag can at worst make it nobody's. `first_at` is the first time that the owner claimed it through
+    any device.
     """
     decided = [claim for claim in claims if claim.via == OPERATOR]
     live = decided or [claim for claim in claims if not claim.undone]
-    if len({claim.profile_id for claim in live}) > 1 and len({claim.via for claim in live}) > 1:
+    if not live or (len({claim.profile_id for claim in live}) > 1 and len({claim.via for claim in live}) > 1):
         return None
-    return max(live, key=lambda claim: claim.last) if live else None
+    last = max(live, key=lambda claim: claim.last)
+    first_at = min(claim.first_at for claim in live if claim.profile_id == last.profile_id)
+    return last if first_at == last.first_at else replace(last, first_at=first_at)
 
 
 # Devices -------------------------------------------------------------------------------------------------

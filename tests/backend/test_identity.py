@@ -255,6 +255,17 @@ def test_a_beacon_moves_only_with_proof_and_says_so() -> None:
     assert person(store, "beacon", TAG) == person(store, "user_id", "u2")
 
 
+def test_a_beacon_is_its_owners_since_the_first_of_all_their_phones_claimed_it() -> None:
+    told = [
+        event("device", at, user_id="u1", device_id=device, beacon_key=TAG)
+        for at, device in ((1, "d1"), (3, "d2"), (5, "d3"), (7, "d2"))
+    ]
+    for order in itertools.permutations(told):
+        store = MemoryProfiles()
+        apply(store, *order)
+        assert store.open_edge_of(("beacon", TAG)).valid_from == 1
+
+
 def said(granted: bool, at: int, identified: bool = False, merged_at: int | None = None) -> Statement:
     return Statement(granted, at, identified, merged_at)
 
