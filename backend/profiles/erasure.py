@@ -228,12 +228,10 @@ def _bytes(text: str) -> bytes:
 
 
 def _written(name: str) -> set[bytes]:
-    """As itself, in lower case throughout, and as the inside of a JSON text."""
-    return {
-        _bytes(name),
-        _bytes(name.lower()),
-        msgspec.json.encode(name.encode("utf-8", "replace").decode())[1:-1],
-    }
+    """As itself, in the cases that people write, for bytes know those of A–Z only; and inside a JSON text."""
+    cases = {name, name.lower(), name.upper(), name.title()}
+    texts = {msgspec.json.encode(one.encode("utf-8", "replace").decode())[1:-1] for one in cases}
+    return {*map(_bytes, cases), *texts}
 
 
 def _packed(place: str, name: str) -> bytes:

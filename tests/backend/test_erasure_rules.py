@@ -222,6 +222,14 @@ def test_a_telling_name_is_found_in_every_form(name):
     assert traces.in_rows(msgspec.json.encode({"x": name}))
 
 
+@pytest.mark.parametrize("written", [str.lower, str.upper, str.title])
+def test_a_telling_name_is_found_in_any_case_of_any_letter(written):
+    traces = Traces(["ärger.öztürk@example.org"])
+    told = {"friend": written("ärger.öztürk@example.org")}
+    assert traces.in_rows(msgspec.msgpack.encode(told))
+    assert traces.in_payload(json.dumps(told).encode())
+
+
 def units(text: str) -> list[int]:
     raw = text.encode("utf-16-be")
     return [int.from_bytes(raw[at : at + 2], "big") for at in range(0, len(raw), 2)]
