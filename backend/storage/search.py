@@ -159,7 +159,7 @@ def _by_trait(
 
 def _forms(text: str) -> list[str]:
     """How a trait that begins so may be stored: SQLite folds the case of A to Z only."""
-    given = [text, text.lower(), text.capitalize()]
+    given = [text, text.lower(), text.capitalize(), text.title(), text.upper()]
     return list(dict.fromkeys(_ascii_lower(_beginning(form)) for form in given))
 
 

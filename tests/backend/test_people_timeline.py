@@ -277,6 +277,18 @@ async def test_a_person_is_found_by_beginnings(api):
         assert await api.get("/api/profiles", **query) == {"people": [], "next": None}, query
 
 
+async def test_a_name_is_found_in_whatever_case_shops_and_people_write_it(api):
+    names = ["Jean-Élie Öz", "JEAN-ÉLIE ÖZ", "jean-élie öz"]
+    shop = api.shop
+    await shop.journal.append_events(
+        [shop.event("identify", user_id=name, traits={"name": name}) for name in names]
+    )
+    await shop.folded()
+    for text in ("jean-é", "Jean-É", "JEAN-É", "jean-élie ö", "JEAN-ÉLIE ÖZ"):
+        found = (await api.get("/api/profiles", by="name", text=text))["people"]
+        assert sorted(one["value"] for one in found) == sorted(names), text
+
+
 async def test_pages_of_a_search_join(api):
     shop = api.shop
     mails = [f"{number % 7}mail-{number}@x.yz" for number in range(25)]
