@@ -13,6 +13,7 @@ _CHUNK = 1 << 20
 _DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_ROWS = 20
 _HINT = re.compile(r'"?sep=([^\w\s]|\t)"?', re.IGNORECASE)
+_BREAK = re.compile(r"\s*[\r\n]\s*")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -77,8 +78,13 @@ def detect_layout(text: TextIO, encoding: str, delimiter: str | None = None) -> 
     if not sample or not sample[0].strip():
         raise FileUnreadable("the file begins with an empty line; it must begin with the columns' names")
     chosen = delimiter or max(_DELIMITERS, key=lambda candidate: _cuts(sample, candidate))
-    header = tuple(name.strip() for name in next(csv.reader(sample[:1], delimiter=chosen)))
+    header = tuple(_one_line(name) for name in next(csv.reader(sample, delimiter=chosen)))
     return Layout(encoding, chosen, _checked(header))
+
+
+def _one_line(name: str) -> str:
+    """A column's name, which Excel lets people break within its quotes."""
+    return _BREAK.sub(" ", name.strip())
 
 
 def _hinted(line: str) -> str | None:

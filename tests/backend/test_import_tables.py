@@ -91,6 +91,14 @@ def test_the_line_in_which_excel_names_its_delimiter_is_no_header(tmp_path, hint
     assert [(record.line, record.cells) for record in found] == [(3, {"id": "1", "name": "sep="})]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_names_of_columns_may_have_line_breaks(tmp_path, end):
+    text = end.join(['id;"E-Mail', "", ' Adresse ";city', '1;"a', 'b";Graz', ""])
+    layout, found, _ = read(written(tmp_path, text))
+    assert layout.header == ("id", "E-Mail Adresse", "city")
+    assert [(record.line, record.error, record.cells["city"]) for record in found] == [(4, None, "Graz")]
+
+
 @pytest.mark.parametrize("row", ["1,2,", "1,2,,,  "])
 def test_a_delimiter_too_many_at_the_end_is_nothing(tmp_path, row):
     _, [record], _ = read(written(tmp_path, f"id,name\n{row}\n"))
