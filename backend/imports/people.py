@@ -60,15 +60,20 @@ def order(row: OrderRow, arrival: Arrival) -> Prepared:
 
 
 def _refund(row: OrderRow, arrival: Arrival, told: dict[str, Any], content: int) -> Prepared:
-    """Each refund once: the same amount on the same day is the same one."""
-    text = _canonical((row.order_id, row.ordered_at, row.total))
-    subject = _hash(arrival.secret, "refund", text)
+    """Each refund once: by its id, which may come to another amount later; else by its day and amount."""
+    which = (row.ordered_at, row.total) if row.refund_id is None else (row.refund_id,)
+    subject = _hash(arrival.secret, "refund", _canonical((row.order_id, *which)))
     refund_id = f"refund-{_hex(subject)}"
     properties = {**told, "refund_id": refund_id}
-    event = _event(
-        row, arrival, "track", refund_id, row.ordered_at, name="Order Refunded", properties=properties
-    )
-    return Prepared(subject, content, (event,), ())
+
+    def refunded(message_id: str, at: int) -> AppEvent:
+        return _event(row, arrival, "track", message_id, at, name="Order Refunded", properties=properties)
+
+    first = refunded(refund_id, row.ordered_at)
+    if row.refund_id is None:
+        return Prepared(subject, content, (first,), ())
+    again = refunded(f"{refund_id}-{_hex(content)}-{row.as_of}", max(row.as_of, row.ordered_at))
+    return Prepared(subject, content, (first,), (again,))
 
 
 # Who it is ----------------------------------------------------------------------------------------------

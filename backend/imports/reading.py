@@ -1,6 +1,7 @@
 """Records to rows: a contact, an order of several lines, or a product; or why a record is none."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import msgspec
 
 from backend.imports.mapping import ColumnMapping
-from backend.imports.rows import ContactRow, OrderRow, ProductRow, RowError
+from backend.imports.rows import MAX_LINES, ContactRow, OrderRow, ProductRow, RowError
 from backend.imports.tables import Record
 from backend.imports.values import (
     NO,
@@ -29,6 +30,7 @@ R = TypeVar("R", ContactRow, OrderRow, ProductRow)
 
 MAX_RECORDS = 1_000  # of one order; a file in which all have one id must not be read into memory
 MAX_ORDERS = 5_000_000  # of one file; each is remembered with some 100 bytes, to find rows that stand apart
+_SO_FAR: Final = "so-far"  # the refund of which a column tells: what had gone back when the file was written
 _LINE = ("product_id", "sku", "brand", "category")
 _AVAILABILITY = {
     "in_stock": "in_stock", "instock": "in_stock", "available": "in_stock", "available_for_order": "in_stock",
@@ -233,21 +235,6 @@ def _order(order_id: str, records: list[Record], mapping: ColumnMapping, options
     return Read(rows)
 
 
-def _order_rows(
-    order_id: str, records: list[Record], mapping: ColumnMapping, options: Options
-) -> Iterator[OrderRow]:
-    """What was bought, and what went back, each where there is any of it."""
-    lines = [_line(record, mapping, options) for record in records]
-    sold, returned = [line for line in lines if not line.is_back], [line for line in lines if line.is_back]
-    for part, is_back in ((sold, False), (returned, True)):
-        if part:
-            yield _order_row(order_id, part, mapping, options, is_back=is_back)
-    back = sum(line.extra_refund for line in sold)
-    if back:
-        whole = _order_row(order_id, sold, mapping, options, is_back=True)
-        yield msgspec.structs.replace(whole, total=back, products=[])
-
-
 @dataclass(frozen=True, slots=True)
 class _Line:
     """One record of an order, its amounts in hundredths and never below zero."""
@@ -259,6 +246,47 @@ class _Line:
     extra_refund: int
     currency: str | None
     product: dict[str, Any]
+
+
+def _order_rows(
+    order_id: str, records: list[Record], mapping: ColumnMapping, options: Options
+) -> Iterator[OrderRow]:
+    """What was bought, and what went back, each where there is any of it."""
+    lines = [_line(record, mapping, options) for record in records]
+    whose = _whose(lines, mapping, options)
+
+    def row(part: list[_Line], *, is_back: bool = False) -> OrderRow:
+        at = _at(part[0], mapping, options) or _at(lines[0], mapping, options)
+        about = {**whose, "order_id": order_id, "ordered_at": at, "refund": is_back}
+        return _order_row(about, part, mapping, options)
+
+    sold, returned = [line for line in lines if not line.is_back], [line for line in lines if line.is_back]
+    if sold:
+        yield row(sold)
+    yield from _numbered([row(part, is_back=True) for part in _returns(returned)])
+    back = sum(line.extra_refund for line in sold)
+    if back:
+        yield msgspec.structs.replace(row(sold, is_back=True), total=back, refund_id=_SO_FAR, products=[])
+
+
+def _returns(returned: list[_Line]) -> list[list[_Line]]:
+    """Each record is a refund of its own, so that the next file may have one more; but not where they repeat
+    the total of all. Raises ValueUnreadable for more than a batch has room for."""
+    if any(line.total is not None for line in returned):
+        return [returned]
+    if len(returned) > MAX_LINES:
+        raise ValueUnreadable(f"refund: more than {MAX_LINES} rows of the order")
+    return [[line] for line in returned]
+
+
+def _numbered(refunds: list[OrderRow]) -> Iterator[OrderRow]:
+    """Those that come to the same amount on the same day are several: two pieces went back."""
+    seen: Counter[tuple[int, int]] = Counter()
+    for refund in refunds:
+        same = refund.ordered_at, refund.total
+        seen[same] += 1
+        which = None if seen[same] == 1 else f"{refund.ordered_at}-{refund.total}-{seen[same]}"
+        yield msgspec.structs.replace(refund, refund_id=which)
 
 
 def _line(record: Record, mapping: ColumnMapping, options: Options) -> _Line:
@@ -311,23 +339,23 @@ def _product_line(
     return {**found, "quantity": abs(quantity) or 1.0} if found else {}
 
 
+def _at(line: _Line, mapping: ColumnMapping, options: Options) -> int | None:
+    return _date(line.record.cells, mapping, "ordered_at", options)
+
+
 def _order_row(
-    order_id: str, lines: list[_Line], mapping: ColumnMapping, options: Options, *, is_back: bool
+    about: Mapping[str, Any], lines: list[_Line], mapping: ColumnMapping, options: Options
 ) -> OrderRow:
     first = lines[0]
-    at = _date(first.record.cells, mapping, "ordered_at", options)
-    if at is None:
+    if about["ordered_at"] is None:
         raise ValueUnreadable("ordered_at: is empty")
     return _made(
         OrderRow,
         {
+            **about,
             "line": first.record.line,
-            **_whose(lines, mapping, options),
-            "order_id": order_id,
-            "ordered_at": at,
             "total": _total(lines),
-            "as_of": max(options.as_of, at),
-            "refund": is_back,
+            "as_of": max(options.as_of, about["ordered_at"]),
             "currency": first.currency,
             "coupon": mapping.cell(first.record.cells, "coupon"),
             "products": [line.product for line in lines if line.product],

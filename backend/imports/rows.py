@@ -79,13 +79,18 @@ class OrderLine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, o
 
 
 class OrderRow(Identified, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An order, or the refund of one. `total` is in hundredths, never negative; times are unix ms."""
+    """An order, or the refund of one. `total` is in hundredths, never negative; times are unix ms.
+
+    `refund_id` says which refund of the order: what is said of it later counts. Without it, the same amount
+    on the same day is the same refund.
+    """
 
     order_id: OrderId
     ordered_at: Moment
     total: Amount
     as_of: Moment
     refund: bool = False
+    refund_id: OrderId | None = None
     currency: Currency | None = None
     coupon: Label | None = None
     products: Annotated[list[OrderLine], Meta(max_length=MAX_LINES)] = []

@@ -10,10 +10,12 @@ from backend.imports import people, reading
 from backend.imports.mapping import guess, told
 from backend.imports.people import Arrival
 from backend.imports.reading import Options
-from backend.imports.rows import MAX_ROWS, ContactRow, OrderLine, OrderRow
+from backend.imports.rows import MAX_LINES, MAX_ROWS, ContactRow, OrderLine, OrderRow
 from backend.imports.run import MAX_BYTES, batches
 from backend.imports.tables import Record
 from backend.imports.values import DateReader
+from backend.profiles.orders import order_of, read_order
+from sdk_bridge.wire.app_events import AppEvent
 
 AS_OF, NOW = 1_740_000_000_000, 1_750_000_000_000
 OPTIONS = Options(DateReader(ZoneInfo("Europe/Vienna")), AS_OF, NOW, country="AT", currency="EUR")
@@ -143,6 +145,41 @@ def test_what_went_back_is_a_refund(rows, orders):
     found, errors = read("orders", LINES, *({**DAY, **row} for row in rows))
     assert errors == []
     assert [(row.order_id, row.total, row.refund) for row in found] == orders
+
+
+SALE = {"o": "A", "a": "50"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "refunded"),
+    [
+        ([{**SALE, "back": "10"}], [{**SALE, "back": "15"}], 1_500),
+        ([{**SALE, "back": "15"}], [{**SALE, "back": "10"}], 1_000),
+        ([SALE], [{**SALE, "back": "10"}], 1_000),
+        ([SALE, {"o": "A", "a": "-10"}], [SALE, {"o": "A", "a": "-10"}, {"o": "A", "a": "-5"}], 1_500),
+        ([SALE, {"o": "A", "a": "-10"}], [SALE, {"o": "A", "a": "-10"}, {"o": "A", "a": "-10"}], 2_000),
+        ([SALE, {"o": "A", "a": "-10", "c": "", "d": ""}], [SALE, {"o": "A", "a": "-10"}], 1_000),
+        ([{"o": "A", "a": "-10"}], [SALE, {"o": "A", "a": "-5"}, {"o": "A", "a": "-10"}], 1_500),
+    ],
+)
+def test_a_later_file_says_how_much_has_gone_back_by_then(before, after, refunded):
+    said: list[tuple[AppEvent, int]] = []
+    known: dict[int, int] = {}
+    for as_of, rows in ((NOW - 2, before), (NOW - 1, after), (NOW - 1, after)):
+        found, errors = read("orders", LINES, *({**DAY, **row} for row in rows))
+        assert errors == []
+        prepared = [people.order(msgspec.structs.replace(row, as_of=as_of), ARRIVAL) for row in found]
+        events, _ = news(prepared, known)
+        said += [(event, len(said) + number) for number, event in enumerate(events)]
+        known |= {row.subject_hash: row.content_hash for row in prepared}
+    statements = [read_order(event, number, number) for event, number in said]
+    order = order_of("A", [one[0] for one in statements if one is not None])
+    assert (order.total, order.refunded) == (5_000, refunded)
+
+
+def test_more_refunds_than_a_batch_takes_are_refused():
+    _, errors = read("orders", LINES, *({**DAY, "o": "A", "a": "-1"} for _ in range(MAX_LINES + 1)))
+    assert len(errors) == MAX_LINES + 1
 
 
 @pytest.mark.parametrize(
