@@ -264,9 +264,17 @@ def _order_rows(
     if sold:
         yield row(sold)
     yield from _numbered([row(part, is_back=True) for part in _returns(returned)])
-    back = sum(line.extra_refund for line in sold)
+    back = _back(sold)
     if back:
         yield msgspec.structs.replace(row(sold, is_back=True), total=back, refund_id=_SO_FAR, products=[])
+
+
+def _back(sold: list[_Line]) -> int:
+    """What the column says; where the rows repeat the order's total and one refund, it is the order's."""
+    repeated = {line.extra_refund for line in sold if line.total is not None}
+    if len(repeated) == 1:
+        return repeated.pop() + sum(line.extra_refund for line in sold if line.total is None)
+    return sum(line.extra_refund for line in sold)
 
 
 def _returns(returned: list[_Line]) -> list[list[_Line]]:

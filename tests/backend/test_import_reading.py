@@ -220,6 +220,27 @@ def test_a_total_repeated_on_each_line_counts_once():
     assert "differ" in errors[0][1]
 
 
+@pytest.mark.parametrize(
+    ("amounts", "backs", "refunded"),
+    [
+        (("t", "t"), ("5", "5"), 500),
+        (("t", ""), ("5", ""), 500),
+        (("t", "t"), ("5", "0"), 500),
+        (("t", "t"), ("5", "4"), 900),
+        (("t", "t", "t"), ("5", "5", ""), 1_000),
+        (("a", "a"), ("5", "5"), 1_000),
+    ],
+)
+def test_a_refund_repeated_beside_the_total_counts_once(amounts, backs, refunded):
+    mapping = "order_id=o user_id=c ordered_at=d total=t amount=a refund=back"
+    rows = [
+        {**DAY, "o": "A", **({column: "30"} if column else {}), "back": back}
+        for column, back in zip(amounts, backs, strict=True)
+    ]
+    (_, refund), errors = read("orders", mapping, *rows)
+    assert (refund.total, refund.refund, errors) == (refunded, True, [])
+
+
 def test_rows_without_order_ids_stay_apart():
     options = Options(OPTIONS.dates, AS_OF, NOW, numbered="till")
     rows, _ = read(
