@@ -214,6 +214,15 @@ async def test_without_storage_it_sends_all_the_same(backend, door, shop):
     assert page.complaints == []
 
 
+async def test_where_the_browser_denies_storage_and_locks_it_sends_all_the_same(backend, door, shop):
+    """As in a frame without an origin, and wherever somebody has switched cookies off."""
+    source = backend.open_source("web")
+    shop.pages["/frame"] = tag(source, door, [["track", "Product Viewed"]])
+    page = await shop.open('<iframe sandbox="allow-scripts" src="/frame"></iframe>')
+    assert names(await backend.stored(source, 2)) == [None, "Product Viewed"]
+    assert page.complaints == []
+
+
 async def test_what_is_no_json_breaks_neither_the_page_nor_the_calls_beside_it(backend, door, shop):
     source = backend.open_source("web")
     page = await shop.open(tag(source, door, page="manual"))

@@ -115,13 +115,15 @@ export class Sender {
     );
   }
 
-  /** Only one tab of a shop sends at a time; where browsers cannot agree, the bridge knows repeats by their id. */
+  /** Only one tab of a shop sends at a time; where browsers cannot agree, or deny it as they deny storage, the
+   * bridge knows repeats by their id. */
   private async alone(work: () => Promise<void>): Promise<void> {
-    if (!navigator.locks) return work();
-    await navigator.locks.request(this.lock, { ifAvailable: true }, async (lock) => {
+    const asked = navigator.locks?.request(this.lock, { ifAvailable: true }, async (lock) => {
       if (lock) await work();
       else this.later(OTHER_TAB_MS);
+      return true;
     });
+    if (!(await asked?.catch(() => false))) await work();
   }
 
   private later(milliseconds: number): void {
