@@ -10,6 +10,10 @@ import pytest
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("sdks")]
 FILE = Path(__file__).parent.parent.parent / "sdk_bridge/web/footfall.js"
+# To the last character: names of one, and of so many more that ten of them cannot be alike.
+FILL_STORAGE = """for (let size = 1 << 22; size; size >>= 1)
+  try { for (;;) localStorage.setItem(`${Math.random()}`.padEnd(20).slice(0, 20), "x".repeat(size)); } catch {}
+  for (let last = 33; last < 99; last++) try { localStorage.setItem(String.fromCharCode(last), ""); } catch {}"""
 NO_STORAGE = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('forbidden'); }})"
 
 
@@ -221,6 +225,26 @@ async def test_where_the_browser_denies_storage_and_locks_it_sends_all_the_same(
     page = await shop.open('<iframe sandbox="allow-scripts" src="/frame"></iframe>')
     assert names(await backend.stored(source, 2)) == [None, "Product Viewed"]
     assert page.complaints == []
+
+
+async def test_what_a_full_storage_does_not_take_leaves_nothing_older_there(backend, door, shop):
+    """Or the next page would go on as whoever was here before, and as if they had agreed."""
+    source = backend.open_source("web")
+    visitor = await shop.visitor()
+    page = await shop.open(tag(source, door, consent="analytics"), visitor)
+    await page.evaluate("footfall.consent({analytics: true}); footfall.identify('anna')")
+    await page.wait_for_function("footfall.queued === 0")
+    await page.evaluate(FILL_STORAGE)
+    await page.evaluate("footfall.identify('bertha with a longer id')")
+    await backend.stored(source, 4)
+    assert await page.evaluate("localStorage.getItem('footfall:who')") is None
+    await page.evaluate(FILL_STORAGE)
+    await page.evaluate("footfall.consent({analytics: false})")
+    assert await page.evaluate("localStorage.getItem('footfall:consent')") is None
+    await page.wait_for_function("footfall.queued === 0")
+    page = await shop.open(tag(source, door, consent="analytics"), visitor)
+    await page.evaluate("footfall.flush()")
+    assert (len(backend.events(source)), await page.evaluate("footfall.queued")) == (5, 1)
 
 
 async def test_what_is_no_json_breaks_neither_the_page_nor_the_calls_beside_it(backend, door, shop):

@@ -10,7 +10,10 @@ export class Store {
   put(key: string, value: string): void {
     const kept = attempt(() => (localStorage.setItem(key, value), true));
     if (kept) this.memory.delete(key);
-    else this.memory.set(key, value);
+    else {
+      this.remove(key); // or the next page would read what was true before: another's login, a withdrawn yes
+      this.memory.set(key, value);
+    }
   }
 
   remove(key: string): void {
