@@ -266,6 +266,13 @@ async def test_what_is_no_call_costs_neither_the_page_nor_the_calls_beside_it(ba
     assert page.complaints == []
 
 
+async def test_a_page_that_has_the_tag_twice_is_looked_at_once(backend, door, shop):
+    source = backend.open_source("web")
+    page = await shop.open(2 * tag(source, door))
+    await page.evaluate("footfall.track('Last')")
+    assert names(await backend.stored(source, 3)) == [None, "Last"]
+
+
 async def test_a_visitor_outlives_the_write_key_and_so_do_calls_that_waited(backend, door, shop):
     before, after = backend.open_source("web"), backend.open_source("web")
     visitor = await shop.visitor()

@@ -251,7 +251,8 @@ function start(tag: HTMLScriptElement): void {
   }
   const place = window as unknown as { footfall?: unknown };
   const earlier = place.footfall;
-  if (earlier instanceof Footfall) return; // the tag stands in the page twice
+  // The tag stands in the page twice; each has a class of its own, so that only its looks tell.
+  if (typeof (earlier as Footfall | undefined)?.flush === "function") return;
   const footfall = new Footfall({
     writeKey,
     host: (host ?? new URL(tag.src).origin).replace(/\/$/, ""),
