@@ -93,7 +93,10 @@ async def test_an_id_token_goes_with_the_login_and_with_nothing_after_it(backend
     ]
 
 
-@pytest.mark.parametrize("nobody", ["undefined", "null", "''", "'undefined'"])
+NOBODY = ["undefined", "null", "''", "'undefined'", "false", "0", "NaN", "{}", "'Guest'", "'00000000-0000'"]
+
+
+@pytest.mark.parametrize("nobody", NOBODY)
 async def test_a_login_of_nobody_leaves_the_visitor_as_they_are(backend, door, shop, nobody):
     """Pages say `identify(user && user.id)`; what was looked at before the login must not be lost by that."""
     source = backend.open_source("web")

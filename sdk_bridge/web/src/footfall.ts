@@ -27,7 +27,8 @@ interface Settings {
 }
 
 const PREFIX = "footfall:"; // without the write key: keys are replaced, and visitors stay who they are
-const NOBODY = /^\s*(undefined|null|NaN)?\s*$/; // what scripts make of a user who is not there
+// What scripts make of a user who is not there; as the login of one, the next would be somebody else's.
+const NOBODY = /^\s*([-0]*|undefined|null|nan|true|false|\[object \w+]|anonymous|guest|unknown)\s*$/i;
 const MAX_HELD = 100; // calls that wait for an answer to the consent banner, in the page's memory
 
 class Footfall {
