@@ -276,6 +276,16 @@ async def test_a_page_that_has_the_tag_twice_is_looked_at_once(backend, door, sh
     assert names(await backend.stored(source, 3)) == [None, "Last"]
 
 
+async def test_what_waited_for_the_persons_word_tells_of_the_page_it_happened_on(backend, door, shop):
+    source = backend.open_source("web")
+    html = tag(source, door, [["track", "Product Viewed"]], consent="analytics")
+    page = await shop.open(html, path="/boots?utm_source=mail")
+    await page.evaluate("history.pushState({}, '', '/next'); footfall.consent({analytics: true})")
+    viewed, tracked, _ = await backend.stored(source, 3)
+    assert [event.context["page"]["path"] for event in (viewed, tracked)] == ["/boots", "/boots"]
+    assert tracked.context["campaign"] == {"source": "mail"}
+
+
 async def test_a_visitor_outlives_the_write_key_and_so_do_calls_that_waited(backend, door, shop):
     before, after = backend.open_source("web"), backend.open_source("web")
     visitor = await shop.visitor()

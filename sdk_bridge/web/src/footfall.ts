@@ -162,17 +162,15 @@ class Footfall {
   }
 
   private say(kind: string, fields: Values): void {
-    const call: Held = [kind, fields, new Date().toISOString()];
+    const call: Held = [kind, kind === "consent" ? fields : { type: kind, context: context(), ...fields }, now()];
     if (this.answer) this.tell(...call);
     else if (this.answer === undefined) this.held = [...this.held, call].slice(-MAX_HELD);
   }
 
-  private tell(kind: string, fields: Values, timestamp = new Date().toISOString()): void {
+  private tell(kind: string, fields: Values, timestamp = now()): void {
     if (fields.userId) this.become(fields.userId as string, fields.userHash as string | undefined);
-    const own = kind === "consent";
-    const about = own ? {} : { type: kind, context: context() };
-    const body = { ...fields, ...about, ...this.who(), messageId: randomText(16), timestamp };
-    if (this.queue.add({ path: own ? "/v1/consent" : BATCH, body })) this.sender.soon();
+    const body = { ...fields, ...this.who(), messageId: randomText(16), timestamp };
+    if (this.queue.add({ path: kind === "consent" ? "/v1/consent" : BATCH, body })) this.sender.soon();
     else console.warn("footfall: a call that is no JSON, or of more than 32 KB, is not sent", fields);
   }
 
@@ -204,6 +202,10 @@ class Footfall {
   private get answer(): boolean | undefined {
     return this.settings.purpose === undefined ? true : this.answers()[this.settings.purpose];
   }
+}
+
+function now(): string {
+  return new Date().toISOString();
 }
 
 function queueOf(writeKey: string): string {
