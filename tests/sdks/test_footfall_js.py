@@ -331,6 +331,22 @@ async def test_nothing_is_stored_or_sent_before_the_person_agrees(backend, door,
     assert profile["consents"] == {"analytics": True, "marketing": False}
 
 
+async def test_a_word_in_one_tab_is_a_word_in_all(backend, door, shop):
+    source = backend.open_source("web")
+    visitor = await shop.visitor()
+    first, second = [await shop.open(tag(source, door, consent="analytics"), visitor) for _ in range(2)]
+    await first.evaluate("footfall.consent({analytics: true})")
+    events = await backend.stored(source, 3)
+    assert sorted(event.kind for event in events) == ["consent", "page", "page"]
+    assert len({event.anonymous_id for event in events}) == 1
+    await first.evaluate("localStorage.clear()")
+    await second.evaluate("footfall.track('Product Viewed')")
+    await first.evaluate("footfall.consent({analytics: false})")
+    await second.wait_for_function("footfall.queued === 0")
+    await second.evaluate("footfall.consent({analytics: true}); footfall.flush()")
+    assert [event.name for event in await backend.stored(source, 4)] == [None] * 4
+
+
 async def test_a_no_sends_nothing_now_or_on_the_next_page(backend, door, shop):
     source = backend.open_source("web")
     visitor = await shop.visitor()

@@ -42,6 +42,8 @@ class Footfall {
     this.sender = this.senderOf(this.queue, settings.writeKey);
     this.moveOldNames();
     if (this.answer) this.sendEarlier();
+    // A yes comes just before the visitor's id, without which this tab would make somebody else of them.
+    addEventListener("storage", () => (this.known || this.answer === false) && this.heedAnswer());
     addEventListener("online", () => this.sender.awake());
     addEventListener("pageshow", () => this.sender.awake());
     addEventListener("pagehide", () => this.sender.leave());
@@ -84,11 +86,10 @@ class Footfall {
 
   /** What the person agrees to, by purpose; it is sent, and decides whether the other calls are. */
   consent(purposes: Purposes): void {
-    const known = this.store.get(`${PREFIX}who`) !== null;
+    const { known } = this;
     this.store.put(`${PREFIX}consent`, JSON.stringify({ ...this.answers(), ...purposes }));
     if (this.answer === false) this.forget(known ? purposes : null);
     else this.say("consent", { consent: purposes });
-    if (this.answer) for (const call of this.held.splice(0)) this.tell(...call);
   }
 
   /** A code by which the shop's app becomes this visitor's; shown in an element, given or by its selector. */
@@ -163,8 +164,16 @@ class Footfall {
 
   private say(kind: string, fields: Values): void {
     const call: Held = [kind, kind === "consent" ? fields : { type: kind, context: context(), ...fields }, now()];
+    this.heedAnswer();
     if (this.answer) this.tell(...call);
     else if (this.answer === undefined) this.held = [...this.held, call].slice(-MAX_HELD);
+  }
+
+  /** The person may have answered in another tab. */
+  private heedAnswer(): void {
+    if (this.answer === undefined) return;
+    const waited = this.held.splice(0);
+    if (this.answer) for (const call of waited) this.tell(...call);
   }
 
   private tell(kind: string, fields: Values, timestamp = now()): void {
@@ -192,6 +201,10 @@ class Footfall {
   private keep(who: Who): Who {
     this.store.put(`${PREFIX}who`, JSON.stringify(who));
     return who;
+  }
+
+  private get known(): boolean {
+    return this.store.get(`${PREFIX}who`) !== null;
   }
 
   private answers(): Purposes {
