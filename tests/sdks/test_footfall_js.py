@@ -160,6 +160,18 @@ async def test_it_waits_as_long_as_the_bridge_asks_whatever_is_called_meanwhile(
     assert taken.at - refused.at >= 1.9
 
 
+async def test_a_clock_that_is_set_back_makes_no_wait_longer(backend, door, shop):
+    source = backend.open_source("web")
+    door.faults.append("429")
+    door.retry_after = "1"
+    page = await shop.open(tag(source, door))
+    await page.wait_for_function("footfall.queued === 1")
+    await page.evaluate("{ const now = Date.now; Date.now = () => now() - 3600000; }")
+    await page.wait_for_function("footfall.queued === 0")
+    await page.evaluate("footfall.track('Last'); dispatchEvent(new Event('pagehide'))")
+    assert await page.evaluate("new Promise((done) => setTimeout(() => done(footfall.queued), 400))") == 0
+
+
 async def test_offline_calls_are_kept_bounded_and_sent_by_the_next_page(backend, door, shop):
     source = backend.open_source("web")
     visitor = await shop.visitor()

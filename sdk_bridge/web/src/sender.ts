@@ -65,7 +65,7 @@ export class Sender {
   }
 
   private get quiet(): boolean {
-    return Date.now() < this.quietUntil;
+    return performance.now() < this.quietUntil; // the device's clock may be set back for hours
   }
 
   /** Sends a parcel; 0 when it is dealt with, else the milliseconds to wait. */
@@ -88,7 +88,7 @@ export class Sender {
       // No answer of the bridge's: offline, a broken connection, the page has ended. It may have arrived; ids tell.
     }
     if (mayPass(status)) {
-      this.quietUntil = asked ? Date.now() + asked : 0;
+      this.quietUntil = asked ? performance.now() + asked : 0;
       return Math.max(asked, this.backOff());
     }
     if (status >= 400) this.refuse(parcel, status);
