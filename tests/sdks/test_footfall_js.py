@@ -10,10 +10,11 @@ import pytest
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("sdks")]
 FILE = Path(__file__).parent.parent.parent / "sdk_bridge/web/footfall.js"
-# To the last character: names of one, and of so many more that ten of them cannot be alike.
+# To the last character, which only a key of one letter and no value still takes.
 FILL_STORAGE = """for (let size = 1 << 22; size; size >>= 1)
-  try { for (;;) localStorage.setItem(`${Math.random()}`.padEnd(20).slice(0, 20), "x".repeat(size)); } catch {}
-  for (let last = 33; last < 99; last++) try { localStorage.setItem(String.fromCharCode(last), ""); } catch {}"""
+  try { for (;;) localStorage.setItem(Math.random(), "x".repeat(size)); } catch {}
+for (let letter = 33; letter < 99; letter++)
+  try { localStorage.setItem(String.fromCharCode(letter), ""); } catch {}"""
 NO_STORAGE = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('forbidden'); }})"
 
 
