@@ -664,16 +664,15 @@ def _readable(damaged: Path) -> sqlite3.Connection:
     return database
 
 
-class _Named(msgspec.Struct, rename="camel"):
-    message_id: str
-
-
 def _is_whole(call: _Queued) -> bool:
-    """Whether a call from a damaged file is what was put there: its body is JSON and names the same id."""
+    """Whether a call from a damaged file is what was put there, as far as sending it needs: its body is JSON
+    to the last letter and names the same id, and its path is one.
+    """
     try:
-        return msgspec.json.decode(call.body, type=_Named).message_id == call.message_id
-    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
+        named = msgspec.json.decode(call.body)["messageId"]
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError, KeyError):
         return False
+    return bool(named == call.message_id) and str(call.path).startswith("/v1/")
 
 
 def _is_damage(error: sqlite3.Error) -> bool:

@@ -275,6 +275,9 @@ async def test_the_newest_calls_of_a_damaged_queue_are_set_aside_with_it(
         'body = cast(replace(body, \'"messageId":"\', \'"messageId":\') as blob)',
         "message_id = cast(x'ff41' as text)",
         "body = 7",
+        "body = '[7]'",
+        "body = cast(replace(body, 'timestamp', cast(x'c3fc' as text)) as blob)",
+        "path = replace(path, '/v1', 'ov1')",
     ],
 )
 async def test_a_call_that_the_disk_damaged_stops_no_other(
