@@ -539,12 +539,13 @@ class _Queue:
         self._mending, self._aside = False, None
 
     def _save_from(self, aside: Path) -> None:
-        """Takes the calls of a damaged file over, under their numbers, up to the first that is not whole."""
+        """Takes the whole calls of a damaged file over, under their numbers, as far as it can be read."""
         with suppress(sqlite3.Error), closing(_readable(aside)) as damaged:
             rows = damaged.execute("select number, message_id, path, body from calls order by number")
             for call in (_Queued(*row) for row in rows):
                 if not _is_whole(call):
-                    break
+                    self._tally.dropped_damaged += 1
+                    continue
                 self._insert(call)
                 self._make_room()
 
@@ -585,8 +586,17 @@ class _Queue:
         """Removes a call, the oldest without a number, unless another process was faster."""
         one = "delete from calls where number = coalesce(?, (select min(number) from calls)) "
         size = self._database.execute(one + "returning length(body)", (number,)).fetchone()
+        if size is None:
+            self._check_gone("+number = coalesce(?, +number)", number)
         self._bytes -= 0 if size is None else size[0]
         self._count -= 1
+
+    def _check_gone(self, which: str, *values: object) -> None:
+        """Raises DatabaseError, as of any damage, for calls that are there and yet could not be deleted: they
+        would be sent again and again. `+number` is looked at in each call, where `number` is searched for.
+        """
+        if self._database.execute(f"select 1 from calls where {which}", values).fetchone():  # noqa: S608 - ours
+            raise sqlite3.DatabaseError("calls in the queue are out of their order")
 
     # Sending ----------------------------------------------------------------------------------------------
 
@@ -628,6 +638,8 @@ class _Queue:
                 done = self._database.execute(
                     "delete from calls where number = ? and message_id = ?", (call.number, call.message_id)
                 )
+                if not done.rowcount:
+                    self._check_gone("+number = ? and message_id = ?", call.number, call.message_id)
                 gone += done.rowcount
                 size += done.rowcount * len(call.body)
         self._count -= gone

@@ -297,6 +297,33 @@ async def test_a_call_that_the_disk_damaged_stops_no_other(
         assert phone.tally.dropped_damaged == 2
 
 
+@pytest.mark.parametrize(
+    ("limit", "body", "lost"),
+    [(100, "{", None), (5, "{", 1), (100, "[", 0), (5, "[", 0)],
+    ids=["alone", "in a full queue", "in a damaged call", "in a damaged call of a full queue"],
+)
+async def test_a_call_whose_number_the_disk_damaged_is_not_sent_for_ever(
+    bridge: RunningBridge, tmp_path: Path, limit: int, body: str, lost: int | None
+) -> None:
+    """SQLite searches by number, and finds such a call no more when it is to be deleted."""
+    path = tmp_path / "queue"
+    async with client("http://127.0.0.1:9", queue_path=path, settings=ClientSettings(linger_s=0)) as phone:
+        sent = [phone.track(ANNA, "Tick", {"n": number}) for number in range(5)]
+    raw = bytearray(path.read_bytes())
+    at = raw.index(sent[0].encode()) - 7  # before the six bytes that say what the row is made of
+    assert raw[at] == 1
+    raw[at] = 99
+    raw[raw.index(b"{", at)] = ord(body)
+    path.write_bytes(raw)
+    settings = ClientSettings(first_retry_s=0.01, longest_retry_s=0.05, queue_limit=limit)
+    async with client(bridge.url, queue_path=path, settings=settings) as phone:
+        sent.append(phone.track(ANNA, "Later"))
+        await phone.flush(5)
+        kept = [message_id for number, message_id in enumerate(sent) if number != lost]
+        assert (sorted(phone.acknowledged), phone.tally.queues_broken) == (sorted(kept), 1)
+        assert phone.tally.dropped_full + phone.tally.dropped_damaged == 6 - len(kept)
+
+
 async def test_two_processes_on_one_file_send_what_is_in_it(bridge: RunningBridge, tmp_path: Path) -> None:
     """Each counts what the other took: neither waits for calls that are gone, nor drops its own for them."""
     path = tmp_path / "queue"
