@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -546,7 +546,10 @@ class _Queue:
                 if not _is_whole(call):
                     self._tally.dropped_damaged += 1
                     continue
-                self._insert(call)
+                try:
+                    self._insert(call)
+                except sqlite3.IntegrityError:  # the damage gave one of the two the other's number
+                    self._insert(replace(call, number=0))
                 self._make_room()
 
     # Adding -----------------------------------------------------------------------------------------------

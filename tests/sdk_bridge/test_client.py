@@ -298,12 +298,12 @@ async def test_a_call_that_the_disk_damaged_stops_no_other(
 
 
 @pytest.mark.parametrize(
-    ("limit", "body", "lost"),
-    [(100, "{", None), (5, "{", 1), (100, "[", 0), (5, "[", 0)],
-    ids=["alone", "in a full queue", "in a damaged call", "in a damaged call of a full queue"],
+    ("damaged", "limit", "body", "lost"),
+    [(99, 100, "{", None), (4, 100, "{", None), (99, 5, "{", 1), (99, 100, "[", 0), (99, 5, "[", 0)],
+    ids=["alone", "another's", "in a full queue", "in a damaged call", "in a damaged call of a full queue"],
 )
 async def test_a_call_whose_number_the_disk_damaged_is_not_sent_for_ever(
-    bridge: RunningBridge, tmp_path: Path, limit: int, body: str, lost: int | None
+    bridge: RunningBridge, tmp_path: Path, damaged: int, limit: int, body: str, lost: int | None
 ) -> None:
     """SQLite searches by number, and finds such a call no more when it is to be deleted."""
     path = tmp_path / "queue"
@@ -312,7 +312,7 @@ async def test_a_call_whose_number_the_disk_damaged_is_not_sent_for_ever(
     raw = bytearray(path.read_bytes())
     at = raw.index(sent[0].encode()) - 7  # before the six bytes that say what the row is made of
     assert raw[at] == 1
-    raw[at] = 99
+    raw[at] = damaged
     raw[raw.index(b"{", at)] = ord(body)
     path.write_bytes(raw)
     settings = ClientSettings(first_retry_s=0.01, longest_retry_s=0.05, queue_limit=limit)
