@@ -186,14 +186,16 @@ class BridgeClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with suppress(TimeoutError):
-            await self.flush(self.settings.linger_s)
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.gather(self._sender, return_exceptions=True)
-        if self._own_session and self._session is not None:
-            await self._session.close()
-        self._queue.close()
+        try:
+            with suppress(TimeoutError):
+                await self.flush(self.settings.linger_s)
+        finally:  # an app that is cancelled while it waits here must leave nothing running either
+            if self._sender is not None:
+                self._sender.cancel()
+                await asyncio.gather(self._sender, return_exceptions=True)
+            if self._own_session and self._session is not None:
+                await self._session.close()
+            self._queue.close()
 
     # Calls ------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from sdk_bridge.wire.places import BeaconRegion, FenceRegion
 from simulators.bridge_alone import SECRET, MemoryJournal, RunningBridge, running_bridge
 
 ANNA = Who("anna", "a1", user_hash(SECRET, "anna"))
+NOW = ClientSettings(linger_s=0)
 FAST = ClientSettings(first_retry_s=0.01, longest_retry_s=0.05, linger_s=5)
 
 
@@ -450,6 +451,18 @@ async def test_a_full_queue_drops_the_oldest_and_counts_them(bridge: RunningBrid
         for _ in range(25):
             phone.track(ANNA, "Offline")
         assert (phone.queued, phone.tally.dropped_full) == (10, 15)
+
+
+async def test_whoever_is_cancelled_while_leaving_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = asyncio.all_tasks()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            async with client("http://127.0.0.1:9", queue_path=tmp_path / "queue") as phone:
+                phone.track(ANNA, "Offline")
+    assert asyncio.all_tasks() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["queue"]  # closed, or its log would be there
+    async with client("http://127.0.0.1:9", queue_path=tmp_path / "queue", settings=NOW) as phone:
+        assert phone.queued == 1
 
 
 @pytest.mark.parametrize(
