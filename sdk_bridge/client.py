@@ -151,8 +151,8 @@ class BridgeClient:
 
     With a `queue_path` what was not answered 200 survives the death of the process and is sent by the next
     client with that path, under the same message ids. A file there that is damaged is set aside, as
-    `….broken-1`, and a new one begun with whatever could still be read. A `session` given is shared and not
-    closed.
+    `….broken-1`, and a new one begun with whatever could still be read. Where the disk is too full to open it,
+    calls are held in memory until it can be. A `session` given is shared and not closed.
     """
 
     def __init__(
@@ -478,14 +478,14 @@ class _Queue:
         self._most_bytes = most_bytes
         self._tally = tally
         self._held: deque[_Queued] = deque()
-        self._mending = False
+        self._opened = self._mending = False
         self._aside: Path | None = None
         self._count = self._bytes = 0
         self._version = -1
         try:
             self._open()
         except sqlite3.DatabaseError as error:
-            if path is None or not _is_damage(error):
+            if path is None or not (_is_damage(error) or _is_the_disks(error)):
                 raise
             self.mend(error)
 
@@ -511,6 +511,7 @@ class _Queue:
         self._database.text_factory = lambda raw: raw.decode(errors="replace")
         self._version = -1
         self._count_anew()
+        self._opened = True
 
     def _count_anew(self) -> None:
         """How much the file holds, where another process wrote to it since we last looked."""
@@ -523,15 +524,22 @@ class _Queue:
     # Damage -----------------------------------------------------------------------------------------------
 
     def mend(self, error: sqlite3.Error) -> None:
-        """Sets a damaged file aside and begins a new one with what can still be read of it; any other error
-        leaves all as it is. Never raises: what fails of it is tried again with the next error.
+        """Begins a new file where the old one is damaged, and opens one that could not be opened at the start;
+        any other error leaves all as it is. Never raises: what fails of it is tried again with the next error.
         """
-        if self._path is None or not (self._mending or _is_damage(error)):
-            return
+        if self._path is not None and (self._mending or _is_damage(error)):
+            self._begin_anew(self._path)
+        elif not self._opened:
+            with suppress(sqlite3.Error):
+                self._database.close()
+                self._open()
+
+    def _begin_anew(self, path: Path) -> None:
+        """Sets a damaged file aside and begins a new one with what can still be read of it."""
         self._mending = True
         try:
             self._database.close()
-            self._aside = self._aside or _set_aside(self._path)
+            self._aside = self._aside or _set_aside(path)
             self._open()
         except (OSError, sqlite3.Error):  # a full disk, or no right to rename
             self._tally.mends_failed += 1
@@ -695,6 +703,12 @@ def _is_whole(call: _Queued) -> bool:
 def _is_damage(error: sqlite3.Error) -> bool:
     """Not a database, or a malformed one; what may pass (full, locked) is an OperationalError."""
     return type(error) is sqlite3.DatabaseError
+
+
+def _is_the_disks(error: sqlite3.Error) -> bool:
+    """A disk that is full, or fails, or a file that somebody else has locked; not a folder that is not there."""
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # what is above says in doing what
+    return kind in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY}
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -2,11 +2,12 @@
 
 import asyncio
 import itertools
+import resource
 import signal
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +412,48 @@ async def test_a_disk_that_takes_nothing_for_a_while_costs_nothing(
         assert list(phone.acknowledged) == sent
         assert (phone.queued, phone.tally.dropped_unwritten) == (0, 0)
     assert {event.message_id for event in bridge.journal.events} == set(sent)
+
+
+@contextmanager
+def full_disk(_: Path) -> Iterator[None]:
+    """No file of this process can grow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("pragma locking_mode = exclusive")
+        other.execute("begin exclusive")
+        yield
+
+
+@pytest.mark.parametrize("trouble", [full_disk, locked])
+@pytest.mark.parametrize("earlier", [0, 1])
+async def test_an_app_starts_though_the_disk_takes_nothing(
+    bridge: RunningBridge, tmp_path: Path, trouble: Callable[[Path], Any], earlier: int
+) -> None:
+    path = tmp_path / "queue"
+    sent = []
+    if earlier:
+        async with client("http://127.0.0.1:9", queue_path=path, settings=NOW) as phone:
+            sent = [phone.track(ANNA, "Before")]
+    with trouble(path):
+        phone = client(bridge.url, queue_path=path)
+        sent.append(phone.track(ANNA, "Meanwhile"))
+    async with phone:
+        await phone.flush(5)
+        assert (list(phone.acknowledged), phone.queued, phone.tally.queues_broken) == (sent, 0, 0)
+
+
+async def test_a_folder_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(sqlite3.OperationalError):
+        client("http://127.0.0.1:9", queue_path=tmp_path / "nowhere" / "queue")
 
 
 async def test_of_what_the_disk_does_not_take_so_many_are_held(
