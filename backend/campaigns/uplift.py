@@ -6,10 +6,10 @@ Medicine 17, 1998, method 10); small groups and rates near nothing stay honest w
 
 import math
 from dataclasses import dataclass
-
-from scipy.stats import binomtest
+from statistics import NormalDist
 
 CONFIDENCE = 0.95
+_Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,12 @@ def rate_of(group: Group) -> Interval | None:
     """The group's rate with its interval; None for nobody."""
     if not group.people:
         return None
-    bounds = binomtest(group.reached, group.people).proportion_ci(CONFIDENCE, method="wilson")
-    return Interval(group.reached / group.people, float(bounds.low), float(bounds.high))
+    rate, spread = group.reached / group.people, _Z**2 / group.people
+    middle = (rate + spread / 2) / (1 + spread)
+    half = math.sqrt(rate * (1 - rate) * spread + (spread / 2) ** 2) / (1 + spread)
+    low = middle - half if group.reached else 0.0
+    high = middle + half if group.reached < group.people else 1.0
+    return Interval(rate, low, high)
 
 
 def uplift(treated: Group, held_out: Group) -> Uplift | None:

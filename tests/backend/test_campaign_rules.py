@@ -192,6 +192,25 @@ def test_variants_get_their_shares_whether_held_out_or_not():
 
 
 @pytest.mark.parametrize(
+    # Newcombe 1998, Statistics in Medicine 17, pages 857 to 872, table I, method 3; and the two ends.
+    ("reached", "people", "low", "high"),
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (20, 20, 0.8389, 1.0),
+        (1, 1, 0.2065, 1.0),
+    ],
+)
+def test_the_interval_of_a_rate_is_wilsons(reached, people, low, high):
+    found = rate_of(Group(people, reached))
+    assert found.value == reached / people
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.00005)
+    assert (found.low == 0.0, found.high == 1.0) == (reached == 0, reached == people)
+
+
+@pytest.mark.parametrize(
     # Newcombe 1998, Statistics in Medicine 17, table II, method 10.
     ("treated", "held_out", "low", "high"),
     [
