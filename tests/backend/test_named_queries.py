@@ -12,7 +12,11 @@ from backend.storage.queries import named_queries, numbered, read_queries
 from backend.storage.session import Rows, StorageError
 
 BACKEND = Path(__file__).parents[2] / "backend"
-TREES = [ast.parse(path.read_text("utf-8")) for path in BACKEND.rglob("*.py")]
+
+
+@pytest.fixture(scope="module")
+def trees() -> list[ast.Module]:
+    return [ast.parse(path.read_text("utf-8")) for path in BACKEND.rglob("*.py")]
 
 
 def _text(part: ast.expr) -> str:
@@ -38,8 +42,8 @@ def unused(names: list[str], trees: list[ast.Module]) -> list[str]:
 
 
 @pytest.mark.parametrize("area", ["journal", "state"])
-def test_every_named_query_is_asked_by_somebody(area):
-    assert unused(sorted(named_queries(area)), TREES) == []
+def test_every_named_query_is_asked_by_somebody(area, trees):
+    assert unused(sorted(named_queries(area)), trees) == []
 
 
 def test_a_query_that_nobody_asks_is_seen():
