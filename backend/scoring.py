@@ -10,7 +10,7 @@ from itertools import chain
 
 import structlog
 
-from backend.segments.dependencies import needs_of
+from backend.segments.model import HasRfm, nodes_of
 from backend.storage import rfm, segments
 from backend.storage.rfm import Changes
 from backend.storage.session import Database, Session, StorageError
@@ -120,21 +120,19 @@ class Scorer:
     async def _write(self, run_id: int, progress: Progress, changed: Changes) -> None:
         """In portions that follow how long the last ones took."""
         written, portion, before = 0, FIRST_PORTION, progress.written
-        ask = await self._state.read(_any_segment_asks)
         while written < len(changed):
-            put = partial(self._put, run_id, changed, written, portion, ask)
+            put = partial(self._put, run_id, changed, written, portion)
             took = await self._state.write(put)
             written = min(written + portion, len(changed))
             progress.written = before + written
             portion = min(max(round(portion * min(PORTION_S / took, 2.0)), 50), LARGEST_PORTION)
 
-    def _put(
-        self, run_id: int, changed: Changes, start: int, size: int, ask: bool, session: Session
-    ) -> float:
+    def _put(self, run_id: int, changed: Changes, start: int, size: int, session: Session) -> float:
+        """Whether any segment asks is seen with each: one saved meanwhile may be computed already."""
         began, now = time.perf_counter(), self._now_ms()
         some = changed.portion(start, size)
         rfm.put_changes(session, run_id, some, now)
-        if ask:
+        if _any_segment_asks(session):
             segments.ask_again(session, chain.from_iterable(some.values()), now)
         return max(time.perf_counter() - began, 1e-6)
 
@@ -157,4 +155,8 @@ def _reckon(session: Session) -> Changes:
 
 
 def _any_segment_asks(session: Session) -> bool:
-    return any(needs_of(stored.condition).rfm for stored in segments.segments(session).values())
+    return any(
+        isinstance(node, HasRfm)
+        for stored in segments.segments(session).values()
+        for node in nodes_of(stored.condition)
+    )

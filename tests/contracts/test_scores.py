@@ -10,6 +10,7 @@ import pytest
 from backend import scoring
 from backend.fold import Fold
 from backend.scoring import Scorer
+from backend.segments.model import Definition, HasRfm
 from backend.segments.rfm import CELLS, bounds_of, scores_of
 from backend.storage import orders, rfm, segments
 from sdk_bridge.wire.app_events import AppEvent
@@ -179,6 +180,23 @@ async def test_whoever_is_asked_again_is_asked_once_at_the_earlier_time(state, r
         lambda session: raw(session, "select * from segment_timers order by profile_id")
     )
     assert timers == [("p1", segments.EVERY, 5), ("p2", segments.EVERY, 3), ("p3", segments.EVERY, 3)]
+
+
+async def test_a_segment_that_is_saved_while_scores_are_written_is_asked_about_the_rest(
+    folded, scorer, state, raw, monkeypatch
+):
+    await folded(*(bought(user(f"u{number}"), f"o{number}", 100, number) for number in range(5)))
+    put, best = rfm.put_changes, Definition("Best", HasRfm())
+
+    def save_after_the_first(session, *written) -> None:
+        put(session, *written)
+        if segments.segment(session, "best") is None:
+            segments.save_segment(session, "best", best, NOON, "test")
+
+    monkeypatch.setattr(rfm, "put_changes", save_after_the_first)
+    await scorer.score()
+    timers = await state.read(lambda session: raw(session, "select profile_id from segment_timers"))
+    assert len(timers) >= 3  # of five, two in a portion
 
 
 def test_portions_are_everything_once_whatever_their_size():
