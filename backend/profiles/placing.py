@@ -187,15 +187,16 @@ class Placing:
         after = self._placed(before, wanted)
         store.put_profile(after)
         person_after = profile_id if after.parent is None else person_of(store, after.parent)
-        concerned = {profile_id, person_before, person_after}
-        self.placed |= concerned
+        concerned = frozenset((profile_id, person_before, person_after))
+        self.placed = self.placed | concerned if self.placed else concerned
         if after.parent != before.parent:
             if before.parent is not None:
                 store.end_merge(before, self.at)
             self.merged += (profile_id,)
             if after.id_type not in _CLAIM_NOTHING or store.has_consents(profile_id):
                 self.moved |= concerned
-        self._below(after)
+        if after.id_type not in _CLAIM_NOTHING:
+            self.settle_all(profile_id)
 
     def _placed(self, profile: Profile, wanted: Placement) -> Profile:
         """The profile where it is wanted; what told of it is told anew only where that is another cause."""

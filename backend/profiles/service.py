@@ -41,6 +41,7 @@ DEFAULT_LIMITS: Mapping[IdType, int] = {
     "phone": 20,
     "loyalty_id": 20,
 }
+_json = msgspec.json.Encoder().encode
 _SPEAK_OF_DEVICES = frozenset({"identify", "device", "logout", "link"})
 
 
@@ -130,9 +131,9 @@ class ProfileService:
 def whose(store: ProfileStore, profile_id: str, occurred_at: int) -> str:
     """The person whose doing it is when something happened then under a profile."""
     profile = store.profile(profile_id)
-    if profile is None or not attached(profile, occurred_at):
+    if profile is None or profile.parent is None or not attached(profile, occurred_at):
         return profile_id
-    return person_of(store, profile_id)
+    return person_of(store, profile.parent)
 
 
 def _settle_beacon(store: ProfileStore, beacon_key: str, at: int, event_id: int | None) -> bool:
@@ -376,7 +377,7 @@ class _Application:
     def _hear(self, profile_id: str) -> None:
         event = self._event
         if event.traits and event.kind == "identify":
-            traits = {name: msgspec.json.encode(value) for name, value in event.traits.items()}
+            traits = {name: _json(value) for name, value in event.traits.items()}
             self._store.put_traits(profile_id, traits, self._stamp)
         for purpose, granted in event.consent.items():
             self._state(profile_id, purpose, granted)

@@ -156,7 +156,7 @@ class ProfileRows(MemoryProfiles):
             claimed = self.claimed.setdefault(profile_id, {})
             for row in self._session.rows("claimed_by_profile", profile_id=profile_id):
                 claimed[row["id_type"], row["id"]] = None
-        return super().claimed_by(profile_id)
+        return list(self.claimed.get(profile_id, ()))
 
     def redemption(self, nonce: str) -> Redemption | None:
         row = None if nonce in self.redemptions else self._session.row("link_redemption", nonce=nonce)
@@ -165,8 +165,9 @@ class ProfileRows(MemoryProfiles):
         return super().redemption(nonce)
 
     def has_consents(self, profile_id: str) -> bool:
-        self._know_consents(profile_id)
-        return super().has_consents(profile_id)
+        if profile_id not in self._read_consents:
+            self._know_consents(profile_id)
+        return bool(self.consents.get(profile_id))
 
     def agreeing(self, people: Collection[str], purpose: str) -> set[str]:
         """Those of some people, given by their roots, who agree to a purpose. Call `flush` before."""
@@ -281,7 +282,8 @@ class ProfileRows(MemoryProfiles):
 
     def add_profile(self, profile: Profile) -> None:
         profile_id = profile.profile_id
-        self._know((profile.id_type, profile.id))
+        if (profile.id_type, profile.id) not in self._read:
+            self._read_identifiers([profile.identifier])
         super().add_profile(profile)
         self._new_profiles[profile_id] = None
         self._read_profiles.add(profile_id)
@@ -289,10 +291,11 @@ class ProfileRows(MemoryProfiles):
         self._read_consents.add(profile_id)
 
     def put_profile(self, profile: Profile) -> None:
-        super().put_profile(profile)
+        profile_id = profile.profile_id
+        self.profiles[profile_id] = profile
         self._agreed.clear()
-        if profile.profile_id not in self._new_profiles:
-            self._changed_profiles[profile.profile_id] = None
+        if profile_id not in self._new_profiles:
+            self._changed_profiles[profile_id] = None
 
     def open_edge(self, edge: Edge) -> None:
         self._know(edge.identifier)
@@ -320,7 +323,8 @@ class ProfileRows(MemoryProfiles):
         self._passed_edges.append((merge_edge(profile), at))
 
     def add_claim(self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp) -> bool:
-        self._know(identifier)
+        if identifier not in self._read:
+            self._read_identifiers([identifier])
         key = (identifier, profile_id, via)
         is_new = (profile_id, via) not in self.claims_on.get(identifier, ())
         if not super().add_claim(identifier, profile_id, via, stamp):

@@ -19,6 +19,7 @@ _NOBODY = frozenset(
 _AROUND = " \u200b\u200c\u200d\u2060\ufeff'\"`"
 # All zeroes or dashes, also in the form of a UUID.
 _NOTHING = re.compile(r"[0\-\s:.{}+]+")
+_SOMETHING_BEGINS = frozenset("123456789abcdefghijklmnopqrstuvwxyz")  # asked first, for nearly all do so
 
 
 def usable(identifier: str | None) -> str | None:
@@ -26,4 +27,6 @@ def usable(identifier: str | None) -> str | None:
     if identifier is None or "\ufffd" in identifier:  # what was broken on its way may have been two
         return None
     plain = identifier.strip().strip(_AROUND).lower()
-    return None if plain in _NOBODY or _NOTHING.fullmatch(plain) else identifier
+    if plain in _NOBODY or (plain[0] not in _SOMETHING_BEGINS and _NOTHING.fullmatch(plain)):
+        return None
+    return identifier
