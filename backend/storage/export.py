@@ -5,7 +5,7 @@ import base64
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -13,10 +13,12 @@ from backend.storage import profiles
 from backend.storage.personal import AT_ONCE, HISTORY
 from backend.storage.session import Database, Row, Session
 
-PAGE: Final = 500  # rows in memory at once
+PAGE: Final = 500  # rows in memory at once, or up to twice as many
 SIGHTINGS_S: Final = 3_600  # of all sightings of a shop; there is no index by tag
 TABLES: Final = tuple(dict.fromkeys(one.table for one in (*AT_ONCE, *HISTORY) if one.exported))
 """What the document has a part for, beside the sightings of the person's beacons."""
+Place: TypeAlias = tuple[int, int]
+"""Which of the person's profiles comes next, and how many of its rows were read before."""
 _JSON_COLUMNS: Final = frozenset({"properties", "value", "content"})
 
 
@@ -46,15 +48,26 @@ class Export:
         yield b"]}"
 
     async def _table(self, state: Database, table: str) -> AsyncIterator[list[dict[str, Any]]]:
-        for profile_id in self.profiles:
-            offset = 0
-            while True:
-                work = partial(_page, table=table, profile_id=profile_id, offset=offset)
-                rows = await asyncio.to_thread(state.view, work)
-                yield rows
-                if len(rows) < PAGE:
-                    break
-                offset += PAGE
+        """Many profiles in one view: each view is a connection, and a person may have a thousand browsers."""
+        place: Place | None = (0, 0)
+        while place is not None:
+            rows, place = await asyncio.to_thread(state.view, partial(self._page, table=table, place=place))
+            yield rows
+
+    def _page(
+        self, session: Session, *, table: str, place: Place
+    ) -> tuple[list[dict[str, Any]], Place | None]:
+        """The rows behind a place, fewer than twice PAGE, and the next page's place."""
+        (number, offset), found = place, list[Row]()
+        while number < len(self.profiles):
+            given = {"profile_id": self.profiles[number], "limit": PAGE, "offset": offset}
+            rows = session.rows(f"export_{table}", **given)
+            found += rows
+            number, offset = (number, offset + PAGE) if len(rows) == PAGE else (number + 1, 0)
+            if len(found) >= PAGE:
+                break
+        rest = (number, offset) if number < len(self.profiles) else None
+        return [dict(_readable(row)) for row in found], rest
 
     async def _sightings(self, state: Database) -> AsyncIterator[list[dict[str, Any]]]:
         """In spans of an hour of the shop's own sightings."""
@@ -82,11 +95,6 @@ async def _listed(pages: AsyncIterator[list[dict[str, Any]]]) -> AsyncIterator[b
         if page:
             yield (b"" if first else b", ") + b", ".join(map(msgspec.json.encode, page))
             first = False
-
-
-def _page(session: Session, *, table: str, profile_id: str, offset: int) -> list[dict[str, Any]]:
-    rows = session.rows(f"export_{table}", profile_id=profile_id, limit=PAGE, offset=offset)
-    return [dict(_readable(row)) for row in rows]
 
 
 def _span(session: Session, *, beacon_key: str, low: int) -> list[dict[str, Any]]:

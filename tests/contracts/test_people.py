@@ -11,8 +11,9 @@ from backend.fold import Fold
 from backend.profiles.erasure import ErasureKeys, Tombstones
 from backend.profiles.timeline import Window
 from backend.storage import behaviour, orders, profiles, search
+from backend.storage import export as export_module
 from backend.storage.erasure import erasure_receipt
-from backend.storage.export import Export
+from backend.storage.export import TABLES, Export
 from backend.storage.timeline import timeline_of
 from sdk_bridge.server.ports import DeadLetter
 from sdk_bridge.wire.app_events import AppEvent, PushAddress
@@ -93,6 +94,40 @@ async def test_a_person_is_given_out(fold, state):
     assert len(document["events"]) == 6
     assert document["orders"][0]["total"] == 2000
     assert document["push_addresses"][0]["value"] == "token-anna-1"
+
+
+class Views:
+    """A database that counts how often it is asked for a view."""
+
+    def __init__(self, state) -> None:
+        self.state, self.count = state, 0
+
+    def view(self, work):
+        self.count += 1
+        return self.state.view(work)
+
+
+@pytest.mark.parametrize(("page", "most"), [(500, len(TABLES) + 1), (7, 3 * len(TABLES))])
+async def test_a_person_of_many_browsers_is_given_out_in_few_views(
+    fold, journal, state, monkeypatch, page, most
+):
+    monkeypatch.setattr(export_module, "PAGE", page)
+    logins = [
+        event(10 + number, "identify", who={"user_id": USER, "anonymous_id": f"b{number}", "proven": True})
+        for number in range(40)
+    ]
+    pages = [
+        event(50 + number, "page", who={"anonymous_id": f"b{number % 40}"}, properties={"number": number})
+        for number in range(100)
+    ]
+    await journal.append_events([*logins, *pages])
+    assert await fold.caught_up("", 20)
+    export = await state.read(lambda session: Export.of(session, profiles.resolve(session, "user_id", USER)))
+    views = Views(state)
+    document = json.loads(b"".join([part async for part in export.parts(views, NOON)]))
+    assert len({one["event_id"] for one in document["events"]}) == len(document["events"]) == 6 + 140
+    assert len({one["profile_id"] for one in document["profiles"]}) == len(document["profiles"]) == 43
+    assert views.count <= most
 
 
 async def test_a_person_is_erased(fold, state, journal, journal_file, raw):
