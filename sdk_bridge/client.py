@@ -151,8 +151,8 @@ class BridgeClient:
 
     With a `queue_path` what was not answered 200 survives the death of the process and is sent by the next
     client with that path, under the same message ids. A file there that is damaged is set aside, as
-    `….broken-1`, and a new one begun with whatever could still be read. Where the disk is too full to open it,
-    calls are held in memory until it can be. A `session` given is shared and not closed.
+    `….broken-1`, and a new one begun with whatever could still be read. Where the disk is too full to open
+    one, calls are held in memory until it can be. A `session` given is shared and not closed.
     """
 
     def __init__(
@@ -524,8 +524,9 @@ class _Queue:
     # Damage -----------------------------------------------------------------------------------------------
 
     def mend(self, error: sqlite3.Error) -> None:
-        """Begins a new file where the old one is damaged, and opens one that could not be opened at the start;
-        any other error leaves all as it is. Never raises: what fails of it is tried again with the next error.
+        """Begins a new file where the old one is damaged, and opens one that could not be opened at the
+        start; any other error leaves all as it is. Never raises: what fails of it is tried again with the
+        next error.
         """
         if self._path is not None and (self._mending or _is_damage(error)):
             self._begin_anew(self._path)
@@ -706,8 +707,8 @@ def _is_damage(error: sqlite3.Error) -> bool:
 
 
 def _is_the_disks(error: sqlite3.Error) -> bool:
-    """A disk that is full, or fails, or a file that somebody else has locked; not a folder that is not there."""
-    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # what is above says in doing what
+    """A disk that is full or fails, or somebody else's lock; a folder that is not there is the app's."""
+    kind = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the bits above say in doing what
     return kind in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY}
 
 
