@@ -41,6 +41,7 @@ from backend.storage.journal import Journal, message_hash
 from backend.storage.profile_rows import ProfileRows
 from backend.storage.session import Session
 from benchmarks import fold_lag
+from benchmarks.peer_edges import Edges
 from sdk_bridge.wire.app_events import AppEvent
 
 NOW = 1_750_075_200_000
@@ -48,6 +49,7 @@ DAY_S = 86_400
 clock = time.process_time  # seconds of one core: what others do on the machine meanwhile is not ours
 LOGIN_GOAL, FOLD_GOAL = 20_000, 15_000
 """Per second on one core."""
+PEER, OURS = "edges alone, no rules", "logins that merge"
 LAG_GOAL_MS, LAG_S = 100, 20.0
 
 
@@ -104,6 +106,20 @@ def identities(folder: Path, events: Sequence[AppEvent], batch: int, before: Seq
         apply(part)
     spent = clock() - started
     connection.close()
+    return len(events) / spent
+
+
+def least(folder: Path, events: Sequence[AppEvent], batch: int, before: Sequence[AppEvent]) -> float:
+    """The same events through the peer."""
+    edges = Edges(folder / "edges.db")
+    for part in parts(before, batch):
+        edges.apply(part)
+    garbage.settle()
+    started = clock()
+    for part in parts(events, batch):
+        edges.apply(part)
+    spent = clock() - started
+    edges.close()
     return len(events) / spent
 
 
@@ -210,7 +226,8 @@ def measure(people: int, batch: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         runs: dict[str, Callable[[Path], float]] = {
-            "logins that merge": lambda at: identities(at, logins, batch, pages),
+            PEER: lambda at: least(at, logins, batch, pages),
+            OURS: lambda at: identities(at, logins, batch, pages),
             "first events of strangers": lambda at: identities(at, pages, batch, []),
             "events of known people": lambda at: identities(at, tracks, batch, [*pages, *logins]),
             "whole fold, these three": lambda at: asyncio.run(whole_fold(at, mixed, batch)),
@@ -258,7 +275,7 @@ def main() -> None:
         print(json.dumps(medians))
         return
     goals = {
-        "logins that merge": LOGIN_GOAL,
+        OURS: LOGIN_GOAL,
         "whole fold, these three": FOLD_GOAL,
         "with ten usual segments": FOLD_GOAL,
         "with ten hot segments": FOLD_GOAL,
@@ -266,6 +283,8 @@ def main() -> None:
     for what, rate in medians.items():
         goal = f"   goal {goals[what]:,}" if what in goals else ""
         print(f"{what:28} {rate:10,.0f} events/s{goal}")
+    ratio = statistics.median(one[OURS] / one[PEER] for one in rounds)
+    print(f"logins are {ratio:.2f} of what the same merges take without any rule")
 
 
 if __name__ == "__main__":

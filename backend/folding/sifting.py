@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final, TypeAlias
 
 from backend.storage.entries import Entry
-from sdk_bridge.wire.app_events import AppEvent, decode_events, encode_events
+from sdk_bridge.wire.app_events import AppEvent, decode_apart, encode_events, joined
 from sdk_bridge.wire.codec import WireError
 
 Trial: TypeAlias = Callable[[Entry], Awaitable[Exception | None]]
@@ -19,10 +19,11 @@ async def sifted(entry: Entry, fails: Trial) -> tuple[Entry | None, list[tuple[E
     """Of an app's entry what can be folded, all at once, and what cannot, together by the reason.
 
     Found by halves, each tried with all that was found good before it: one bad event among hundreds takes a
-    score of trials. An entry that cannot be read has neither.
+    score of trials. Events that cannot be read are no part of that. An entry that is no list of any has
+    neither.
     """
     try:
-        events = decode_events(entry.payload)
+        events, unreadable = decode_apart(entry.payload)
     except WireError:
         return None, []
     good: list[AppEvent] = []
@@ -38,9 +39,10 @@ async def sifted(entry: Entry, fails: Trial) -> tuple[Entry | None, list[tuple[E
         else:
             parts += 1
             bad.setdefault(repr(error), ([], error))[0].extend(part)
-    return (_with(entry, good) if good else None), [
-        (_with(entry, part), error) for part, error in bad.values()
-    ]
+    letters = [(_with(entry, part), error) for part, error in bad.values()]
+    if unreadable:
+        letters.append((replace(entry, payload=joined(unreadable)), WireError("these events cannot be read")))
+    return (_with(entry, good) if good else None), letters
 
 
 def _halves(events: Sequence[AppEvent]) -> list[Sequence[AppEvent]]:

@@ -45,10 +45,11 @@ class StoredPlaces:
     async def nearest(self, latitude: float, longitude: float, limit: int) -> list[Region]:
         snapshot = await self._current()
         near = snapshot.fences.fences.nearest(latitude, longitude, limit)
-        beacons = _by_store(snapshot, near, latitude, longitude)
         fences = [_watched(one.geometry) for one in near]
-        room = max(limit - len(fences), min(len(beacons), limit // BEACON_SHARE))
-        return [*fences[: limit - min(room, len(beacons))], *beacons[:room]]
+        known = len(snapshot.regions)
+        room = min(known, max(limit - len(fences), min(known, limit // BEACON_SHARE)))
+        beacons = _nearest_regions(snapshot, near, latitude, longitude, room)
+        return [*fences[: limit - room], *beacons]
 
     async def _current(self) -> _Snapshot:
         now = self.now_ms()
@@ -75,24 +76,29 @@ def _snapshot(rows: Iterable[Row], fences: StampedFences) -> _Snapshot:
         if regions and row["role"] == "zone":
             stores.setdefault(regions[0], []).append(row["store_id"])
     fullest = sorted(stores, key=lambda region: (-len(stores[region]), region))
-    regions = (
+    widest = (
         (BeaconRegion(key, _only(stores[key])), frozenset(filter(None, stores[key]))) for key in fullest
     )
-    return _Snapshot(frozenset(keys), tuple(regions), fences)
+    return _Snapshot(frozenset(keys), tuple(widest), fences)
 
 
-def _by_store(snapshot: _Snapshot, near: list[Near], latitude: float, longitude: float) -> list[BeaconRegion]:
-    """The beacon regions, those of the nearest store first."""
-    if not snapshot.regions:
-        return []
-    others = snapshot.fences.fences.nearest_stores(latitude, longitude)
-    stores = dict.fromkeys([*(one.geometry.fence.store_id for one in near), *others])
+def _nearest_regions(
+    snapshot: _Snapshot, near: list[Near], latitude: float, longitude: float, count: int
+) -> list[BeaconRegion]:
+    """So many of the beacon regions, those of the nearest store first.
+
+    Nearly always the stores of the `near` fences have enough of them; the way to all others is asked only
+    where they do not, for among thousands of stores it takes milliseconds.
+    """
+    stores = dict.fromkeys(one.geometry.fence.store_id for one in near)
+    if sum(not known.isdisjoint(stores) for _, known in snapshot.regions) < count:
+        stores |= dict.fromkeys(snapshot.fences.fences.nearest_stores(latitude, longitude))
     order = {store_id: number for number, store_id in enumerate(stores)}
     ordered = sorted(
         snapshot.regions,
         key=lambda known: min((order.get(one, len(order)) for one in known[1]), default=len(order)),
     )
-    return [region for region, _ in ordered]
+    return [region for region, _ in ordered[:count]]
 
 
 def _watched(geometry: Geometry) -> FenceRegion:

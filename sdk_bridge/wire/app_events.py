@@ -135,6 +135,9 @@ class AppEvent(Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 _decoder = msgspec.msgpack.Decoder(list[AppEvent])
+_split = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_decode_one = msgspec.msgpack.Decoder(AppEvent).decode
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _encode = msgspec.msgpack.Encoder().encode
 _MOST_IN_SHORT_ARRAY = 15
 
@@ -168,5 +171,24 @@ def decode_events(blob: bytes) -> list[AppEvent]:
     """The events of one blob. Raises WireError."""
     try:
         return _decoder.decode(blob)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise WireError(str(error)) from error
+
+
+def decode_apart(blob: bytes) -> tuple[list[AppEvent], list[bytes]]:
+    """The events of one blob that can be read, and each other as it is, for `joined`.
+
+    Raises WireError where it cannot even be told one from the other.
+    """
+    good: list[AppEvent] = []
+    bad: list[bytes] = []
+    try:
+        parts = [bytes(part) for part in _split.decode(blob)]
+    except _UNREADABLE as error:
+        raise WireError(str(error)) from error
+    for part in parts:
+        try:
+            good.append(_decode_one(part))
+        except _UNREADABLE:
+            bad.append(part)
+    return good, bad

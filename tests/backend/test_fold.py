@@ -16,7 +16,7 @@ from backend.folding import people as people_part
 from backend.storage.database import SqliteFile, StorageConflict, StorageError, StorageRetry
 from backend.storage.entries import BEGINNING, Cursor
 from sdk_bridge.server.ports import JournalBusy
-from sdk_bridge.wire.app_events import decode_events
+from sdk_bridge.wire.app_events import decode_events, encode_events
 from sdk_bridge.wire.messages import Batch, BeaconHealth, Readings, Skip, SkipCounts
 
 ANNA, BERTA = "altbeacon:" + "a" * 40, "altbeacon:" + "b" * 40
@@ -136,6 +136,20 @@ async def test_a_poisoned_event_is_buried_alone(live_shop):
     assert await shop.column("select name from traits") == ["name"]
     [letter] = await _letters(shop)
     assert [event.message_id for event in decode_events(letter["payload"])] == ["poison"]
+
+
+async def test_an_event_that_cannot_be_read_is_buried_alone(live_shop):
+    """What no door should have let in, or another version wrote, costs none of its neighbours."""
+    shop = live_shop
+    tracks = [shop.event("track", user_id="anna", message_id=f"good-{number}") for number in range(3)]
+    strange = shop.event("track", user_id="u" * 600, message_id="strange")
+    await _append_app(shop, encode_events([tracks[0], strange, tracks[1]]))
+    await shop.journal.append_events(tracks[2:])
+    await shop.folded()
+    found = await shop.column("select message_id from events order by event_id")
+    assert found == ["good-0", "good-1", "good-2"]
+    [letter] = await _letters(shop)
+    assert (b"strange" in letter["payload"], b"good" in letter["payload"]) == (True, False)
 
 
 async def test_an_entry_of_poison_alone_leaves_nothing_of_itself(live_shop):
