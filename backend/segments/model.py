@@ -451,8 +451,21 @@ def _complaints_of_test(test: Test, where: str) -> Iterator[tuple[str, str]]:
         low, high = getattr(test, least), getattr(test, most)
         if low is not None and high is not None and high < low:
             yield f"{where}.{most}", f"must not be less than {least}, {low}"
+        if isinstance(test, NumberIs):
+            yield from _complaints_of_open_bounds(test, where)
     elif any("\0" in text for text in _texts(test)):
         yield where, "a text may not hold U+0000"
+
+
+_OPEN = (("at_least", "less_than"), ("more_than", "at_most"), ("more_than", "less_than"))
+"""Bounds that leave nothing between them even where they are equal."""
+
+
+def _complaints_of_open_bounds(test: NumberIs, where: str) -> Iterator[tuple[str, str]]:
+    for least, most in _OPEN:
+        low, high = getattr(test, least), getattr(test, most)
+        if low is not None and high is not None and high <= low:
+            yield f"{where}.{most}", f"must be more than {least}, {low}"
 
 
 def _texts(test: Test) -> list[str]:

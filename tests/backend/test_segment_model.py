@@ -103,6 +103,12 @@ WRONG = [
     ({"type": "rfm", "monetary": {"at_least": 4, "at_most": 2}}, "monetary.at_most: must not be less than"),
     ({"type": "identifier", "kind": "mail"}, "kind: it may be user_id, email, "),
     (trait("age", type="number", at_least=5, at_most=1), "test.at_most: must not be less than at_least, 5"),
+    (trait("age", type="number", more_than=5, less_than=5), "test.less_than: must be more than more_than, 5"),
+    (trait("age", type="number", at_least=5, less_than=5), "test.less_than: must be more than at_least, 5"),
+    (
+        all_of(where("age", type="number", more_than=5, at_most=3)),
+        "all[0].where[0].test.at_most: must be more",
+    ),
     (trait("born", type="date", since="2001-01-01", until="2000-01-01"), "test.until: must not be less"),
     (nested(9), ".not.not.not.not.not.not.not: conditions may nest 8 deep"),
     (all_of(*[VIEWED] * 100), "all[99]: a segment may have 100 conditions and filters in all"),

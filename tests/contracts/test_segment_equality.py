@@ -218,7 +218,19 @@ def in_order(test) -> bool:
     """Whether anything lies between its bounds; where nothing does, no definition is taken."""
     names = ("since", "until") if isinstance(test, model.DateIs) else ("at_least", "at_most")
     low, high = (getattr(test, name) for name in names)
-    return low is None or high is None or low <= high
+    return (low is None or high is None or low <= high) and not has_closed_gap(test)
+
+
+def has_closed_gap(test) -> bool:
+    """Whether bounds of which one is itself outside meet or cross."""
+    if not isinstance(test, model.NumberIs):
+        return False
+    pairs = (
+        (test.at_least, test.less_than),
+        (test.more_than, test.at_most),
+        (test.more_than, test.less_than),
+    )
+    return any(low is not None and high is not None and high <= low for low, high in pairs)
 
 
 def some_of(kind, **bounds):
