@@ -4,6 +4,7 @@ import itertools
 import os
 import random
 import sqlite3
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -32,35 +33,44 @@ DAY = 86_400_000
 TIMES = (*range(1, 12), 45 * DAY, 45 * DAY + 1, 80 * DAY)  # in one session, and months apart
 
 
-@st.composite
-def links(draw: st.DrawFn, nonce: str) -> Link:
-    user = draw(st.sampled_from([None, *USERS]))
-    return Link(nonce, "site", draw(st.sampled_from(ANONYMOUS)), 0, 1, user)
+# Made once: hypothesis takes longer to make and to check a strategy than to draw from it.
+nonces = st.integers(0, 10**6).map(str)
+a_user = st.sampled_from([None, *USERS])
+an_anonymous, perhaps_anonymous = st.sampled_from(ANONYMOUS), st.sampled_from([None, *ANONYMOUS])
+a_device, perhaps_a_device = st.sampled_from(DEVICES), st.sampled_from([None, *DEVICES])
+kinds = st.sampled_from(["identify", "track", "alias", "device", "logout", "consent", "push_receipt", "link"])
+times = st.sampled_from(TIMES)
+yes_or_no = st.booleans()
+a_previous = st.sampled_from([*ANONYMOUS, *USERS])
+an_address = st.sampled_from([None, ADDRESS, PushAddress("fid", "t2")])
+a_platform = st.sampled_from([None, "ios", "android"])
+a_tag = st.sampled_from([None, *TAGS])
+some_traits = st.dictionaries(st.sampled_from(["a", "b"]), st.integers(0, 3), max_size=2)
+some_consent = st.dictionaries(st.sampled_from(["push", "proximity"]), yes_or_no, max_size=2)
+some_known = st.lists(st.sampled_from(KNOWN).map(lambda one: ExternalId(*one)), max_size=2)
 
 
 @st.composite
 def app_events(draw: st.DrawFn) -> AppEvent:
-    kinds = ["identify", "track", "alias", "device", "logout", "consent", "push_receipt", "link"]
-    kind, user = draw(st.sampled_from(kinds)), draw(st.sampled_from([None, *USERS]))
-    message_id = str(draw(st.integers(0, 10**6)))
+    kind, user, message_id = draw(kinds), draw(a_user), draw(nonces)
     return AppEvent(
         kind=kind,
         message_id=message_id,
         source="app",
-        occurred_at=draw(st.sampled_from(TIMES)),
+        occurred_at=draw(times),
         received_at=100 * DAY,
         user_id=user,
-        proven=user is not None and draw(st.booleans()),
-        previous_id=draw(st.sampled_from([*ANONYMOUS, *USERS])) if kind == "alias" else None,
-        anonymous_id=draw(st.sampled_from([None, *ANONYMOUS])),
-        device_id=draw(st.sampled_from(DEVICES if kind == "link" else [None, *DEVICES])),
-        push_address=draw(st.sampled_from([None, ADDRESS, PushAddress("fid", "t2")])),
-        platform=draw(st.sampled_from([None, "ios", "android"])),
-        beacon_key=draw(st.sampled_from([None, *TAGS])) if kind == "device" else None,
-        traits=draw(st.dictionaries(st.sampled_from(["a", "b"]), st.integers(0, 3), max_size=2)),
-        consent=draw(st.dictionaries(st.sampled_from(["push", "proximity"]), st.booleans(), max_size=2)),
-        external_ids=[ExternalId(*one) for one in draw(st.lists(st.sampled_from(KNOWN), max_size=2))],
-        link=draw(links(message_id)) if kind == "link" else None,
+        proven=user is not None and draw(yes_or_no),
+        previous_id=draw(a_previous) if kind == "alias" else None,
+        anonymous_id=draw(perhaps_anonymous),
+        device_id=draw(a_device if kind == "link" else perhaps_a_device),
+        push_address=draw(an_address),
+        platform=draw(a_platform),
+        beacon_key=draw(a_tag) if kind == "device" else None,
+        traits=draw(some_traits),
+        consent=draw(some_consent),
+        external_ids=draw(some_known),
+        link=Link(message_id, "site", draw(an_anonymous), 0, 1, draw(a_user)) if kind == "link" else None,
     )
 
 
@@ -89,12 +99,12 @@ class World:
         if profile_id:
             self.service.undo_merge(self.store, profile_id, 200 * DAY, self.new_id)
 
-    def doings_of(self, root: str) -> list[str]:
-        return sorted(
-            event.message_id
-            for own, event in self.events
-            if whose(self.store, own, event.occurred_at) == root
-        )
+    def doings(self) -> dict[str, list[str]]:
+        """What everybody did, by the roots of the trees."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for own, event in self.events:
+            found[whose(self.store, own, event.occurred_at)].append(event.message_id)
+        return found
 
     def is_decided(self, identifier: Identifier) -> bool:
         return any(claim.via == OPERATOR for claim in self.store.claims(identifier))
@@ -108,13 +118,14 @@ def dump(world: World, identifiers: list[Identifier]) -> bytes:
     for profile_id in name:
         people.setdefault(person_of(store, profile_id), []).append(profile_id)
     seen: list[Any] = []
+    doings = world.doings()
     for root, tree in people.items():
         seen.append(
             [
                 name[root],
                 sorted(name[one] for one in tree),
                 sorted((name[one], store.profile(one).created_at, store.profile(one).shared) for one in tree),
-                world.doings_of(root),
+                sorted(doings.get(root, ())),
                 traits(store, tree),
                 consents(store, root),
                 sorted(key for key, (_, holder) in store.devices.items() if holder in tree),
@@ -222,12 +233,12 @@ def heard(number: int, what: int, who: int) -> AppEvent:
     )
 
 
-def play(sequence: bytes, real: World, never: World) -> None:
-    """A step is an event, which both worlds hear, or in the real one a merge, or the undoing of one."""
+def play(sequence: bytes, real: World, *never: World) -> None:
+    """A step is an event, which all worlds hear, or in the real one a merge, or the undoing of one."""
     for number, (choice, one, other) in enumerate(steps(sequence)):
         if choice < 112:
-            real.hear(heard(number, one, other))
-            never.hear(heard(number, one, other))
+            for world in (real, *never):
+                world.hear(heard(number, one, other))
         elif choice < 192:
             real.merge(PEOPLE[one % len(PEOPLE)], PEOPLE[other % len(PEOPLE)])
         elif decided := [identifier for identifier in PEOPLE if real.is_decided(identifier)]:
@@ -245,12 +256,11 @@ def undo_all(world: World, *, decided_only: bool) -> None:
 def check(sequence: bytes) -> None:
     """What operators merged and took apart again leaves no trace; nor does what merged by itself."""
     real, never = World(MemoryProfiles()), World(MemoryProfiles())
-    play(sequence, real, never)
+    alone = World(MemoryProfiles(), ProfileService(dict.fromkeys(TRUST, 0)))  # nothing goes with anything
+    play(sequence, real, never, alone)
     undo_all(real, decided_only=True)
     assert dump(real, PEOPLE) == dump(never, PEOPLE)
     undo_all(real, decided_only=False)
-    alone = World(MemoryProfiles(), ProfileService(dict.fromkeys(TRUST, 0)))  # nothing goes with anything
-    play(sequence, World(MemoryProfiles()), alone)
     assert unshared(real) == unshared(alone)
 
 
@@ -356,7 +366,7 @@ def in_database(connection: sqlite3.Connection, play_in: Callable[[DatabaseWorld
 @given(sequence=st.binary(min_size=6 * STEP, max_size=18 * STEP))
 def test_so_it_is_in_the_database(database: sqlite3.Connection, sequence: bytes) -> None:
     def merging(world: DatabaseWorld) -> None:
-        play(sequence, world, World(MemoryProfiles()))
+        play(sequence, world)
         undo_all(world, decided_only=True)
 
     def never(world: DatabaseWorld) -> None:
