@@ -22,6 +22,7 @@ FIRST_PORTION = 500
 LARGEST_PORTION = 5_000
 DAY_MS = 86_400_000
 LOOK_EVERY_S = 600.0
+DIED_MS = 600_000  # a run of another process that has not come to its end by then never will
 AGAIN_S = 5.0  # after a failure, then ever longer; a disk that is full stays so for a while
 
 
@@ -71,7 +72,7 @@ class Scorer:
         self._wanted.set()
 
     async def run(self) -> None:
-        """Runs when asked to, and whenever the last run is a day ago and there are orders."""
+        """Runs when asked to, a day after the last run if there are orders, and in place of one that died."""
         while True:
             if self._wanted.is_set() or await self._is_due():
                 await self._try()
@@ -146,7 +147,8 @@ class Scorer:
             return False
         if not last:
             return False  # nobody has asked for scores yet
-        return self._now_ms() - int(last[0]["started_at"]) >= self._every_ms
+        patience = self._every_ms if last[0]["finished_at"] is not None else DIED_MS
+        return self._now_ms() - int(last[0]["started_at"]) >= patience
 
 
 def _reckon(session: Session) -> Changes:

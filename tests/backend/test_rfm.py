@@ -182,6 +182,19 @@ async def test_a_run_begins_when_it_is_asked_for_and_a_day_later_by_itself(
         await finished(2)
 
 
+async def test_a_run_whose_process_died_is_done_by_the_next(live_shop, scorer, running, eventually):
+    """Whoever asked for it was told that it begins."""
+    shop = live_shop
+    await order(shop, "u0", "o0", days_ago=1, total=10)
+    await shop.folded()
+    await shop.state.write(lambda session: rfm.begin_run(session, shop.clock()))
+    assert not await scorer._is_due(), "it may still be under way in another process"
+    shop.clock.forward(scoring.DIED_MS)
+    async with running(scorer.run()):
+        await eventually(lambda: scorer.asked)
+    assert await shop.column("select count(*) from rfm_scores") == [1]
+
+
 async def test_a_run_goes_on_from_the_moment_that_it_is_asked_for(live_shop, scorer, running, eventually):
     assert scorer.progress is None
     scorer.request()
