@@ -177,7 +177,8 @@ class _Application:
             self._log_out()
         else:
             self._learn(proven, profile_id, known[1:])
-        self._hold_device(proven, profile_id)
+        if event.device_id is not None:
+            self._hold_device(proven, profile_id)
         placing = self._placing
         return Applied(
             profile_id=profile_id,
@@ -253,14 +254,16 @@ class _Application:
             self._claim_for(proven, others)
         if profile_id is not None:
             self._hear(profile_id)
-        self._refuse_for_claimed_user()
+        if event.consent:
+            self._refuse_for_claimed_user()
 
     def _claim_for(self, proven: str, others: Sequence[Identifier]) -> None:
         event = self._event
         for identifier in others:
             self._claim(identifier[0], identifier[1], proven, "seen")
         self._claim("anonymous_id", usable(event.anonymous_id), proven, "seen")
-        self._claim("device_id", usable(event.device_id), proven, "seen")
+        if event.device_id is not None:
+            self._claim("device_id", usable(event.device_id), proven, "seen")
         if event.kind == "alias":
             self._alias(proven)
         if event.beacon_key is not None:
@@ -389,7 +392,7 @@ class _Application:
     def _refuse_for_claimed_user(self) -> None:
         """A refusal counts for the user it names also without proof: a stranger can only cause silence."""
         event = self._event
-        if event.proven or event.user_id is None or not event.consent:
+        if event.proven or event.user_id is None:
             return
         refused = [purpose for purpose, granted in event.consent.items() if not granted]
         user_id = usable(event.user_id)

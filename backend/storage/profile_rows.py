@@ -129,18 +129,21 @@ class ProfileRows(MemoryProfiles):
                 yield from _said_before_known(user_id)
 
     def profile_of(self, identifier: Identifier) -> str | None:
-        if identifier not in self._read:
+        owner = self.owners.get(identifier)
+        if owner is None and identifier not in self._read:
             self._read_identifiers([identifier])
-        return self.owners.get(identifier)
+            owner = self.owners.get(identifier)
+        return owner
 
     def open_edge_of(self, identifier: Identifier) -> Edge | None:
         self._know(identifier)
         return self.edges.get(identifier)
 
     def claims(self, identifier: Identifier) -> Sequence[Claim]:
-        if identifier not in self._read:
-            self._read_identifiers([identifier])
         known = self.claims_on.get(identifier)
+        if known is None and identifier not in self._read:
+            self._read_identifiers([identifier])
+            known = self.claims_on.get(identifier)
         return list(known.values()) if known else ()
 
     def profile(self, profile_id: str) -> Profile | None:
