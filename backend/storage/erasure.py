@@ -7,7 +7,6 @@ repeated, so a process that dies in between goes on where the row of `erasure_wo
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -456,8 +455,7 @@ def forget_in_definitions(session: Session, traces: Traces, person: Person) -> N
         if not traces.in_rows(row["definition"].encode("utf-8", "surrogatepass")):
             continue
         definition = _blacked_out(row["definition"], person)
-        with suppress(SegmentInvalid):  # somebody is called like a word of ours, such as `identifier`
-            parse_definition(definition.encode())
+        if _is_as_good(definition.encode(), row["definition"].encode(), parse_definition):
             key = {"segment_id": row["segment_id"], "version": row["version"]}
             session.run("rewrite_definition", **key, definition=definition)
 
@@ -468,11 +466,26 @@ def forget_in_campaigns(session: Session, traces: Traces, person: Person) -> Non
         if not traces.in_rows(bytes(row["definition"])):
             continue
         definition = _without_names(msgspec.json.decode(row["definition"]), frozenset(person.names))
-        with suppress(CampaignInvalid):  # as above
-            parse_campaign(definition)
+        if _is_as_good(definition, bytes(row["definition"]), parse_campaign):
             key = {"campaign_id": row["campaign_id"], "version": row["version"]}
             session.run("rewrite_campaign_version", **key, definition=definition)
             session.run("rewrite_campaign", **key, definition=definition)
+
+
+def _is_as_good(after: bytes, before: bytes, parse: Callable[[bytes], object]) -> bool:
+    """Whether taking a name out spoiled nothing; somebody may be called like a word of ours, such as
+    `identifier`. What was saved when less was refused has its fault as before, and the name goes from it.
+    """
+    fault = _fault(after, parse)
+    return fault is None or fault == _fault(before, parse)
+
+
+def _fault(definition: bytes, parse: Callable[[bytes], object]) -> str | None:
+    try:
+        parse(definition)
+    except (SegmentInvalid, CampaignInvalid) as error:
+        return str(error)
+    return None
 
 
 def _without_names(campaign: dict[str, Any], names: frozenset[str]) -> bytes:

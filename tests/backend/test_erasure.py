@@ -19,7 +19,16 @@ from backend.erased_elsewhere import KNOWN_MS, ErasedElsewhere
 from backend.eraser import Eraser, FoldBehind, GuardedJournal, Places
 from backend.profiles.erasure import ErasureKeys, Tombstones, Traces
 from backend.push.model import NewPush, PushContent
-from backend.segments.model import parse_definition
+from backend.segments.model import (
+    AnyOf,
+    Definition,
+    HasIdentifier,
+    HasTrait,
+    NumberIs,
+    SegmentInvalid,
+    check,
+    parse_definition,
+)
 from backend.storage import campaigns as campaign_rows
 from backend.storage import erasure, erasure_letters, personal, pushes, segments
 from backend.storage.database import SqliteFile
@@ -374,6 +383,32 @@ async def test_what_others_are_said_to_be_and_audiences_forget_the_name(office):
     [kept] = await shop.column("select definition from segment_versions where segment_id = 'testers'")
     assert parse_definition(kept.encode()).condition.one_of == ("[erased]", "berta-0002-keeps")
     assert await shop.column("select count(*) from alerts") == [0]
+
+
+async def test_audiences_that_would_not_be_taken_any_more_forget_the_name_all_the_same(office):
+    """An earlier version took bounds with nothing between them; what it saved is still in use."""
+    shop = office.shop
+    named = HasIdentifier("user_id", (USER, "berta-0002-keeps"))
+    audience = AnyOf((named, HasTrait("age", NumberIs(at_least=5, less_than=5))))
+    with pytest.raises(SegmentInvalid):
+        check(audience)
+    campaign = msgspec.structs.replace(a_campaign("friends"), audience=audience)
+    await lived(office)
+    await shop.state.write(
+        lambda s: segments.save_segment(s, "testers", Definition("Testers", audience), shop.clock(), "t")
+    )
+    await shop.state.write(lambda s: campaign_rows.save_campaign(s, campaign, shop.clock()))
+    shop.fold.refresh()
+    await shop.folded()
+    shop.clock.forward(1000)
+    await office.erase()
+    assert await office.decoded(*NAMES) == []
+    assert office.raw(*NAMES) == {}
+    expected = ("[erased]", "berta-0002-keeps")
+    kept = (await shop.state.read(segments.segments))["testers"]
+    assert kept.condition.of[0].one_of == expected
+    found = (await shop.state.read(campaign_rows.campaigns))["friends"]
+    assert found.campaign.audience.of[0].one_of == expected
 
 
 def a_campaign(campaign_id: str, **more):
