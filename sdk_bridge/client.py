@@ -646,16 +646,19 @@ class _Queue:
         By their ids as well, for the numbers may be other calls' by now, in a file begun after damage.
         """
         gone = size = 0
+        missed: list[object] = []
         with self._database:  # commits, or takes all of it back
             self._database.execute("begin")
             for call in calls:
-                done = self._database.execute(
-                    "delete from calls where number = ? and message_id = ?", (call.number, call.message_id)
-                )
-                if not done.rowcount:
-                    self._check_gone("+number = ? and message_id = ?", call.number, call.message_id)
+                which = call.number, call.message_id
+                done = self._database.execute("delete from calls where number = ? and message_id = ?", which)
                 gone += done.rowcount
                 size += done.rowcount * len(call.body)
+                if not done.rowcount:
+                    missed += which
+            if missed:  # all at once, for this looks at the whole file; another process may have sent them
+                pairs = ", ".join(["(?, ?)"] * (len(missed) // 2))
+                self._check_gone(f"(+number, message_id) in (values {pairs})", *missed)
         self._count -= gone
         self._bytes -= size
 

@@ -343,6 +343,23 @@ async def test_two_processes_on_one_file_send_what_is_in_it(bridge: RunningBridg
         assert list(online.acknowledged) == later
 
 
+async def test_what_another_process_has_sent_is_looked_for_once(tmp_path: Path) -> None:
+    """A look at the whole file for each of a hundred calls held the app's loop up for a second."""
+    path = tmp_path / "queue"
+    async with (
+        client("http://127.0.0.1:9", queue_path=path, settings=NOW) as one,
+        client("http://127.0.0.1:9", queue_path=path, settings=NOW) as other,
+    ):
+        for number in range(50):
+            one.track(ANNA, "Tick", {"n": number})
+        calls = other._queue.head()
+        one._queue.delete(one._queue.head())
+        asked: list[str] = []
+        other._queue._database.set_trace_callback(asked.append)
+        other._queue.delete(calls)
+        assert (len(calls), sum(text.startswith("select 1") for text in asked)) == (50, 1)
+
+
 async def test_an_answer_that_comes_after_damage_removes_no_newer_call(tmp_path: Path) -> None:
     path, arrived, go_on = tmp_path / "queue", asyncio.Event(), asyncio.Event()
 
