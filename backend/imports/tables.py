@@ -5,6 +5,7 @@ import csv
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import BinaryIO, TextIO
 
 MAX_ROW = 64 * 1024  # characters; a quote that is never closed would else swallow the file
@@ -13,6 +14,7 @@ _CHUNK = 1 << 20
 _DELIMITERS = (",", ";", "\t", "|")
 _SAMPLE_ROWS = 20
 _HINT = re.compile(r'"?sep=([^\w\s]|\t)"?', re.IGNORECASE)
+_END = "\0"  # behind the last line; only whoever waits for the end of a quote reads so far
 _BREAK = re.compile(r"\s*[\r\n]\s*")
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -77,9 +79,14 @@ def detect_layout(text: TextIO, encoding: str, delimiter: str | None = None) -> 
         sample, delimiter = sample[1:], delimiter or hinted
     if not sample or not sample[0].strip():
         raise FileUnreadable("the file begins with an empty line; it must begin with the columns' names")
-    chosen = delimiter or max(_DELIMITERS, key=lambda candidate: _cuts(sample, candidate))
-    header = tuple(_one_line(name) for name in next(csv.reader(sample, delimiter=chosen)))
-    return Layout(encoding, chosen, _checked(header))
+    try:
+        chosen = delimiter or max(_DELIMITERS, key=lambda candidate: _cuts(sample, candidate))
+        names = next(csv.reader(chain(sample, lines, (_END,)), delimiter=chosen))
+    except (_TooLong, csv.Error) as error:
+        raise FileUnreadable(f"the first rows: {error}; is a quote not closed?") from error
+    if names[-1].endswith(_END):
+        raise FileUnreadable("a quote in the columns' names is not closed, up to the end of the file")
+    return Layout(encoding, chosen, _checked(tuple(map(_one_line, names))))
 
 
 def _one_line(name: str) -> str:

@@ -99,6 +99,23 @@ def test_the_names_of_columns_may_have_line_breaks(tmp_path, end):
     assert [(record.line, record.error, record.cells["city"]) for record in found] == [(4, None, "Graz")]
 
 
+@pytest.mark.parametrize("delimiter", [None, ";"])
+@pytest.mark.parametrize("rows", ["1;a\n2;b\n", 19 * (60_000 * "x" + "\n")])
+def test_a_quote_that_is_open_in_the_names_of_columns_is_said(tmp_path, delimiter, rows):
+    """It takes the rows behind it along, and an import of none of them would look well."""
+    with pytest.raises(FileUnreadable, match="quote"):
+        read(written(tmp_path, 'id;"name\n' + rows), delimiter=delimiter)
+
+
+def test_every_column_of_a_wide_table_may_have_a_line_break_in_its_name(tmp_path):
+    names = [f"name {number}" for number in range(50)]
+    broken = ";".join('"' + name.replace(" ", "\n") + '"' for name in names)
+    layout, found, _ = read(written(tmp_path, f"{broken}\n{';'.join(names)}\n"))
+    assert layout.header == tuple(names)
+    [record] = found
+    assert (record.line, record.error, list(record.cells.values())) == (52, None, names)
+
+
 @pytest.mark.parametrize("row", ["1,2,", "1,2,,,  "])
 def test_a_delimiter_too_many_at_the_end_is_nothing(tmp_path, row):
     _, [record], _ = read(written(tmp_path, f"id,name\n{row}\n"))
