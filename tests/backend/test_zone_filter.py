@@ -31,17 +31,26 @@ FLOORS = {
 GATEWAYS = {name: floor.gateways for name, floor in FLOORS.items()}
 
 
+def levels_on(floor: str) -> st.SearchStrategy:
+    ears = st.tuples(st.sampled_from(GATEWAYS[floor]), st.booleans())
+    return st.dictionaries(ears, st.tuples(st.integers(-126, 20), st.integers(1, 30)), min_size=1, max_size=6)
+
+
+# Made once: hypothesis takes longer to make and to check a strategy than to draw from it.
+floors = st.sampled_from(sorted(FLOORS))
+steps_on = {name: st.tuples(st.integers(0, 70), levels_on(name)) for name in FLOORS}
+several = {
+    (name, most): st.lists(step, min_size=1, max_size=most)
+    for name, step in steps_on.items()
+    for most in (4, 12, 30)
+}
+
+
 @st.composite
 def seconds(draw, most: int = 12):
     """A floor and what its gateways heard, second by second, with gaps."""
-    name = draw(st.sampled_from(sorted(FLOORS)))
-    levels = st.dictionaries(
-        st.tuples(st.sampled_from(GATEWAYS[name]), st.booleans()),
-        st.tuples(st.integers(-126, 20), st.integers(1, 30)),
-        min_size=1,
-        max_size=6,
-    )
-    steps = draw(st.lists(st.tuples(st.integers(0, 70), levels), min_size=1, max_size=most))
+    name = draw(floors)
+    steps = draw(several[name, most])
     told, now = [], 1000
     for gap, heard in steps:
         now += gap

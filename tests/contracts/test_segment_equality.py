@@ -61,6 +61,25 @@ moments = (
 )
 attachments = st.fixed_dictionaries({}, optional={"attach_from": moments, "attach_until": moments})
 hashes = st.integers(-(2**62), 2**62)
+# Made once: hypothesis takes longer to make and to check a strategy than to draw from it.
+some_categories = st.lists(st.sampled_from(CATEGORIES), max_size=2)
+perhaps_a_store = st.none() | st.sampled_from(STORES)
+perhaps_a_zone = st.none() | st.sampled_from(ZONES)
+perhaps_a_name = st.none() | st.sampled_from(NAMES)
+perhaps_a_class = st.none() | st.sampled_from(("Champions", "Lost"))
+perhaps_a_score = st.none() | st.integers(1, 5)
+perhaps_a_moment = st.none() | moments
+id_types = st.sampled_from(("user_id", "email", "anonymous_id", "device_id"))
+some_segments = st.sets(st.sampled_from(("vip", "new")))
+some_traits = st.sets(st.sampled_from(TRAITS))
+some_purposes = st.sets(st.sampled_from(PURPOSES))
+a_fence = st.sampled_from(("f1", "f2"))
+kinds = st.sampled_from(("track", "track", "page", "identify", "device"))
+a_store = st.sampled_from(STORES)
+a_zone = st.sampled_from(ZONES)
+yes_or_no = st.booleans()
+perhaps_a_stay = st.none() | st.integers(0, 5 * HOUR)
+up_to = [st.integers(0, most) for most in range(6)]
 
 
 @dataclass
@@ -80,21 +99,21 @@ def worlds(draw) -> World:
     for store in STORES:
         world.add("stores", store_id=store, name=store, timezone="UTC")
         for zone in ZONES:
-            has = draw(st.lists(st.sampled_from(CATEGORIES), max_size=2))
+            has = draw(some_categories)
             world.add("zones", store_id=store, zone_id=zone, name=zone, categories=json.dumps(has))
     for fence in ("f1", "f2"):
-        around = draw(st.none() | st.sampled_from(STORES))
+        around = draw(perhaps_a_store)
         definition = json.dumps({"name": fence} | ({"store_id": around} if around else {}))
         world.add("geofences", fence_id=fence, definition=definition, changed_at=0)
     number = 0
-    for person in range(draw(st.integers(1, 3))):
+    for person in range(1 + draw(up_to[2])):
         root = f"p{person}"
         world.people.append(root)
-        tree = [root, *(f"{root}-{child}" for child in range(draw(st.integers(0, 2))))]
+        tree = [root, *(f"{root}-{child}" for child in range(draw(up_to[2])))]
         for place, profile in enumerate(tree):
-            parent = None if place == 0 else draw(st.sampled_from(tree[:place]))
+            parent = None if place == 0 else tree[draw(up_to[place - 1])]
             merged_at = None if parent is None else draw(moments)
-            kind = draw(st.sampled_from(("user_id", "email", "anonymous_id", "device_id")))
+            kind = draw(id_types)
             attach = {} if parent is None else draw(attachments)
             world.add(
                 "profiles",
@@ -112,91 +131,82 @@ def worlds(draw) -> World:
                 id=f"beacon of {profile}",
                 profile_id=profile,
                 valid_from=0,
-                valid_to=draw(st.none() | moments),
+                valid_to=draw(perhaps_a_moment),
                 cause="test",
                 event_id=None,
             )
-            number = draw(_life(world, profile, number))
-        for segment in draw(st.sets(st.sampled_from(("vip", "new")))):
+            number = _life(draw, world, profile, number)
+        for segment in draw(some_segments):
             world.add("segment_members", segment_id=segment, profile_id=root, since=1, version=1)
-        if draw(st.booleans()):
-            scores = {score: draw(st.none() | st.integers(1, 5)) for score in "rfm"}
-            name = draw(st.none() | st.sampled_from(("Champions", "Lost")))
+        if draw(yes_or_no):
+            scores = {score: draw(perhaps_a_score) for score in "rfm"}
+            name = draw(perhaps_a_class)
             world.add("rfm_scores", profile_id=root, run_id=1, **scores, name=name, scored_at=1)
     return world
 
 
-def _life(world: World, profile: str, number: int):
-    @st.composite
-    def life(draw) -> int:
-        nonlocal number
-        for name in draw(st.sets(st.sampled_from(TRAITS))):
-            value = msgspec.json.encode(draw(values)).decode()
-            stamp = {"occurred_at": draw(moments), "event_hash": draw(hashes)}
-            world.add("traits", profile_id=profile, name=name, value=value, **stamp)
-        for purpose in draw(st.sets(st.sampled_from(PURPOSES))):
-            stamp = {"occurred_at": draw(moments), "event_hash": draw(hashes)}
-            world.add(
-                "consents", profile_id=profile, purpose=purpose, granted=draw(st.integers(0, 1)), **stamp
-            )
-        for _ in range(draw(st.integers(0, 5))):
-            number += 1
-            world.add("events", **draw(_events(profile, number)))
-        for _ in range(draw(st.integers(0, 3))):
-            number += 1
-            entered = draw(moments)
-            left = draw(st.none() | st.integers(0, 5 * HOUR).map(lambda stay, at=entered: at + stay))
-            place = {"store_id": draw(st.sampled_from(STORES)), "zone_id": draw(st.sampled_from(ZONES))}
-            world.add(
-                "zone_visits",
-                visit_id=number,
-                beacon_key="b",
-                profile_id=profile,
-                **place,
-                entered_at=entered,
-                left_at=left,
-            )
-        for _ in range(draw(st.integers(0, 1))):
-            number += 1
-            stay = {"profile_id": profile, "entered_at": 0, "left_at": draw(st.none() | moments)}
-            world.add(
-                "visits", visit_id=number, subject=str(number), store_id=draw(st.sampled_from(STORES)), **stay
-            )
-            fence = draw(st.sampled_from(("f1", "f2")))
-            world.add(
-                "fence_visits",
-                visit_id=number,
-                subject=str(number),
-                fence_id=fence,
-                confidence="high",
-                **stay,
-            )
-        if draw(st.booleans()):
-            zone = draw(st.none() | st.sampled_from(ZONES))
-            world.add(
-                "presences",
-                beacon_key=f"beacon of {profile}",
-                profile_id=profile,
-                store_id=draw(st.sampled_from(STORES)),
-                zone_id=zone,
-                entered_at=0,
-                seen_at=0,
-                engine=b"",
-            )
-        return number
-
-    return life()
+def _life(draw: st.DrawFn, world: World, profile: str, number: int) -> int:
+    """Adds what a profile said and did; the number of the last."""
+    for name in draw(some_traits):
+        value = msgspec.json.encode(draw(values)).decode()
+        stamp = {"occurred_at": draw(moments), "event_hash": draw(hashes)}
+        world.add("traits", profile_id=profile, name=name, value=value, **stamp)
+    for purpose in draw(some_purposes):
+        stamp = {"occurred_at": draw(moments), "event_hash": draw(hashes)}
+        world.add("consents", profile_id=profile, purpose=purpose, granted=draw(up_to[1]), **stamp)
+    for _ in range(draw(up_to[5])):
+        number += 1
+        world.add("events", **_event(draw, profile, number))
+    for _ in range(draw(up_to[3])):
+        number += 1
+        entered = draw(moments)
+        stayed = draw(perhaps_a_stay)
+        place = {"store_id": draw(a_store), "zone_id": draw(a_zone)}
+        world.add(
+            "zone_visits",
+            visit_id=number,
+            beacon_key="b",
+            profile_id=profile,
+            **place,
+            entered_at=entered,
+            left_at=None if stayed is None else entered + stayed,
+        )
+    for _ in range(draw(up_to[1])):
+        number += 1
+        stay = {"profile_id": profile, "entered_at": 0, "left_at": draw(perhaps_a_moment)}
+        world.add("visits", visit_id=number, subject=str(number), store_id=draw(a_store), **stay)
+        fence = draw(a_fence)
+        world.add(
+            "fence_visits",
+            visit_id=number,
+            subject=str(number),
+            fence_id=fence,
+            confidence="high",
+            **stay,
+        )
+    if draw(yes_or_no):
+        zone = draw(perhaps_a_zone)
+        world.add(
+            "presences",
+            beacon_key=f"beacon of {profile}",
+            profile_id=profile,
+            store_id=draw(a_store),
+            zone_id=zone,
+            entered_at=0,
+            seen_at=0,
+            engine=b"",
+        )
+    return number
 
 
-@st.composite
-def _events(draw, profile: str, number: int) -> dict:
+def _event(draw: st.DrawFn, profile: str, number: int) -> dict:
     found = draw(properties)
     return {
         "event_id": number,
         "event_hash": number,
         "profile_id": profile,
-        "kind": draw(st.sampled_from(("track", "track", "page", "identify", "device"))),
-        "name": draw(st.none() | st.sampled_from(NAMES)),
+        "kind": draw(kinds),
+        "name": draw(perhaps_a_name),
         "source": "web",
         "message_id": str(number),
         "occurred_at": draw(moments),
@@ -258,19 +268,20 @@ filters = st.builds(model.Filter, paths, tests, st.booleans())
 within = st.none() | st.sampled_from((3600, 86_400, 7 * 86_400))
 
 
-@st.composite
-def counts(draw) -> dict:
-    least = draw(st.sampled_from((None, None, 0, 1, 2, 3)))
-    most = draw(st.integers(least or 0, 4)) if least == 0 or draw(st.booleans()) else None
-    return {"at_least": least, "at_most": most}
+some_filters = st.lists(filters, max_size=2).map(tuple)
+a_name = st.sampled_from(NAMES)
+asked_kinds = st.sampled_from(("track", "page", "any"))
+leasts = st.sampled_from((None, None, 0, 1, 2, 3))
+mosts = [st.integers(least, 4) for least in range(4)]
 
 
 @st.composite
 def happenings(draw) -> model.Did:
-    kind = draw(st.sampled_from(("track", "page", "any")))
-    name = draw(st.sampled_from(NAMES) if kind == "track" else st.none() | st.sampled_from(NAMES))
-    where = tuple(draw(st.lists(filters, max_size=2)))
-    return model.Did(name, kind, within_s=draw(within), where=where, **draw(counts()))
+    kind = draw(asked_kinds)
+    name = draw(a_name if kind == "track" else perhaps_a_name)
+    where, seconds, least = draw(some_filters), draw(within), draw(leasts)
+    most = draw(mosts[least or 0]) if least == 0 or draw(yes_or_no) else None
+    return model.Did(name, kind, within_s=seconds, where=where, at_least=least, at_most=most)
 
 
 trait_tests = tests | some_of(model.DaysAgo, at_least=few_days, at_most=few_days)

@@ -27,18 +27,26 @@ MAX_BYTES = 2048
 KEYS = [f"eddystone-eid:{number:016x}" for number in range(8)]
 
 
+# Made once: hypothesis takes longer to make and to check a strategy than to draw from it.
+beginnings, lengths, yes_or_no = st.integers(0, 10**9), st.integers(0, 40), st.booleans()
+gaps = st.sampled_from([1000, 1000, 1000, 2000, 60_000, 10**6, 1500])
+some_keys = st.lists(st.sampled_from(KEYS), unique=True, min_size=1)
+up_to = [st.integers(0, most) for most in range(len(KEYS) + 1)]
+boots = st.sampled_from([BOOT, BOOT, BOOT, EARLIER])
+
+
 @st.composite
 def batches(draw):
     """A gateway's batches in order: a second each, mostly, with range changes and telemetry between."""
-    base, made = draw(st.integers(0, 10**9)) * 1000, []
-    for _ in range(draw(st.integers(0, 40))):
-        base += draw(st.sampled_from([1000, 1000, 1000, 2000, 60_000, 10**6, 1500]))
-        keys = draw(st.lists(st.sampled_from(KEYS), unique=True, min_size=1))
-        rows = draw(st.integers(0, len(keys)))
+    base, made = draw(beginnings) * 1000, []
+    for _ in range(draw(lengths)):
+        base += draw(gaps)
+        keys = draw(some_keys)
+        rows = draw(up_to[len(keys)])
         readings = Readings(list(range(rows)), [0] * rows, [3] * rows, [60] * rows, [55] * rows)
-        ranges = [RangeChange(0, 250, draw(st.booleans()))] if draw(st.booleans()) else []
-        health = [BeaconHealth(len(keys) - 1, 900, 3000, 21.5)] if draw(st.booleans()) else []
-        boot = draw(st.sampled_from([BOOT, BOOT, BOOT, EARLIER]))
+        ranges = [RangeChange(0, 250, draw(yes_or_no))] if draw(yes_or_no) else []
+        health = [BeaconHealth(len(keys) - 1, 900, 3000, 21.5)] if draw(yes_or_no) else []
+        boot = draw(boots)
         made.append(Batch(boot, base, keys, readings, ranges, health))
     return made
 
