@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import fmean, quantiles
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar
 
-from backend.proximity.zones import Place, ZoneEngine
+from backend.proximity.places import Place
+from backend.proximity.zones import ZoneEngine
 from gateway.aggregate import Aggregator
 
 FIRST_DECISION_S: Final = 5.0  # every rule may fill its windows first

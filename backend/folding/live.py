@@ -11,8 +11,9 @@ from backend.listening import Gateway, Listening, unless_erased
 from backend.occurrences import OccurrenceKind
 from backend.profiles.erasure import Tombstones
 from backend.proximity.fence_tracks import FenceTracks
+from backend.proximity.places import Place
 from backend.proximity.visits import Visits
-from backend.proximity.zones import Place, ZoneEngine, ZoneSettings
+from backend.proximity.zones import ZoneEngine, ZoneSettings
 from backend.storage import campaigns as campaign_rows
 from backend.storage import catalog, erasure, fences, floor, profiles, registry
 from backend.storage.behaviour import zone_categories

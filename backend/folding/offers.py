@@ -24,7 +24,7 @@ from backend.folding.live import LiveState
 from backend.ids import uuid7
 from backend.occurrences import Confidence, Occurrence
 from backend.profiles.behaviour import View
-from backend.proximity.zones import Place
+from backend.proximity.places import Place
 from backend.push.model import NewPush, PushContent
 from backend.storage import campaigns as campaign_rows
 from backend.storage import offers as offer_rows

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from backend.occurrences import Confidence
-from backend.proximity.zones import Place, Transition
+from backend.proximity.places import Place
+from backend.proximity.zones import Transition
 
 AWAY_MS = 120_000  # a fitting room hides a tag for a minute; more is a visit of its own
 DEAF_MS = 6 * 3_600_000  # a gateway that is dead for longer does not keep a shop full overnight

@@ -15,6 +15,7 @@ from backend.occurrences import Confidence
 from backend.proximity.filter import FORGET_S, PHONE, Advanced, Belief, Gain, Reading, Second
 from backend.proximity.floors import Corner
 from backend.proximity.listeners import Listener, Listeners, of_beacons, of_gateways
+from backend.proximity.places import Place
 from backend.proximity.radio import FilterSettings
 
 _CONFIDENT: Final[tuple[tuple[float, Confidence], ...]] = ((0.85, "high"), (0.65, "medium"), (0.0, "low"))
@@ -61,14 +62,6 @@ class ZoneSettings:
     late_s: int = 5
     rival_silent_ms: int = 5_000
     filter: FilterSettings = field(default_factory=FilterSettings)
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A zone of a store."""
-
-    store_id: str
-    zone_id: str
 
 
 @dataclass(frozen=True, slots=True)

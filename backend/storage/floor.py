@@ -8,8 +8,9 @@ import msgspec
 
 from backend.proximity.calibration import Level, calibrate
 from backend.proximity.filter import Gain
+from backend.proximity.places import Place
 from backend.proximity.visits import StoreTransition, Visit, Visits
-from backend.proximity.zones import Place, Track, Transition, ZoneEngine
+from backend.proximity.zones import Track, Transition, ZoneEngine
 from backend.storage.entries import Cursor
 from backend.storage.ownership import EVERYTHING, Holding
 from backend.storage.session import Row, Rows, Session, StorageError

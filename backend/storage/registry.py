@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.listening import Gateway
-from backend.proximity.zones import Place
+from backend.proximity.places import Place
 from backend.storage.database import Session
 
 TOKEN_PREFIX = "fft_"  # noqa: S105 - a mark by which a leaked token can be recognised, not a secret

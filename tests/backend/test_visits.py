@@ -2,8 +2,9 @@
 
 import pytest
 
+from backend.proximity.places import Place
 from backend.proximity.visits import AWAY_MS, DEAF_MS, Visits
-from backend.proximity.zones import Place, Transition
+from backend.proximity.zones import Transition
 
 ENTRANCE, SHOES, ELSEWHERE = Place("s", "entrance"), Place("s", "shoes"), Place("t", "door")
 

@@ -13,8 +13,9 @@ from backend.folding import LiveState
 from backend.proximity.calibration import Level, calibrate
 from backend.proximity.filter import EARS, Belief, Filter, Gain, Reading, Second, encoded
 from backend.proximity.floors import GridFloor, StarFloor
+from backend.proximity.places import Place
 from backend.proximity.radio import FilterSettings, Hearing
-from backend.proximity.zones import Place, ZoneEngine, ZoneSettings, confidence_of
+from backend.proximity.zones import ZoneEngine, ZoneSettings, confidence_of
 from backend.storage import floor
 from simulators.radio import MEASURED, Point, RadioModel, Receiver, Transmitter, advertising_times
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.proximity.zones import Place, Transition, ZoneEngine, ZoneSettings
+from backend.proximity.places import Place
+from backend.proximity.zones import Transition, ZoneEngine, ZoneSettings
 
 ZONES = {"s/ga": Place("s", "a"), "s/gb": Place("s", "b"), "s/gb2": Place("s", "b"), "t/gc": Place("t", "c")}
 A, B, C = Place("s", "a"), Place("s", "b"), Place("t", "c")
