@@ -7,6 +7,8 @@ PYTHON ?= python3
 STAMP := $(VENV)/.locked
 BROWSERS := $(VENV)/.browsers
 ARGS ?=
+# Demo and tests start hundreds of processes; where an environment forbids it, each would compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | column -t -s "$$(printf '\t')"
