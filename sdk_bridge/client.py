@@ -152,7 +152,8 @@ class BridgeClient:
     With a `queue_path` what was not answered 200 survives the death of the process and is sent by the next
     client with that path, under the same message ids. A file there that is damaged is set aside, as
     `….broken-1`, and a new one begun with whatever could still be read. Where the disk is too full to open
-    one, calls are held in memory until it can be. A `session` given is shared and not closed.
+    one, calls are held in memory until it can be. A `session` given is shared and not closed; close it after
+    the client.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class BridgeClient:
         self._queue = _Queue(queue_path, self.settings.queue_limit, self.settings.queue_bytes, self.tally)
         self._session = session
         self._own_session = session is None
+        self._closed = False
         self._waiting = asyncio.Event()
         self._empty = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
@@ -195,6 +197,7 @@ class BridgeClient:
                 await asyncio.gather(self._sender, return_exceptions=True)
             if self._own_session and self._session is not None:
                 await self._session.close()
+            self._closed = True
             self._queue.close()
 
     # Calls ------------------------------------------------------------------------------------------------
@@ -327,7 +330,11 @@ class BridgeClient:
         return [self._call(path, {**said, name: parts[start : start + MAX_PARTS]}) for start in starts]
 
     def _call(self, path: str, body: Mapping[str, Any]) -> str:
-        """Queues a call under a new message id. Raises ValueError for one that the bridge would not take."""
+        """Queues a call under a new message id. Raises ValueError for one that the bridge would not take, and
+        RuntimeError once the client is closed: nothing would keep it.
+        """
+        if self._closed:
+            raise RuntimeError("this client is closed; make a new one, with the same queue_path")
         message_id = self.settings.new_id()
         stamped = {**body, "messageId": message_id, "timestamp": self._now_text()}
         encoded = msgspec.json.encode(stamped)
@@ -373,6 +380,8 @@ class BridgeClient:
 
     async def _send(self, session: aiohttp.ClientSession, calls: Sequence["_Queued"]) -> float | None:
         """Sends calls of one path. None once they are dealt with, else the seconds the bridge asked for."""
+        if session.closed:
+            return 0.0  # by the app, whose it is: what is queued waits for the next client
         body, headers = _packed(self._body(calls))
         try:
             async with session.post(

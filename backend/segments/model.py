@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -453,8 +454,25 @@ def _complaints_of_test(test: Test, where: str) -> Iterator[tuple[str, str]]:
             yield f"{where}.{most}", f"must not be less than {least}, {low}"
         if isinstance(test, NumberIs):
             yield from _complaints_of_open_bounds(test, where)
+        if isinstance(test, DateIs):
+            yield from _complaints_of_days(test, where)
     elif any("\0" in text for text in _texts(test)):
         yield where, "a text may not hold U+0000"
+
+
+def _complaints_of_days(test: DateIs, where: str) -> Iterator[tuple[str, str]]:
+    for bound in ("since", "until"):
+        day = getattr(test, bound)
+        if day is not None and not _is_day(day):
+            yield f"{where}.{bound}", f"no calendar has the day {day}"
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 _OPEN = (("at_least", "less_than"), ("more_than", "at_most"), ("more_than", "less_than"))
@@ -517,8 +535,10 @@ def _in_our_words(complaint: str, body: bytes) -> str:
         elif words or step["key"] != "condition":
             words.append(f".{step['key']}")
         node = _below(node, step)
-    where = "".join(words).lstrip(".")
     text = _small(found["text"])
+    if not words and found["path"]:
+        return f"condition: {text}"  # a definition has a name of its own, which this may not be about
+    where = "".join(words).lstrip(".")
     if where.endswith("test.type"):
         text += f"; it may be {_TESTS}"
     elif where == "type" or where.endswith("].type") or where.endswith("not.type"):

@@ -110,6 +110,8 @@ WRONG = [
         "all[0].where[0].test.at_most: must be more",
     ),
     (trait("born", type="date", since="2001-01-01", until="2000-01-01"), "test.until: must not be less"),
+    (trait("born", type="date", since="2025-02-31"), "test.since: no calendar has the day 2025-02-31"),
+    (all_of(trait("born", type="date", until="2025-04-31")), "all[0].test.until: no calendar has the day"),
     (nested(9), ".not.not.not.not.not.not.not: conditions may nest 8 deep"),
     (all_of(*[VIEWED] * 100), "all[99]: a segment may have 100 conditions and filters in all"),
     (all_of(*[{**VIEWED, "where": [{"property": "a"}] * 10}] * 10), "all[9]: a segment may have 100"),
@@ -127,6 +129,12 @@ def test_an_error_names_the_node(condition, complaint):
             parse(json.dumps(body).encode())
         assert complaint in str(caught.value)
         assert "$" not in str(caught.value).partition("regex")[0]
+
+
+def test_what_a_condition_lacks_is_not_taken_for_the_definitions():
+    body = b'{"name":"n","condition":{"type":"trait"}}'
+    with pytest.raises(SegmentInvalid, match=r"^condition: object missing required field `name`$"):
+        parse_definition(body)
 
 
 @pytest.mark.parametrize(

@@ -591,6 +591,33 @@ async def test_a_shared_session_stays_open(bridge: RunningBridge) -> None:
     assert len(bridge.journal.events) == 1
 
 
+async def test_what_is_said_to_a_closed_client_is_refused_loudly(bridge: RunningBridge) -> None:
+    """Nothing would keep it, and nobody would hear that it is gone."""
+    async with client(bridge.url) as phone:
+        phone.track(ANNA, "Kept")
+    with pytest.raises(RuntimeError, match="closed; make a new one"):
+        phone.track(ANNA, "Too late")
+    assert [event.name for event in bridge.journal.events] == ["Kept"]
+
+
+async def test_a_shared_session_that_its_app_closed_loses_nothing(
+    bridge: RunningBridge, tmp_path: Path
+) -> None:
+    path = tmp_path / "queue.db"
+    session = aiohttp.ClientSession()
+    hurried = ClientSettings(first_retry_s=0.01, longest_retry_s=0.01, linger_s=0)
+    async with client(bridge.url, queue_path=path, session=session, settings=hurried) as phone:
+        await session.close()
+        phone.track(ANNA, "Waits")
+        async with asyncio.timeout(5):
+            while phone.tally.retries < 2:  # noqa: ASYNC110 - it has no event of its own
+                await asyncio.sleep(0.005)
+        assert phone.queued == 1
+    async with client(bridge.url, queue_path=path) as phone:
+        await phone.flush(5)
+    assert [event.name for event in bridge.journal.events] == ["Waits"]
+
+
 def serving(handler: Any) -> Any:
     return _Served(handler)
 
