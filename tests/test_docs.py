@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from backend.api import openapi, server
 from backend.cli import main
 from backend.config import Config, read_config
+from sdk_bridge.client import BridgeClient
 from sdk_bridge.server import bodies, calls
 from sdk_bridge.server.app import Bridge
 from sdk_bridge.server.proof import user_hash
@@ -133,6 +134,21 @@ async def test_the_bridge_takes_what_the_page_shows():
         "device", "logout", "push_receipt", "push_receipt", "consent", "beacon_sighting", "beacon_sighting",
         "fence_transition", "location",
     ]  # fmt: skip
+
+
+async def test_the_pages_client_sends_what_it_shows(tmp_path):
+    section = BRIDGE.read_text("utf-8").partition("\n## BridgeClient")[2].partition("\n## ")[0]
+    [code] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    async with running_bridge() as bridge:
+        bridge.places.keys = frozenset({"ibeacon:f7826da6-4fa2-4e98-8024-bc5b71e0893e:100:1"})
+        here: dict[str, object] = {}
+        exec(code.replace("https://bridge.shop.example", bridge.url).replace("ffw_…", "app-key"), here)  # noqa: S102
+        await here["run"](tmp_path)
+    assert [event.kind for event in bridge.journal.events] == [
+        "identify", "device", "consent", "track", "beacon_sighting",
+    ]  # fmt: skip
+    told = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert all(hasattr(BridgeClient("", "", None), name) for name in told)
 
 
 def test_the_pages_proof_of_a_user_is_ours():
