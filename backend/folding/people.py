@@ -23,7 +23,7 @@ from backend.storage import profiles, pushes, segments
 from backend.storage.database import Session
 from backend.storage.entries import Entry, event_id
 from backend.storage.journal import message_hashes
-from backend.storage.orders import keep_order
+from backend.storage.orders import Told, keep_orders
 from backend.storage.profile_rows import ProfileRows
 from backend.storage.session import Rows
 from sdk_bridge.wire.app_events import AppEvent, decode_events
@@ -107,9 +107,7 @@ class PeoplePart:
         kept = [one for stretch in _stretches(batch) for one in self._kept(stretch)]
         self._session.many("add_event", Rows(EVENT, [_event_row(one, did.profile_id) for one, did in kept]))
         self._session.many("put_device_clock", _clock_rows(kept))
-        for one, did in kept:
-            if one.event.name in ORDER_EVENTS:
-                keep_order(self._session, did.profile_id, one.event, one.event_id, one.event_hash)
+        keep_orders(self._session, _told_of_orders(kept))
         forgotten, self._forgotten = self._forgotten, []
         carried = self._beacons_of_moved(did for _, did in (*forgotten, *kept))
         yield from self._forget_moved_phones([*forgotten, *kept])
@@ -324,6 +322,12 @@ def _clock_rows(kept: Iterable[tuple[Numbered, Applied]]) -> list[dict[str, Any]
     }
     names = ("profile_id", "source", "hour", "timezone")
     return [dict(zip(names, one, strict=True)) for one in sorted(told)]
+
+
+def _told_of_orders(kept: Iterable[tuple[Numbered, Applied]]) -> Iterator[Told]:
+    for one, did in kept:
+        if one.event.name in ORDER_EVENTS and did.profile_id is not None:
+            yield Told(did.profile_id, *one)
 
 
 def _event_row(one: Numbered, profile_id: str | None) -> tuple[Any, ...]:

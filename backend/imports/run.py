@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,15 @@ def batches(reads: Iterable[Read], after: int = 0) -> Iterator[Batch]:
         yield batch
 
 
+def _ahead(coming: Iterator[Batch]) -> Iterator[Batch]:
+    """The same; each is read while the one before it is on its way."""
+    with ThreadPoolExecutor(1, thread_name_prefix="reading") as reader:
+        following = reader.submit(next, coming, None)
+        while (batch := following.result()) is not None:
+            following = reader.submit(next, coming, None)
+            yield batch
+
+
 class Send(Protocol):
     """Sends a batch and waits for the answer. Raises what ends the run."""
 
@@ -103,7 +113,7 @@ class ImportRun:
         """Sends what is left; returns what became of all. Raises RunUnusable, and what `send` raises."""
         try:
             self._cut_errors()
-            for batch in batches(reads, self.saved.done):
+            for batch in _ahead(batches(reads, self.saved.done)):
                 answer = send(batch) if batch.rows or batch.present else Imported(0, 0)
                 self._acknowledged(batch, answer)
                 progress()

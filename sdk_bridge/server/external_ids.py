@@ -5,7 +5,6 @@ shop's own server names it (`context.externalIds`), or confirms what somebody ty
 on), or signed it, or when an ID token says it.
 """
 
-import hashlib
 import hmac
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, TypeAlias
@@ -44,7 +43,7 @@ def external_hash(proof_secret: str, id_type: ExternalType, identifier: str) -> 
     No user id holds NUL, so the hash of one is never that of the other.
     """
     message = f"{id_type}\0{identifier}".encode()
-    return hmac.new(proof_secret.encode(), message, hashlib.sha256).hexdigest()
+    return hmac.digest(proof_secret.encode(), message, "sha256").hex()
 
 
 def one_spelling(id_type: str, identifier: str) -> str | None:

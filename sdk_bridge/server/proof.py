@@ -1,6 +1,5 @@
 """Whether a source vouches for the user id that it sends."""
 
-import hashlib
 import hmac
 
 from sdk_bridge.server.ports import Source
@@ -8,7 +7,7 @@ from sdk_bridge.server.ports import Source
 
 def user_hash(proof_secret: str, user_id: str) -> str:
     """HMAC-SHA256 of the user id in hex: what a shop's own server gives its pages and apps with the login."""
-    return hmac.new(proof_secret.encode(), user_id.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(proof_secret.encode(), user_id.encode(), "sha256").hex()
 
 
 def is_proven(source: Source, user_id: str | None, claimed_hash: object) -> bool:

@@ -107,6 +107,40 @@ def test_whoever_dies_between_two_steps_goes_on_without_loss_or_doubles(file, mo
     assert list(file.parent.glob("contacts*.json*")) == []
 
 
+def test_what_follows_is_read_while_a_batch_is_on_its_way(file):
+    shop, further = Shop(), threading.Event()
+
+    def watched():
+        for number, read in enumerate(reads()):
+            if number == 1_000:  # well behind the first batch
+                further.set()
+            yield read
+
+    def send(batch):
+        assert further.wait(10), "nothing is read until the backend has answered"
+        return shop(batch)
+
+    begin(file).go(watched(), send, lambda: None)
+    assert len(shop.taken) == len([n for n in range(ROWS) if n % 7 != 6 and n != 701])
+
+
+def test_a_file_that_breaks_while_it_is_read_ahead_costs_nothing_that_was_read(file):
+    shop = Shop()
+
+    def breaking():
+        for number, read in enumerate(reads()):
+            if number == 1_500:
+                raise ValueError("broken in the middle")
+            yield read
+
+    with pytest.raises(ValueError, match="broken in the middle"):
+        begin(file).go(breaking(), shop, lambda: None)
+    again = begin(file)
+    assert 0 < again.saved.done == max(int(name[1:]) for name in shop.taken) + 1
+    again.go(reads(), shop, lambda: None)
+    assert shop.taken == [f"u{n}" for n in range(ROWS) if n % 7 != 6 and n != 701]
+
+
 def test_another_file_or_mapping_begins_anew(file):
     begin(file).go(reads(), Shop(), lambda: None)
     assert begin(file).is_resumed

@@ -12,10 +12,12 @@ insert into order_lines (profile_id, order_id, event_hash, line, product_id, cat
 values (:profile_id, :order_id, :event_hash, :line, :product_id, :category, :quantity, :price)
 on conflict (profile_id, order_id, event_hash, line) do nothing;
 
--- name: order_statements
--- Everything that one profile's events say of an order.
-select order_id, event_hash, event_id, what, occurred_at, total, currency, refund_id, whole, has_lines, unreadable
-from order_statements where profile_id = :profile_id and order_id = :order_id;
+-- name: order_statements_named
+-- Everything that profiles' events say of orders, given as JSON: {profile: [order, ...], ...}.
+select s.profile_id, s.order_id, s.event_hash, s.event_id, s.what, s.occurred_at, s.total, s.currency, s.refund_id,
+  s.whole, s.has_lines, s.unreadable
+from json_each(cast(:wanted as text)) p cross join json_each(p.value) o cross join order_statements s
+where s.profile_id = p.key and s.order_id = o.value;
 
 -- name: put_order!
 -- The order as it follows from its statements.
