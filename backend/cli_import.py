@@ -125,7 +125,7 @@ def orders(  # noqa: PLR0913 - each is an option
     """Imports orders and refunds, each with its own date. The rows of one order stand together.
 
     Fields: order_id, user_id, loyalty_id, email, phone, ordered_at, total or amount, currency, refund,
-    coupon, product_id, sku, product_name, brand, category, price, quantity.
+    cancelled, coupon, product_id, sku, product_name, brand, category, price, quantity.
     """
     with _one_line_for_mistakes():
         told = _Told(map_, mapping_file, accept, delimiter, encoding)

@@ -42,6 +42,8 @@ FIELDS: Mapping[Kind, Mapping[str, tuple[str, str]]] = {
         "currency": ("its currency, as EUR", "currency currencycode waehrung"),
         "refund": ("yes, or the amount that went back", "refund refunded return returned retoure erstattung "
             "storno gutschrift"),
+        "cancelled": ("yes, or since when it is called off", "cancelled canceled cancelledat canceledat "
+            "storniert storniertam stornodatum"),
         "coupon": ("the code that was used", "coupon couponcode voucher discountcode gutscheincode "
             "aktionscode"),
         "product_id": ("the product", "productid itemid product artikelnr artikelnummer artikel produktid"),

@@ -47,15 +47,31 @@ def contact(row: ContactRow, arrival: Arrival) -> Prepared:
 def order(row: OrderRow, arrival: Arrival) -> Prepared:
     """An order or a refund, named as in Segment's spec; one that changed since becomes `Order Updated`."""
     told = _order_properties(row)
-    content = _hash(arrival.secret, "content", _canonical((_identifiers(row), row.ordered_at, told)))
+    said = (_identifiers(row), row.ordered_at, told, *_cancellation(row))
+    content = _hash(arrival.secret, "content", _canonical(said))
     if row.refund:
         return _refund(row, arrival, told, content)
     subject = _hash(arrival.secret, "order", row.order_id)
     stem = f"order-{_hex(subject)}"
-    completed = _event(row, arrival, "track", stem, row.ordered_at, name="Order Completed", properties=told)
+    bought_at = min(row.ordered_at, arrival.received_at - 1) if row.cancelled else row.ordered_at
+    completed = _event(row, arrival, "track", stem, bought_at, name="Order Completed", properties=told)
     again, at = f"{stem}-{_hex(content)}-{row.as_of}", max(row.as_of, row.ordered_at)
     updated = _event(row, arrival, "track", again, at, name="Order Updated", properties=told)
-    return Prepared(subject, content, (completed,), (updated,))
+    if not row.cancelled:
+        return Prepared(subject, content, (completed,), (updated,))
+    first, later = (_cancelled(row, arrival, f"{one}-cancelled", told) for one in (stem, again))
+    return Prepared(subject, content, (completed, first), (updated, later))
+
+
+def _cancellation(row: OrderRow) -> tuple[Any, ...]:
+    """What is told of it beside an order; nothing of one that stands."""
+    return ("cancelled", row.cancelled_at) if row.cancelled else ()
+
+
+def _cancelled(row: OrderRow, arrival: Arrival, message_id: str, told: dict[str, Any]) -> AppEvent:
+    """Later than the order itself, whatever the file's clocks said."""
+    at = max(row.as_of if row.cancelled_at is None else row.cancelled_at, row.ordered_at + 1)
+    return _event(row, arrival, "track", message_id, at, name="Order Cancelled", properties=told)
 
 
 def _refund(row: OrderRow, arrival: Arrival, told: dict[str, Any], content: int) -> Prepared:

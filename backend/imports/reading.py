@@ -31,6 +31,8 @@ R = TypeVar("R", ContactRow, OrderRow, ProductRow)
 MAX_RECORDS = 1_000  # of one order; a file in which all have one id must not be read into memory
 MAX_ORDERS = 5_000_000  # of one file; each is remembered with some 100 bytes, to find rows that stand apart
 _SO_FAR: Final = "so-far"  # the refund of which a column tells: what had gone back when the file was written
+_DAY_MS: Final = 86_400_000
+_CANCELLED = frozenset({"cancelled", "canceled", "wc-cancelled", "storniert"})
 _LINE = ("product_id", "sku", "brand", "category")
 _AVAILABILITY = {
     "in_stock": "in_stock", "instock": "in_stock", "available": "in_stock", "available_for_order": "in_stock",
@@ -253,11 +255,12 @@ def _order_rows(
 ) -> Iterator[OrderRow]:
     """What was bought, and what went back, each where there is any of it."""
     lines = [_line(record, mapping, options) for record in records]
-    whose = _whose(lines, mapping, options)
+    whose, called_off = _whose(lines, mapping, options), _called_off(lines, mapping, options)
 
     def row(part: list[_Line], *, is_back: bool = False) -> OrderRow:
         at = _at(part[0], mapping, options) or _at(lines[0], mapping, options)
         about = {**whose, "order_id": order_id, "ordered_at": at, "refund": is_back}
+        about |= {} if is_back else called_off
         return _order_row(about, part, mapping, options)
 
     sold, returned = [line for line in lines if not line.is_back], [line for line in lines if line.is_back]
@@ -267,6 +270,33 @@ def _order_rows(
     back = _back(sold)
     if back:
         yield msgspec.structs.replace(row(sold, is_back=True), total=back, refund_id=_SO_FAR, products=[])
+
+
+def _called_off(lines: list[_Line], mapping: ColumnMapping, options: Options) -> dict[str, Any]:
+    """What makes the order a cancelled one, which every row may say or only one."""
+    cells = [mapping.cell(line.record.cells, "cancelled") for line in lines]
+    said = [_cancellation(cell, options) for cell in cells if cell]
+    if len({is_off for is_off, _ in said}) > 1:
+        raise ValueUnreadable("cancelled: the rows of the order differ")
+    if not any(is_off for is_off, _ in said):
+        return {}
+    return {"cancelled": True, "cancelled_at": min((at for _, at in said if at is not None), default=None)}
+
+
+def _cancellation(cell: str, options: Options) -> tuple[bool, int | None]:
+    """A word, or since when."""
+    if cell.casefold() in _CANCELLED:
+        return True, None
+    try:
+        return bool(read_word(cell, options.yes, options.no)), None
+    except ValueUnreadable as no_word:
+        try:
+            at = options.dates.read(cell)
+        except ValueUnreadable:
+            raise ValueUnreadable(f"cancelled: {no_word}") from None
+        if at > options.now + _DAY_MS:  # a day for clocks and zones; 9999-12-31 often stands for never
+            raise ValueUnreadable(f"cancelled: {cell[:40]!r} lies in the future") from None
+        return True, at
 
 
 def _back(sold: list[_Line]) -> int:

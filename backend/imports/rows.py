@@ -82,7 +82,8 @@ class OrderRow(Identified, frozen=True, kw_only=True, forbid_unknown_fields=True
     """An order, or the refund of one. `total` is in hundredths, never negative; times are unix ms.
 
     `refund_id` says which refund of the order: what is said of it later counts. Without it, the same amount
-    on the same day is the same refund.
+    on the same day is the same refund. `cancelled`: the order was called off, at `cancelled_at` where that is
+    known, else by `as_of`.
     """
 
     order_id: OrderId
@@ -91,6 +92,8 @@ class OrderRow(Identified, frozen=True, kw_only=True, forbid_unknown_fields=True
     as_of: Moment
     refund: bool = False
     refund_id: OrderId | None = None
+    cancelled: bool = False
+    cancelled_at: Moment | None = None
     currency: Currency | None = None
     coupon: Label | None = None
     products: Annotated[list[OrderLine], Meta(max_length=MAX_LINES)] = []

@@ -227,6 +227,18 @@ def test_an_order_corrected_in_a_later_file_is_an_update(tmp_path, backend, toke
     assert found == [("completed", 1_200, 1_551_398_400_000)]
 
 
+def test_what_a_later_file_calls_off_was_not_bought(tmp_path, backend, token):
+    header, options = "order,who,day,amount,off\n", [*ORDERS, "--map", "cancelled=off"]
+    for off, told in (("", "2 imported"), ("2019-03-05", "1 imported, 1 known"), ("2019-03-05", "2 known")):
+        file = written(tmp_path, f"{header}D1,o4,2019-03-01,10,{off}\nD2,o4,2019-03-02,5,no\n")
+        assert told in run("orders", file, *options, backend=backend, token=token).stdout
+    backend.caught_up()
+    found = rows(backend, "select order_id, status, total from orders where order_id like 'D_' order by 1")
+    assert found == [("D1", "cancelled", 1_000), ("D2", "completed", 500)]
+    bought = backend.get("/api/profiles/user_id:o4", token)["purchases"]
+    assert (bought["orders"], bought["spent"][0]["total"]) == (1, 500)
+
+
 def test_a_source_that_was_revoked_imports_nothing(tmp_path):
     with BackendProcess(tmp_path) as alone:
         admin = alone.token("admin")

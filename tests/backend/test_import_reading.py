@@ -1,5 +1,6 @@
 """Records to contacts and orders: identifiers, consents, lines of one order, refunds; and to events."""
 
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -175,6 +176,62 @@ def test_a_later_file_says_how_much_has_gone_back_by_then(before, after, refunde
     statements = [read_order(event, number, number) for event, number in said]
     order = order_of("A", [one[0] for one in statements if one is not None])
     assert (order.total, order.refunded) == (5_000, refunded)
+
+
+CANCELLED = "order_id=o ordered_at=at user_id=who total=sum cancelled=off"
+BOUGHT = {"o": "A-1", "at": "2025-01-10", "who": "4711", "sum": "20.00"}
+OFF = 1_736_895_600_000  # midnight of 2025-01-15 in Vienna
+
+
+@pytest.mark.parametrize(
+    ("said", "cancelled", "at"),
+    [
+        ((""), False, None),
+        (("no"), False, None),
+        (("yes"), True, None),
+        (("Canceled"), True, None),
+        (("wc-cancelled"), True, None),
+        (("2025-01-15"), True, OFF),
+        (("2025-01-15 00:00:00"), True, OFF),
+        (("2025-01-15", ""), True, OFF),
+        (("", "yes"), True, None),
+    ],
+)
+def test_an_order_that_was_called_off(said, cancelled, at):
+    rows = [BOUGHT | {"off": cell} for cell in ([said] if isinstance(said, str) else said)]
+    [order], errors = read("orders", CANCELLED, *rows)
+    assert errors == []
+    assert (order.cancelled, order.cancelled_at, order.total) == (cancelled, at, 2000)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (("shipped",), "cancelled: 'shipped' is neither yes nor no: name it with --yes-word or --no-word"),
+        (("yes", "no"), "cancelled: the rows of the order differ"),
+        (("9999-12-31",), "cancelled: '9999-12-31' lies in the future"),
+    ],
+)
+def test_a_cancellation_that_cannot_be_read(said, reason):
+    found, errors = read("orders", CANCELLED, *(BOUGHT | {"off": cell} for cell in said))
+    assert found == []
+    assert {told for _, told in errors} == {reason}
+
+
+@pytest.mark.parametrize("first", ["", "yes", "2025-01-15"])
+@pytest.mark.parametrize("at", ["2025-01-10", "2025-06-15T20:00:00Z"])  # the latter is later than now
+def test_what_was_called_off_is_not_bought_whichever_file_says_so(first, at):
+    """Applied in any order; the second file is a day younger."""
+    told = []
+    for cell, as_of in ((first, AS_OF), ("yes", AS_OF + 86_400_000)):
+        options = replace(OPTIONS, as_of=as_of)
+        [order], _ = read("orders", CANCELLED, BOUGHT | {"off": cell, "at": at}, options=options)
+        told.append(people.order(order, ARRIVAL))
+    events = [*told[0].first, *(told[1].changed if told[0].content_hash != told[1].content_hash else ())]
+    said = [read_order(event, number, number)[0] for number, event in enumerate(events, start=1)]
+    for statements in (said, said[::-1]):
+        assert order_of("A-1", statements).status == "cancelled"
+    assert all(event.occurred_at <= ARRIVAL.received_at for event in events)
 
 
 def test_more_refunds_than_a_batch_takes_are_refused():
