@@ -134,8 +134,8 @@ anything = st.recursive(
     | st.text(max_size=20)
     | st.binary(max_size=20)
     | st.datetimes(timezones=st.just(datetime.UTC)),
-    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
-    max_leaves=30,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=6,
 )
 TAGS = ("batch", "heartbeat", "skip", "ack", "status", "other")
 
