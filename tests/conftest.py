@@ -18,6 +18,9 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["backend.fold", "gateway.outbox", "gateway.uplink"])
 AS_A_PROGRAM = "import os, sys; os.dup2(out.fileno(), 1); sys.argv = ['-c', *arguments]\n"
 
+# One browser and one backend for all SDKs, and never two demos beside each other, on any number of workers.
+ONE_WORKER = ("tests/sdks/", "tests/e2e/test_demo.py")
+
 MOMENT_MS = 10**11  # integers beyond it are times taken at collection, which differ between workers
 
 
@@ -28,6 +31,18 @@ def pytest_make_parametrize_id(val, argname):
     if isinstance(val, int) and not isinstance(val, bool) and abs(val) > MOMENT_MS:
         return argname
     return None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Groups by where tests stand: from pytest 9.2 on, the mark that xdist 3.8 has silently does nothing."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - only where there are workers
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return next((place for place in ONE_WORKER if nodeid.startswith(place)), nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240), pytest.mark.xdist_group("demo")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
 
 def run_demo(tmp_path: Path, *arguments: str) -> dict:

@@ -9,7 +9,6 @@ import pytest
 
 from sdk_bridge.server.proof import user_hash
 
-pytestmark = pytest.mark.xdist_group("sdks")
 PAGE = (Path(__file__).parent.parent.parent / "docs/bridge.md").read_text("utf-8")
 
 

@@ -7,7 +7,6 @@ import pytest
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.xdist_group("sdks"),
     pytest.mark.usefixtures("sdk_modules"),
 ]
 ANONYMOUS_ID = "analytics.then(([it]) => it.user().anonymousId())"

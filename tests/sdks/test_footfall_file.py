@@ -3,9 +3,6 @@
 import gzip
 from pathlib import Path
 
-import pytest
-
-pytestmark = pytest.mark.xdist_group("sdks")
 WEB = Path(__file__).parent.parent.parent / "sdk_bridge/web"
 MAX_GZIPPED = 6_000  # bytes; what a shop's page can spare
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("sdks")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 FILE = Path(__file__).parent.parent.parent / "sdk_bridge/web/footfall.js"
 # To the last character, which only a key of one letter and no value still takes.
 FILL_STORAGE = """for (let size = 1 << 22; size; size >>= 1)

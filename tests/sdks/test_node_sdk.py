@@ -9,7 +9,6 @@ import pytest
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.xdist_group("sdks"),
     pytest.mark.usefixtures("sdk_modules"),
 ]
 WHEN = "2025-01-02T03:04:05.678Z"

@@ -6,7 +6,7 @@ import datetime
 import pytest
 from segment import analytics
 
-pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("sdks")]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 WHEN = datetime.datetime(2025, 1, 2, 3, 4, 5, 678_000, tzinfo=datetime.UTC)
 
 
