@@ -237,7 +237,12 @@ class World:
         await self.command(
             *authority, "broker-certificate", "--host", "127.0.0.1", "--out", out, "-c", config
         )
-        await self.command(*authority, "client-certificate", "--out", out, "-c", config)
+        _, self.api_token = await asyncio.gather(
+            self.command(*authority, "client-certificate", "--out", out, "-c", config),
+            self.command(
+                "-m", "backend", "token", "create", "--role", "admin", "--name", "tester", "-c", config
+            ),
+        )
         self.revoked = self.folder / "backend" / "authority" / "revoked.pem"
         tls = MutualTls(out / "ca.pem", out / "server.pem", out / "server.key", self.revoked)
         self.broker = await start_broker(self.folder / "broker", kind="mosquitto", tls=tls, acl=GATEWAY_ACL)
@@ -248,9 +253,6 @@ class World:
             f'certificate = "{out / "client.pem"}"\nkey = "{out / "client.key"}"\n[log]\njson = true\n'
         )
         self.config = config
-        self.api_token = await self.command(
-            "-m", "backend", "token", "create", "--role", "admin", "--name", "tester", "-c", config
-        )
         self.trust = ssl.create_default_context(cafile=str(out / "ca.pem"))
         await self.start("backend", "backend", "serve", "-c", config)
         self.url = await until(lambda: re.search(r"https://127[.0-9]+:[0-9]+", self.log("backend")))
@@ -373,8 +375,7 @@ async def world(tmp_path):
 
 @pytest.mark.timeout(180)
 async def test_the_life_of_two_gateways(world):
-    token = await world.enrol("door", "hci0")
-    await world.enrol("till", "hci1")
+    token, _ = await asyncio.gather(world.enrol("door", "hci0"), world.enrol("till", "hci1"))
     door, _till = await world.run_gateway("door"), await world.run_gateway("till")
     deadline = time.monotonic() + 30
     while not {"vienna-1/door", "vienna-1/till"} <= (await world.heard()).keys():
