@@ -205,6 +205,12 @@ PEOPLE: list[Identifier] = [
     ("email", "anna@x.at"),
 ]
 STEP = 3  # bytes of a sequence that make one step
+# Bytes of a fixed number, cut: of an open number, hypothesis would draw for each whether there is one more.
+sequences = st.builds(
+    lambda whole, count: whole[: count * STEP],
+    st.binary(min_size=18 * STEP, max_size=18 * STEP),
+    st.integers(6, 18),
+)
 
 
 def steps(sequence: bytes) -> Iterator[tuple[int, int, int]]:
@@ -276,7 +282,7 @@ def unshared(world: World) -> bytes:
 
 @pytest.mark.timeout(600)
 @settings(max_examples=SEQUENCES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(st.binary(min_size=6 * STEP, max_size=18 * STEP))
+@given(sequences)
 def test_merges_and_undoings_leave_what_never_having_merged_would(sequence: bytes) -> None:
     check(sequence)
 
@@ -363,7 +369,7 @@ def in_database(connection: sqlite3.Connection, play_in: Callable[[DatabaseWorld
 
 
 @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-@given(sequence=st.binary(min_size=6 * STEP, max_size=18 * STEP))
+@given(sequence=sequences)
 def test_so_it_is_in_the_database(database: sqlite3.Connection, sequence: bytes) -> None:
     def merging(world: DatabaseWorld) -> None:
         play(sequence, world)
