@@ -336,7 +336,7 @@ class Node:
         return modules
 
     def _npm_ci(self, folder: Path) -> None:
-        command = [*self.npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+        command = [*self.npm, "ci", "--prefer-offline", "--ignore-scripts", "--no-audit", "--no-fund"]
         path = f"{Path(self.program).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=NPM_S, check=False, cwd=folder,
