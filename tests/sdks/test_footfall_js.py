@@ -106,7 +106,7 @@ async def test_a_login_of_nobody_leaves_the_visitor_as_they_are(backend, door, s
     await page.evaluate(f"footfall.identify({nobody}, {{city: 'Graz'}})")
     await page.evaluate("footfall.track('Looked')")
     user = f"f-n{abs(hash(nobody))}"
-    await page.evaluate(f"footfall.identify('{user}', {{}}, '{source.hash_of(user)}')")
+    await page.evaluate(f"footfall.identify('{user}', {{}}, '{source.hash_of(user)}'); footfall.flush()")
     events = await backend.stored(source, 3)
     assert len({event.anonymous_id for event in events}) == 1
     assert [event.user_id for event in events] == [None, None, user]
@@ -143,6 +143,7 @@ async def test_what_is_refused_for_good_is_counted_and_not_sent_again(backend, d
     source = backend.open_source("web")
     door.faults.append(status)
     page = await shop.open(tag(source, door))
+    await page.evaluate("footfall.flush()")
     await page.wait_for_function("footfall.refused === 1")
     await page.evaluate("footfall.track('Next'); footfall.flush()")
     assert names(await backend.stored(source, 1)) == ["Next"]
