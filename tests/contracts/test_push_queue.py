@@ -144,11 +144,17 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def outbox(engine: str, open_area: Callable, raw: Callable) -> AsyncIterator[Harness]:
-    if engine == "fake":
+def open_engine(engine: str, request: pytest.FixtureRequest) -> Callable | None:
+    """None for the fake, for which no database is made."""
+    return None if engine == "fake" else request.getfixturevalue("open_area")
+
+
+@pytest.fixture
+async def outbox(open_engine: Callable | None, raw: Callable) -> AsyncIterator[Harness]:
+    if open_engine is None:
         yield FakeHarness()
         return
-    async with open_area("state") as state:
+    async with open_engine("state") as state:
         yield StoreHarness(state, raw)
 
 
