@@ -66,12 +66,12 @@ def serve(
     With `--only bridge --port 8081` beside it, and a proxy that hands it /v1/, taking events in has a core of
     its own. It may be stopped, killed and run several times.
     """
-    from backend import app  # noqa: PLC0415 - over a second of imports that the other commands can spare
-    from backend.push.fcm import PushSetupError  # noqa: PLC0415 - as above
-
     if only not in (None, "bridge"):
         _fail(f"--only: {only} is unknown; it may be bridge")
     settings = _settings(config, read_config)
+    from backend import app  # noqa: PLC0415 - over a second of imports that a mistake in a file can spare
+    from backend.push.fcm import PushSetupError  # noqa: PLC0415 - as above
+
     if port is not None:
         settings = replace(settings, http=replace(settings.http, port=port))
     set_up_logging(settings.log)
