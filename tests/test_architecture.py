@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("gateway", "backend", "sdk_bridge", "firmware_configs", "simulators")
-MADE_ELSEWHERE = {"node_modules", "__pycache__", "build", "dist", "demo-data"}
+# In a second worktree .git is a file.
+MADE_ELSEWHERE = {".git", "node_modules", "__pycache__", "build", "dist", "demo-data"}
 
 
 def files() -> Iterator[Path]:
