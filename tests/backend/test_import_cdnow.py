@@ -17,7 +17,6 @@ from simulators.cdnow import CUSTOMERS, ORDER_OPTIONS, PURCHASES, cdnow_rows, pr
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.xdist_group("heavy")
 def test_cdnow(tmp_path, record_property):
     file = prepare_cdnow(tmp_path)
     with BackendProcess(tmp_path) as backend:
