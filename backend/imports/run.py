@@ -3,7 +3,9 @@
 import csv
 import hashlib
 import io
+import itertools
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -79,13 +81,18 @@ def batches(reads: Iterable[Read], after: int = 0) -> Iterator[Batch]:
         yield batch
 
 
-def _ahead(coming: Iterator[Batch]) -> Iterator[Batch]:
-    """The same; each is read while the one before it is on its way."""
+def _ahead(reads: Iterable[Read], after: int) -> Iterator[Batch]:
+    """The same; each is read while the one before it is on its way, and none once the run has ended."""
+    ended = threading.Event()
+    coming = batches(itertools.takewhile(lambda _: not ended.is_set(), reads), after)
     with ThreadPoolExecutor(1, thread_name_prefix="reading") as reader:
-        following = reader.submit(next, coming, None)
-        while (batch := following.result()) is not None:
+        try:
             following = reader.submit(next, coming, None)
-            yield batch
+            while (batch := following.result()) is not None:
+                following = reader.submit(next, coming, None)
+                yield batch
+        finally:  # or who stops a run that goes on would wait until all that is done already is read
+            ended.set()
 
 
 class Send(Protocol):
@@ -113,7 +120,7 @@ class ImportRun:
         """Sends what is left; returns what became of all. Raises RunUnusable, and what `send` raises."""
         try:
             self._cut_errors()
-            for batch in _ahead(batches(reads, self.saved.done)):
+            for batch in _ahead(reads, self.saved.done):
                 answer = send(batch) if batch.rows or batch.present else Imported(0, 0)
                 self._acknowledged(batch, answer)
                 progress()

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import signal
 import socket
 import ssl
 import threading
+import time
 
 import pytest
 
@@ -139,6 +141,23 @@ def test_a_file_that_breaks_while_it_is_read_ahead_costs_nothing_that_was_read(f
     assert 0 < again.saved.done == max(int(name[1:]) for name in shop.taken) + 1
     again.go(reads(), shop, lambda: None)
     assert shop.taken == [f"u{n}" for n in range(ROWS) if n % 7 != 6 and n != 701]
+
+
+def test_who_stops_a_run_that_goes_on_does_not_wait_until_all_that_is_done_is_read(file):
+    begin(file).go(reads(), Shop(), lambda: None)
+    read = 0
+
+    def slow():
+        nonlocal read
+        for read, one in enumerate(reads(), start=1):
+            if read == 10:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # as Ctrl-C does
+            time.sleep(0.001)
+            yield one
+
+    with pytest.raises(KeyboardInterrupt):
+        begin(file).go(slow(), Shop(), lambda: None)
+    assert read < ROWS // 2
 
 
 def test_another_file_or_mapping_begins_anew(file):
