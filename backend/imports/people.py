@@ -69,8 +69,9 @@ def _cancellation(row: OrderRow) -> tuple[Any, ...]:
 
 
 def _cancelled(row: OrderRow, arrival: Arrival, message_id: str, told: dict[str, Any]) -> AppEvent:
-    """Later than the order itself, whatever the file's clocks said."""
-    at = max(row.as_of if row.cancelled_at is None else row.cancelled_at, row.ordered_at + 1)
+    """Later than the order itself, whatever the file's clocks said; and not later than the file."""
+    since = row.as_of if row.cancelled_at is None else min(row.cancelled_at, row.as_of)
+    at = max(since, row.ordered_at + 1)
     return _event(row, arrival, "track", message_id, at, name="Order Cancelled", properties=told)
 
 

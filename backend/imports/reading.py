@@ -4,9 +4,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from itertools import groupby, islice
 from typing import Any, Final, TypeAlias, TypeVar
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -295,8 +296,17 @@ def _cancellation(cell: str, options: Options) -> tuple[bool, int | None]:
         except ValueUnreadable:
             raise ValueUnreadable(f"cancelled: {no_word}") from None
         if at > options.now + _DAY_MS:  # a day for clocks and zones; 9999-12-31 often stands for never
-            raise ValueUnreadable(f"cancelled: {cell[:40]!r} lies in the future") from None
-        return True, at
+            told = f"cancelled: {cell[:40]!r} lies in the future: if it means no, name it with --no-word"
+            raise ValueUnreadable(told) from None
+        return True, _to_its_end(at, options.dates.zone)
+
+
+def _to_its_end(at: int, zone: ZoneInfo) -> int:
+    """Of a day that is told without a time: what the site told of an order on that day came before."""
+    local = datetime.fromtimestamp(at / 1000, zone)
+    if local.time() != time.min:
+        return at
+    return int((local + timedelta(days=1)).timestamp() * 1000) - 1
 
 
 def _back(sold: list[_Line]) -> int:

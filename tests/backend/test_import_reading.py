@@ -181,6 +181,7 @@ def test_a_later_file_says_how_much_has_gone_back_by_then(before, after, refunde
 CANCELLED = "order_id=o ordered_at=at user_id=who total=sum cancelled=off"
 BOUGHT = {"o": "A-1", "at": "2025-01-10", "who": "4711", "sum": "20.00"}
 OFF = 1_736_895_600_000  # midnight of 2025-01-15 in Vienna
+WHOLE = 86_400_000 - 1
 
 
 @pytest.mark.parametrize(
@@ -191,9 +192,11 @@ OFF = 1_736_895_600_000  # midnight of 2025-01-15 in Vienna
         (("yes"), True, None),
         (("Canceled"), True, None),
         (("wc-cancelled"), True, None),
-        (("2025-01-15"), True, OFF),
-        (("2025-01-15 00:00:00"), True, OFF),
-        (("2025-01-15", ""), True, OFF),
+        (("2025-01-15"), True, OFF + WHOLE),
+        (("2025-01-15 00:00:00"), True, OFF + WHOLE),
+        (("2025-01-15 00:00:01"), True, OFF + 1_000),
+        (("2025-01-15", ""), True, OFF + WHOLE),
+        (("2024-10-27"), True, 1_730_070_000_000 - 1),  # a day of 25 hours
         (("", "yes"), True, None),
     ],
 )
@@ -209,7 +212,10 @@ def test_an_order_that_was_called_off(said, cancelled, at):
     [
         (("shipped",), "cancelled: 'shipped' is neither yes nor no: name it with --yes-word or --no-word"),
         (("yes", "no"), "cancelled: the rows of the order differ"),
-        (("9999-12-31",), "cancelled: '9999-12-31' lies in the future"),
+        (
+            ("9999-12-31",),
+            "cancelled: '9999-12-31' lies in the future: if it means no, name it with --no-word",
+        ),
     ],
 )
 def test_a_cancellation_that_cannot_be_read(said, reason):
@@ -232,6 +238,21 @@ def test_what_was_called_off_is_not_bought_whichever_file_says_so(first, at):
     for statements in (said, said[::-1]):
         assert order_of("A-1", statements).status == "cancelled"
     assert all(event.occurred_at <= ARRIVAL.received_at for event in events)
+
+
+@pytest.mark.parametrize("as_of", [AS_OF, OFF + 18 * 3_600_000])  # the latter on that very day
+def test_what_was_called_off_on_the_day_it_was_bought_is_not_bought_though_the_site_told_the_hour(as_of):
+    options = replace(OPTIONS, as_of=as_of)
+    row = BOUGHT | {"at": "2025-01-15", "off": "2025-01-15"}
+    [order], _ = read("orders", CANCELLED, row, options=options)
+    at = OFF + 10 * 3_600_000
+    on_the_site = AppEvent(
+        "track", "m", "web", at, at, name="Order Completed", properties={"order_id": "A-1"}
+    )
+    events = [on_the_site, *people.order(order, ARRIVAL).first]
+    said = [read_order(event, number, number)[0] for number, event in enumerate(events, start=1)]
+    assert order_of("A-1", said).status == "cancelled"
+    assert all(event.occurred_at <= as_of for event in events)
 
 
 def test_more_refunds_than_a_batch_takes_are_refused():
