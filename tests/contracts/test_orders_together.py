@@ -69,3 +69,27 @@ async def test_orders_are_the_same_however_they_come(state, sizes):
     }
     lines_of = {(row[0], row[1]): row[8] for row in found["orders"]}
     assert lines_of["anna", "o1"] == 4 * 7919
+
+
+@pytest.mark.parametrize("engine", ["postgres"])
+async def test_an_order_of_somebody_with_thousands_does_not_read_them_all(state, raw):
+    """As of a till's own account, on which a shop books whoever has no card."""
+    bought = [
+        told(
+            number, "till" if number % 2 else f"p{number}", "Order Completed", order_id=f"o{number}", total=1
+        )
+        for number in range(3_000)
+    ]
+    await state.write(lambda session: keep_orders(session, bought[1:]))
+    await state.write(lambda session: session.line.tell("analyze order_statements"))
+
+    def keep_one_more(session):
+        keep_orders(session, [told(3_001, "till", "Order Refunded", order_id="o7", total=1)])
+        return raw(
+            session,
+            "select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0) from pg_stat_xact_user_tables"
+            " where relname = 'order_statements'",
+        )
+
+    [(read,)] = await state.write(keep_one_more)
+    assert read < 10
