@@ -98,6 +98,13 @@ class OrderRow(Identified, frozen=True, kw_only=True, forbid_unknown_fields=True
     coupon: Label | None = None
     products: Annotated[list[OrderLine], Meta(max_length=MAX_LINES)] = []
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cancelled_at is not None and not self.cancelled:
+            raise ValueError("cancelled_at: the order is not cancelled")
+        if self.cancelled and self.refund:
+            raise ValueError("cancelled: a refund cannot be called off")
+
 
 class ProductRow(Product, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A product, and where it stands in its file."""

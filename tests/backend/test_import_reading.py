@@ -255,6 +255,20 @@ def test_what_was_called_off_on_the_day_it_was_bought_is_not_bought_though_the_s
     assert all(event.occurred_at <= as_of for event in events)
 
 
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({"cancelled_at": OFF}, "cancelled_at: the order is not cancelled"),
+        ({"cancelled": True, "refund": True}, "cancelled: a refund cannot be called off"),
+        ({"cancelled": True, "user_id": None}, "nobody: "),
+    ],
+)
+def test_what_an_api_says_of_no_cancelled_order_is_refused_and_not_passed_over(said, reason):
+    sent = {"line": 2, "user_id": "7", "order_id": "A", "ordered_at": 1, "total": 1, "as_of": 1, **said}
+    with pytest.raises(msgspec.ValidationError, match=f"^{reason}"):
+        msgspec.convert(sent, OrderRow)
+
+
 def test_more_refunds_than_a_batch_takes_are_refused():
     _, errors = read("orders", LINES, *({**DAY, "o": "A", "a": "-1"} for _ in range(MAX_LINES + 1)))
     assert len(errors) == MAX_LINES + 1
