@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 
 from backend.campaigns.hours import QuietHours
 from backend.campaigns.templates import TemplateInvalid, compiled
-from backend.segments.model import Condition, Filter, Named, SegmentInvalid, check, named_in
+from backend.segments.model import Condition, Filter, Named, SegmentInvalid, check, check_filters, named_in
 from backend.segments.model import named_by as named_by_condition
 
 Identifier: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
@@ -291,6 +291,11 @@ def parse_campaign(body: bytes) -> Campaign:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise CampaignInvalid(str(error)) from error
     _check_offers(campaign)
+    if isinstance(campaign.trigger, EventHappened):
+        try:
+            check_filters(campaign.trigger.where, "trigger")
+        except SegmentInvalid as error:
+            raise CampaignInvalid(str(error)) from error
     if campaign.audience is not None:
         try:
             check(campaign.audience)

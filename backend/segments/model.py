@@ -1,7 +1,7 @@
 """What a marketer writes down as an audience: a tree of typed conditions, checked as a whole."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -426,11 +426,21 @@ def _complaints_of_event(node: Did) -> Iterator[tuple[str, str]]:
         yield "at_least", "0 or more is true of everybody; say at_most, or at_least 1"
     if node.at_most is not None and node.at_most < node.least:
         yield "at_most", f"must not be less than at_least, {node.least}"
-    for index, asked in enumerate(node.where):
+    yield from _complaints_of_filters(node.where)
+
+
+def check_filters(where: Sequence[Filter], root: str) -> None:
+    """The same of filters that stand alone, as in a campaign's trigger. Raises SegmentInvalid."""
+    for field, complaint in _complaints_of_filters(where):
+        raise SegmentInvalid(f"{root}.{field}: {complaint}")
+
+
+def _complaints_of_filters(where: Sequence[Filter]) -> Iterator[tuple[str, str]]:
+    for index, asked in enumerate(where):
         yield from _complaints_of_path(asked.property, f"where[{index}].property")
         yield from _complaints_of_test(asked.test, f"where[{index}].test")
         if isinstance(asked.test, DaysAgo):
-            yield f"where[{index}].test", "days_ago is for traits; for events there is within_s"
+            yield f"where[{index}].test", "days_ago is for traits; conditions on events have within_s"
 
 
 _UNASKABLE = re.compile(r'["\\\x00-\x1f]')  # JSON writes them escaped, and SQLite compares what is written

@@ -104,9 +104,14 @@ def lowest_and_highest_day(test: DateIs | DaysAgo, today: date) -> tuple[int, in
             day_number(date.min) if test.since is None else _number(test.since),
             day_number(date.max) if test.until is None else _number(test.until),
         )
-    lowest = date.min if test.at_most is None else today - timedelta(days=test.at_most)
-    highest = date.max if test.at_least is None else today - timedelta(days=test.at_least)
+    lowest = date.min if test.at_most is None else _before(today, test.at_most)
+    highest = date.max if test.at_least is None else _before(today, test.at_least)
     return day_number(lowest), day_number(highest)
+
+
+def _before(today: date, days: int) -> date:
+    """So many days earlier, as far as the calendar goes; for an event `today` is its first day."""
+    return date.fromordinal(min(max(today.toordinal() - days, 1), date.max.toordinal()))
 
 
 def is_number(value: Any) -> bool:

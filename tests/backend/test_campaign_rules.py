@@ -23,6 +23,8 @@ from backend.campaigns.hours import QuietHours, day_bounds, time_zone, week_boun
 from backend.campaigns.model import MAX_BODY, MAX_LINK, MAX_TITLE, CampaignInvalid, Offer, parse_campaign
 from backend.campaigns.offers import OfferUnrenderable, render
 from backend.campaigns.uplift import Group, rate_of, uplift
+from backend.segments.model import Filter
+from backend.segments.values import passes_filter
 
 NOW = 1_750_075_200_000
 HOUR = 3_600_000
@@ -399,6 +401,11 @@ def test_a_definition_comes_back_as_it_was_written():
     assert parse_campaign(msgspec.json.encode(written)) == written
 
 
+def asking(test: dict) -> dict:
+    """A trigger that asks this of an event's property."""
+    return {"trigger": {"type": "event", "name": "Cart", "where": [{"property": "a", "test": test}]}}
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -415,11 +422,21 @@ def test_a_definition_comes_back_as_it_was_written():
         ({"offer__body": "{% include 'x' %}{% if %}"}, "offer.body"),
         ({"state": "running"}, "state"),
         ({"guardrails__consent": [""]}, "consent"),
+        (asking({"type": "days_ago", "at_most": 3}), r"^trigger\.where\[0\]\.test: days_ago is for traits"),
+        (asking({"type": "date", "since": "2025-02-31"}), r"^trigger\.where\[0\]\.test\.since: no calendar"),
+        (asking({"type": "number", "at_least": 2, "at_most": 1}), r"^trigger\.where\[0\]\.test\.at_most: "),
     ],
 )
 def test_a_mistake_is_named(changed, named):
     with pytest.raises(CampaignInvalid, match=named):
         parse_campaign(msgspec.json.encode(definition(**changed)))
+
+
+@pytest.mark.parametrize("days", [{"at_most": 3}, {"at_least": 3}, {"at_least": -3}])
+def test_what_was_saved_when_less_was_refused_ends_no_event_in_an_error(days):
+    """It would be buried, and with it every event of that name."""
+    asked = msgspec.convert({"property": "a", "test": {"type": "days_ago", **days}}, Filter)
+    assert passes_filter({"a": "2025-06-16"}, asked) is ("at_most" in days)
 
 
 @pytest.mark.parametrize(
