@@ -26,7 +26,7 @@ demo: $(STAMP) ## a shop of 20 shoppers with every real part; ARGS="--seconds 30
 
 test: $(STAMP) $(BROWSERS) ## import contracts, then every test (ARGS go to pytest)
 	@$(BIN)/lint-imports --no-cache
-	@$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadgroup $(ARGS)
 
 $(VENV)/bench/.locked: requirements/bench.txt | $(STAMP)
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)/bench
