@@ -9,15 +9,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from backend.proximity.radio import Array, FilterSettings, Wide, expected_dbm
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_array
 
 Corner: TypeAlias = tuple[int, int]
 
@@ -267,10 +265,8 @@ def _shares(moved: float) -> tuple[tuple[int, float], tuple[int, float]]:
     return (0, 1 - abs(moved)), (1 if moved > 0 else -1, abs(moved))
 
 
-def _steps(kernel: Wide, window: tuple[int, int]) -> "csr_array":
+def _steps(kernel: Wide, window: tuple[int, int]) -> csr_array:
     """Everybody's steps in a window as one sparse matrix: to (row) from (column), by direction and cell."""
-    from scipy.sparse import csr_array  # noqa: PLC0415 - a fifth of a second, which a start without zones saves
-
     width, height = window
     number = np.arange(DIRECTIONS * width * height).reshape(DIRECTIONS, width, height)
     rows, columns, shares = [], [], []
