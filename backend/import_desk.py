@@ -9,7 +9,7 @@ from typing import Protocol
 
 from backend.catalog.model import Product
 from backend.imports.people import SOURCE, Arrival, Prepared, contact, order
-from backend.imports.rows import ContactRow, Imported, OrderRow, RowError
+from backend.imports.rows import AHEAD_MS, ContactRow, Imported, OrderRow, RowError
 from backend.storage import catalog as catalog_rows
 from backend.storage import imports as import_rows
 from backend.storage import registry
@@ -19,7 +19,6 @@ from sdk_bridge.wire.app_events import AppEvent
 
 PACE_S = 5.0  # the next batch waits for the fold, or an import would stand before everything live
 WRITE_S = 0.02  # of one transaction: whoever else has to write waits no longer
-AHEAD_MS = 24 * 3_600_000  # an order later than that is a date misread, not a clock that runs ahead
 MOST_VANISHED = 0.5  # of a feed; where more is missing the feed was cut off, and shelves would empty
 
 

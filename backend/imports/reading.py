@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from backend.imports.mapping import ColumnMapping
-from backend.imports.rows import MAX_LINES, ContactRow, OrderRow, ProductRow, RowError
+from backend.imports.rows import AHEAD_MS, MAX_LINES, ContactRow, OrderRow, ProductRow, RowError
 from backend.imports.tables import Record
 from backend.imports.values import (
     NO,
@@ -32,7 +32,6 @@ R = TypeVar("R", ContactRow, OrderRow, ProductRow)
 MAX_RECORDS = 1_000  # of one order; a file in which all have one id must not be read into memory
 MAX_ORDERS = 5_000_000  # of one file; each is remembered with some 100 bytes, to find rows that stand apart
 _SO_FAR: Final = "so-far"  # the refund of which a column tells: what had gone back when the file was written
-_DAY_MS: Final = 86_400_000
 _CANCELLED = frozenset({"cancelled", "canceled", "wc-cancelled", "storniert"})
 _LINE = ("product_id", "sku", "brand", "category")
 _AVAILABILITY = {
@@ -295,7 +294,7 @@ def _cancellation(cell: str, options: Options) -> tuple[bool, int | None]:
             at = options.dates.read(cell)
         except ValueUnreadable:
             raise ValueUnreadable(f"cancelled: {no_word}") from None
-        if at > options.now + _DAY_MS:  # a day for clocks and zones; 9999-12-31 often stands for never
+        if at > options.now + AHEAD_MS:  # 9999-12-31 often stands for never
             told = f"cancelled: {cell[:40]!r} lies in the future: if it means no, name it with --no-word"
             raise ValueUnreadable(told) from None
         return True, _to_its_end(at, options.dates.zone)

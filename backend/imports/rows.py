@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 from backend.catalog.model import MAX_HUNDREDTHS, Currency, Label, Product, ProductId
 from sdk_bridge.wire.identifiers import usable
 
+AHEAD_MS = 24 * 3_600_000  # a date later than that is misread, not told by a clock that runs ahead
 MAX_ROWS = 500  # of one request: some 200 ms of the fold, and live events wait no longer than that
 MAX_LINES = 200  # of one order
 MAX_TRAITS = 100

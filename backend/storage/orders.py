@@ -44,7 +44,7 @@ class Told:
 def keep_orders(session: Session, told: Iterable[Told]) -> None:
     """Keeps what events say of orders, and each order as it stands then; in the fold's transaction.
 
-    All of them at once: one by one, each took three times as long.
+    All of them at once: a statement for each row of each order took the fold most of its time.
     """
     read = [
         (one.profile_id, *found)
@@ -61,7 +61,10 @@ def keep_orders(session: Session, told: Iterable[Told]) -> None:
             of_order[statement.event_hash] = statement
             new.append((profile_id, statement, lines))
     many = session.many
-    many("keep_order_statement", Rows(_STATEMENT, [_statement_row(one, told) for one, told, _ in new]))
+    many(
+        "keep_order_statement",
+        Rows(_STATEMENT, [_statement_row(one, statement) for one, statement, _ in new]),
+    )
     rows = [
         (profile_id, statement.order_id, statement.event_hash, number, *astuple(line))
         for profile_id, statement, lines in new

@@ -7,14 +7,7 @@
 with people as materialized (
   select value ->> 0 as person_id, value ->> 1 as profiles from json_each(cast(:trees as text)))
 select b.person_id, b.last_at, b.orders, b.revenue from (
-  select t.person_id, max(case when o.status = 'completed' then o.completed_at end) as last_at,
-    sum(case when o.status = 'completed' then 1 else 0 end) as orders,
-    cast(sum(case when o.status = 'completed' then coalesce(o.total, 0) - o.refunded else 0 end) as bigint) as revenue,
-    count(*) as reports, count(distinct o.order_id) as different,
-    max(case when exists (
-      select 1 from order_statements s
-      where s.profile_id = p.profile_id and (s.occurred_at < p.attach_from or s.occurred_at > p.attach_until))
-      then 1 else 0 end) as outside
+  {bought_by_people}
   from people t cross join json_each(t.profiles) one
   cross join lateral (select * from profiles own where own.profile_id = one.value offset 0) p
   cross join lateral (select * from orders bought where bought.profile_id = one.value offset 0) o

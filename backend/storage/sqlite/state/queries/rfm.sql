@@ -49,14 +49,7 @@ where p.merged_into is not null and exists (select 1 from orders o where o.profi
 with people as materialized (
   select value ->> 0 as person_id, value ->> 1 as profiles from json_each(cast(:trees as text)))
 select b.person_id, b.last_at, b.orders, b.revenue from (
-  select t.person_id, max(case when o.status = 'completed' then o.completed_at end) as last_at,
-    sum(case when o.status = 'completed' then 1 else 0 end) as orders,
-    cast(sum(case when o.status = 'completed' then coalesce(o.total, 0) - o.refunded else 0 end) as integer) as revenue,
-    count(*) as reports, count(distinct o.order_id) as different,
-    max(case when exists (
-      select 1 from order_statements s
-      where s.profile_id = p.profile_id and (s.occurred_at < p.attach_from or s.occurred_at > p.attach_until))
-      then 1 else 0 end) as outside
+  {bought_by_people}
   from people t cross join json_each(t.profiles) one cross join profiles p cross join orders o
   where p.profile_id = one.value and o.profile_id = one.value
   group by t.person_id) b
