@@ -1,9 +1,9 @@
 """Keeps every identifier where its claims put it, and all that hang on it after it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from backend.profiles.model import (
@@ -43,8 +43,7 @@ def person_of(store: ProfileStore, profile_id: str) -> str:
     raise RuntimeError(f"profile {profile_id} is merged in a ring")
 
 
-@dataclass(slots=True)
-class Placing:
+class Placing(Struct, gc=False):  # made for each event: a Struct's making is C
     """One change of what is claimed, by an event or an operator, and what follows from it.
 
     `at` is when we heard of it, unix milliseconds; `moved`, `merged` and `placed` are as in Applied.
@@ -61,22 +60,19 @@ class Placing:
 
     # What is said -----------------------------------------------------------------------------------------
 
-    def claim(self, identifier: Identifier, claimant_id: str, via: str, stamp: Stamp) -> None:
+    def claim(self, identifier: Identifier, claimant: Profile, via: str, stamp: Stamp) -> None:
         """An identifier goes with a profile. What a crowd says of others counts no more."""
         claims = self.store.claims(identifier)
         theirs = False
         for known in claims:
-            if known.profile_id == claimant_id:
+            if known.profile_id == claimant.profile_id:
                 theirs = True
                 if known.via == via:
                     self._claim_again(identifier, known, claims, stamp)
                     return
-        claimant = self.store.profile(claimant_id)
-        if claimant is None or claimant.crowd:
+        if claimant.crowd or (not theirs and via != OPERATOR and len(claims) >= MAX_CLAIMANTS):
             return
-        if not theirs and via != OPERATOR and len(claims) >= MAX_CLAIMANTS:
-            return
-        self.store.add_claim(identifier, claimant_id, via, stamp)
+        self.store.add_claim(identifier, claimant.profile_id, via, stamp)
         if not theirs and self._is_crowd(claimant, identifier[0]):
             self._disperse(claimant)
             self.settle(identifier)

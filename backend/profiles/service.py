@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from backend.profiles.model import (
+    NOBODY,
     OPERATOR,
     TRUST,
     Addressing,
@@ -21,6 +23,7 @@ from backend.profiles.model import (
     Identifier,
     IdType,
     Naming,
+    Profile,
     Receipt,
     Redemption,
     Stamp,
@@ -69,7 +72,7 @@ class ProfileService:
     ) -> Applied:
         """Applies an event, in whatever order events come; `new_id` makes profile ids."""
         placing = Placing(store, self._limits, event.received_at, event_id, new_id)
-        return _Application(placing, event, Stamp(event.occurred_at, event_hash)).run()
+        return _Application(placing, store, event, Stamp(event.occurred_at, event_hash)).run()
 
     def apply_all(
         self, store: ProfileStore, batch: Sequence[Numbered], new_id: Callable[[], str]
@@ -94,7 +97,7 @@ class ProfileService:
         if TRUST[child.id_type] < TRUST[root.id_type]:
             child, root = root, child
         placing = Placing(store, self._limits, at, None, new_id)
-        placing.claim(child.identifier, root.profile_id, OPERATOR, Stamp(at, 0))
+        placing.claim(child.identifier, root, OPERATOR, Stamp(at, 0))
         return child.profile_id
 
     def undo_merge(self, store: ProfileStore, profile_id: str, at: int, new_id: Callable[[], str]) -> bool:
@@ -152,17 +155,14 @@ def _settle_beacon(store: ProfileStore, beacon_key: str, at: int, event_id: int 
     return wanted is not None or known is not None
 
 
-class _Application:
+class _Application(Struct, gc=False):  # made for each event: a Struct's making is C
     """One event on its way through the rules."""
 
-    __slots__ = ("_beacons_changed", "_event", "_placing", "_stamp", "_store")
-
-    def __init__(self, placing: Placing, event: AppEvent, stamp: Stamp) -> None:
-        self._placing = placing
-        self._store = placing.store
-        self._event = event
-        self._stamp = stamp
-        self._beacons_changed = False
+    _placing: Placing
+    _store: ProfileStore
+    _event: AppEvent
+    _stamp: Stamp
+    _beacons_changed: bool = False
 
     def run(self) -> Applied:
         event = self._event
@@ -229,20 +229,20 @@ class _Application:
             if profile is not None and event.occurred_at <= profile.created_at:
                 self._placing.began(profile, event.occurred_at, event.kind)
             return profile_id
-        profile_id = self._placing.begin(identifier, event.occurred_at, event.kind).profile_id
+        begun = self._placing.begin(identifier, event.occurred_at, event.kind)
         if identifier[0] == "user_id":
-            self._user_appeared(identifier[1], profile_id)
+            self._user_appeared(identifier[1], begun)
         elif store.claims(identifier):
             self._placing.settle(identifier)
-        return profile_id
+        return begun.profile_id
 
-    def _user_appeared(self, user_id: str, profile_id: str) -> None:
+    def _user_appeared(self, user_id: str, begun: Profile) -> None:
         """What was said of this user id before anybody knew that it is one."""
         for claim in self._store.claims(("anonymous_id", user_id)):
             if claim.via == "alias":
-                self._review(("user_id", user_id), (claim.profile_id, profile_id), "alias")
+                self._review(("user_id", user_id), (claim.profile_id, begun.profile_id), "alias")
         if self._store.profile_of(("claimed_user_id", user_id)) is not None:
-            self._placing.claim(("claimed_user_id", user_id), profile_id, "named", SINCE_EVER)
+            self._placing.claim(("claimed_user_id", user_id), begun, "named", SINCE_EVER)
 
     # What is proven of somebody ---------------------------------------------------------------------------
 
@@ -275,7 +275,7 @@ class _Application:
             return
         claimant = self._store.profile(claimant_id)
         if claimant is not None and TRUST[claimant.id_type] < TRUST[id_type]:
-            self._placing.claim((id_type, identifier), claimant_id, via, self._stamp)
+            self._placing.claim((id_type, identifier), claimant, via, self._stamp)
 
     def _alias(self, proven: str) -> None:
         """`previousId` is an anonymous id; if it is a user, too, an operator decides: both are identified."""
@@ -399,7 +399,7 @@ class _Application:
         if user_id is None or not refused:
             return
         claimed = self._profile(("claimed_user_id", user_id))
-        user = self._store.profile_of(("user_id", user_id))
+        user = self._store.profile(self._store.profile_of(("user_id", user_id)) or NOBODY)
         if user is not None:
             self._placing.claim(("claimed_user_id", user_id), user, "named", SINCE_EVER)
         for purpose in refused:
