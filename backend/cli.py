@@ -16,7 +16,7 @@ from backend.fleet.keys import AuthorityUnusable
 from backend.log import set_up_logging
 from backend.proximity.eid_keys import EidKeysUnusable
 from backend.secret_file import SecretUnusable
-from backend.storage import registry
+from backend.storage import registry, sqlite_memory
 from backend.storage.opening import write_once
 from backend.storage.session import Session, StorageError
 from sdk_bridge.settings import SettingsError
@@ -69,6 +69,7 @@ def serve(
     if only not in (None, "bridge"):
         _fail(f"--only: {only} is unknown; it may be bridge")
     settings = _settings(config, read_config)
+    sqlite_memory.count_no_more()
     from backend import app  # noqa: PLC0415 - over a second of imports that a mistake in a file can spare
     from backend.push.fcm import PushSetupError  # noqa: PLC0415 - as above
 

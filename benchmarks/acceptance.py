@@ -8,6 +8,7 @@ from aiohttp import web
 
 from backend import garbage
 from backend.clock import unix_ms
+from backend.storage import sqlite_memory
 from backend.storage.database import SqliteFile
 from backend.storage.journal import Journal
 from sdk_bridge.server.app import Bridge
@@ -38,4 +39,5 @@ async def main(folder: Path, port: int) -> None:
 
 
 if __name__ == "__main__":
+    sqlite_memory.count_no_more()  # as the backend does
     uvloop.run(main(Path(sys.argv[1]), int(sys.argv[2])))
