@@ -14,7 +14,7 @@ from backend.folding.live import PHONE_TRACK, LiveState
 from backend.ids import uuid7
 from backend.occurrences import Occurrence
 from backend.profiles.arrivals import Arrival, Known, arrivals
-from backend.profiles.model import Applied
+from backend.profiles.model import OBSERVED, Applied
 from backend.profiles.orders import ORDER_EVENTS
 from backend.profiles.placing import person_of
 from backend.profiles.service import Numbered, ProfileService, whose
@@ -43,8 +43,6 @@ EVENT = (
     "received_at", "body", "properties",
 )  # fmt: skip
 _packed, _json = msgspec.msgpack.Encoder().encode, msgspec.json.Encoder().encode
-_OBSERVED = frozenset({"beacon_sighting", "fence_transition", "location"})
-"""Kinds that say where a person is: kept only of those who agreed to be seen."""
 
 
 class PeoplePart:
@@ -117,7 +115,7 @@ class PeoplePart:
         for one, did in kept:
             if did.placed or did.moved or did.beacons_changed:
                 yield from self._moved(one.event, did, carried)
-            if one.event.receipt is not None or one.event.consent or one.event.kind in _OBSERVED:
+            if one.event.receipt is not None or one.event.consent or one.event.kind in OBSERVED:
                 yield from self._said_besides(one.event, did)
             if did.profile_id is not None:
                 yield self._event(one, did.profile_id)
@@ -142,7 +140,7 @@ class PeoplePart:
         applied = self._service.apply_all(self._rows, stretch, self._new_profile)
         self._rows.flush()
         told = [(one, did) for one, did in zip(stretch, applied, strict=True) if not did.refused]
-        seen = {one.event_id: self._seen(did) for one, did in told if one.event.kind in _OBSERVED}
+        seen = {one.event_id: self._seen(did) for one, did in told if one.event.kind in OBSERVED}
         if not seen:
             return told
         people = {person for person in seen.values() if person is not None}
@@ -171,7 +169,7 @@ class PeoplePart:
         """What an event says of a push, or of where somebody is."""
         if event.receipt is not None and event.push_id is not None:
             pushes.record_receipt(self._session, event.push_id, event.receipt, event.occurred_at)
-        if did.profile_id is not None and (event.consent or event.kind in _OBSERVED):
+        if did.profile_id is not None and (event.consent or event.kind in OBSERVED):
             yield from self._seen_by_phone(whose(self._rows, did.profile_id, event.occurred_at), event)
 
     def _event(self, one: Numbered, profile_id: str) -> Occurrence:
@@ -207,7 +205,7 @@ class PeoplePart:
         if event.consent.get(profiles.PROXIMITY) is False:
             yield from self._forget_phones(person_id, event.received_at)
             return
-        if event.kind not in _OBSERVED or event.device_id is None:
+        if event.kind not in OBSERVED or event.device_id is None:
             return
         if not self._agrees(person_id):
             return  # they became a person who does not, in this very transaction
@@ -287,7 +285,7 @@ class PeoplePart:
 
 def _identities(session: Session, live: LiveState) -> ProfileRows:
     if live.identities is None:
-        live.identities = ProfileRows(session)
+        live.identities = ProfileRows(session, events_follow=True)
     else:
         live.identities.begin(session)
     return live.identities
@@ -303,7 +301,7 @@ def _stretches(batch: Sequence[Numbered]) -> Iterator[Sequence[Numbered]]:
         if observed and event.consent:
             yield batch[begun:index]
             begun, observed = index, False
-        observed = observed or event.kind in _OBSERVED
+        observed = observed or event.kind in OBSERVED
     if batch:
         yield batch[begun:]
 

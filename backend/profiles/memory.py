@@ -124,7 +124,10 @@ class MemoryProfiles:
     def claims(self, identifier: Identifier) -> Sequence[Claim]:
         return list(self.claims_on.get(identifier, {}).values())
 
-    def add_claim(self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp) -> bool:
+    def add_claim(
+        self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp, *, kept: bool = False
+    ) -> bool:
+        del kept  # all of it is here
         claims = self.claims_on.setdefault(identifier, {})
         known = claims.get((profile_id, via))
         if known is None:

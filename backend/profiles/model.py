@@ -35,8 +35,13 @@ IDENTIFIED: Final = frozenset[IdType]({"user_id", "email", "loyalty_id", "phone"
 BROWSERS: Final = frozenset[IdType]({"device_id", "anonymous_id"})
 """These can pass from hand to hand, so what happened with them counts for a while only."""
 
+OBSERVED: Final = frozenset({"beacon_sighting", "fence_transition", "location"})
+"""Kinds of events that say where a person is: kept only of those who agreed to be seen, and not for long."""
+
 NOBODY: Final = ""
 """The claimant of a logout: from then on the identifier goes with nobody."""
+SEEN: Final = "seen"
+"""Via whatever a proven event names beside the person."""
 OPERATOR: Final = " operator"
 """Via whom an operator claims. No device id begins with a blank: the bridge strips them."""
 EVER: Final = 2**53 - 1

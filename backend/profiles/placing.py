@@ -46,7 +46,8 @@ def person_of(store: ProfileStore, profile_id: str) -> str:
 class Placing(Struct, gc=False):  # made for each event: a Struct's making is C
     """One change of what is claimed, by an event or an operator, and what follows from it.
 
-    `at` is when we heard of it, unix milliseconds; `moved`, `merged` and `placed` are as in Applied.
+    `at` is when we heard of it, unix milliseconds; `kept` is as in ProfileStore.add_claim; `moved`, `merged`
+    and `placed` are as in Applied.
     """
 
     store: ProfileStore
@@ -54,6 +55,7 @@ class Placing(Struct, gc=False):  # made for each event: a Struct's making is C
     at: int
     event_id: int | None
     new_id: Callable[[], str]
+    kept: bool = False
     merged: tuple[str, ...] = ()
     moved: frozenset[str] = frozenset()
     placed: frozenset[str] = frozenset()
@@ -85,7 +87,7 @@ class Placing(Struct, gc=False):  # made for each event: a Struct's making is C
         self, identifier: Identifier, known: Claim, claims: Sequence[Claim], stamp: Stamp
     ) -> None:
         """Only an earlier proof moves anything, or a later one where there was a logout."""
-        if not self.store.add_claim(identifier, known.profile_id, known.via, stamp):
+        if not self.store.add_claim(identifier, known.profile_id, known.via, stamp, kept=self.kept):
             return
         if stamp.occurred_at < known.first_at or any(claim.profile_id == NOBODY for claim in claims):
             self.settle(identifier)

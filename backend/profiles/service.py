@@ -13,7 +13,9 @@ from msgspec.structs import replace
 
 from backend.profiles.model import (
     NOBODY,
+    OBSERVED,
     OPERATOR,
+    SEEN,
     TRUST,
     Addressing,
     Applied,
@@ -71,7 +73,8 @@ class ProfileService:
         new_id: Callable[[], str],
     ) -> Applied:
         """Applies an event, in whatever order events come; `new_id` makes profile ids."""
-        placing = Placing(store, self._limits, event.received_at, event_id, new_id)
+        kept = event.kind not in OBSERVED
+        placing = Placing(store, self._limits, event.received_at, event_id, new_id, kept)
         return _Application(placing, store, event, Stamp(event.occurred_at, event_hash)).run()
 
     def apply_all(
@@ -260,10 +263,10 @@ class _Application(Struct, gc=False):  # made for each event: a Struct's making 
     def _claim_for(self, proven: str, others: Sequence[Identifier]) -> None:
         event = self._event
         for identifier in others:
-            self._claim(identifier[0], identifier[1], proven, "seen")
-        self._claim("anonymous_id", usable(event.anonymous_id), proven, "seen")
+            self._claim(identifier[0], identifier[1], proven, SEEN)
+        self._claim("anonymous_id", usable(event.anonymous_id), proven, SEEN)
         if event.device_id is not None:
-            self._claim("device_id", usable(event.device_id), proven, "seen")
+            self._claim("device_id", usable(event.device_id), proven, SEEN)
         if event.kind == "alias":
             self._alias(proven)
         if event.beacon_key is not None:

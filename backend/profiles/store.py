@@ -62,8 +62,13 @@ class ProfileStore(Protocol):
         """Every claim on the identifier."""
         ...
 
-    def add_claim(self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp) -> bool:
-        """Keeps a claim, or widens its times; whether anything changed by it."""
+    def add_claim(
+        self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp, *, kept: bool = False
+    ) -> bool:
+        """Keeps a claim, or widens its times; whether anything changed by it.
+
+        `kept`: the event that says so is kept as long as the claim, and may be asked for it again.
+        """
         ...
 
     def drop_claims(self, identifier: Identifier, via: str) -> None:

@@ -1,15 +1,19 @@
 """The database's side of the identity rules: reads what events name at once, writes what changed at once."""
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
 
 from backend.profiles.memory import Address, MemoryProfiles, merge_edge
 from backend.profiles.model import (
+    BROWSERS,
     LASTING_TRAITS,
     MAX_TRAITS,
     NOBODY,
+    SEEN,
     Claim,
     Device,
     Edge,
@@ -20,10 +24,20 @@ from backend.profiles.model import (
 )
 from backend.segments.memory import Memory
 from backend.storage import profiles
+from backend.storage.entries import HOUR_MS
 from backend.storage.session import Row, Rows, Session
 from sdk_bridge.wire.app_events import AppEvent, PushAddress
 
+
+class _Body(Struct):
+    """What browsers an event's body names."""
+
+    anonymous_id: str | None = None
+    device_id: str | None = None
+
+
 _device = msgspec.msgpack.Decoder(Device)
+_body = msgspec.msgpack.Decoder(_Body)
 _encode_device = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
@@ -38,6 +52,7 @@ CLAIM = ("id_type", "id", "profile_id", "via", "first_at", "last_at", "last_hash
 PUT_CLAIM = ("first_at", "last_at", "last_hash", "undone_at", "id_type", "id", "profile_id", "via")
 TRAIT = ("profile_id", "name", "value", "occurred_at", "event_hash")
 MAX_KEPT = 50_000  # identifiers remembered between transactions: some 50 MB
+MAX_RECALLED = 2_000  # events of one person in one hour; of more the last proof may be among those left out
 
 
 class ProfileRows(MemoryProfiles):
@@ -46,10 +61,16 @@ class ProfileRows(MemoryProfiles):
     What is asked for is read once and kept; what changes is kept until `flush`, which whoever reads the
     tables by other ways has to call before. One that lives longer than a transaction is told of the next
     with `begin`, and of its end with `end`: what it knows holds as long as nobody else wrote anything.
+
+    Nearly every event of somebody known claims the same browser again. While that is all that is claimed of
+    it, nobody asks when it was last, and of each hour only the first is written. Before another claim, or a
+    logout, comes beside it, the last is read from the person's events. `events_follow`: whoever applies
+    events keeps them, in the same transaction; else, and where others write at once, each claim is written.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, *, events_follow: bool = False) -> None:
         self._mark: Hashable | None = None
+        self._events_follow = events_follow
         self._know_nothing(session)
 
     def begin(self, session: Session) -> None:
@@ -68,6 +89,7 @@ class ProfileRows(MemoryProfiles):
     def _know_nothing(self, session: Session) -> None:
         super().__init__()
         self._session = session
+        self._alone = session.written() is not None
         self._read: set[Identifier] = set()
         self._passing: set[Identifier] = set()
         """Asked about once, as a user appeared; not worth being remembered where nothing is known."""
@@ -325,19 +347,62 @@ class ProfileRows(MemoryProfiles):
     def end_merge(self, profile: Profile, at: int) -> None:
         self._passed_edges.append((merge_edge(profile), at))
 
-    def add_claim(self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp) -> bool:
+    def add_claim(
+        self, identifier: Identifier, profile_id: str, via: str, stamp: Stamp, *, kept: bool = False
+    ) -> bool:
         if identifier not in self._read:
             self._read_identifiers([identifier])
         key = (identifier, profile_id, via)
-        is_new = (profile_id, via) not in self.claims_on.get(identifier, ())
+        theirs = self.claims_on.get(identifier, {})
+        known = theirs.get((profile_id, via))
+        if known is None and len(theirs) == 1:
+            self._recall(identifier, theirs)
         if not super().add_claim(identifier, profile_id, via, stamp):
             return False
-        if is_new and key not in self._gone_claims:
+        if known is None and key not in self._gone_claims:
             self._new_claims[key] = None
         elif key not in self._new_claims:
+            if kept and known is not None and self._may_wait(identifier, theirs, known, stamp):
+                return True
             undone = self.claims_on[identifier][profile_id, via].undone
             self._put(identifier, profile_id, via, stamp.occurred_at if undone else None)
         return True
+
+    def _may_wait(
+        self, identifier: Identifier, theirs: Mapping[tuple[str, str], Claim], known: Claim, stamp: Stamp
+    ) -> bool:
+        """Whether a claim that is said again need not be written: `_recall` would find it."""
+        return (
+            self._events_follow
+            and self._alone
+            and len(theirs) == 1
+            and known.via == SEEN
+            and identifier[0] in BROWSERS
+            and known.first_at <= stamp.occurred_at
+            and known.last.occurred_at // HOUR_MS == stamp.occurred_at // HOUR_MS
+        )
+
+    def _recall(self, identifier: Identifier, theirs: dict[tuple[str, str], Claim]) -> None:
+        """When an identifier's only claim was last said: as is known here, or by events of the same hour."""
+        (key,) = theirs
+        claim = theirs[key]
+        if not self._alone or claim.via != SEEN or identifier[0] not in BROWSERS:
+            return
+        last = self._last_named(identifier, claim)
+        theirs[key] = replace(claim, last=last)
+        if (identifier, *key) not in self._new_claims:
+            self._put(identifier, *key, last.occurred_at if claim.undone else None)
+
+    def _last_named(self, identifier: Identifier, claim: Claim) -> Stamp:
+        id_type, name = identifier
+        at = claim.last.occurred_at
+        asked = {"profile_id": claim.profile_id, "from_at": at, "before": (at // HOUR_MS + 1) * HOUR_MS}
+        for row in self._session.rows("events_of_profile_between", **asked, limit=MAX_RECALLED):
+            body = _body.decode(row["body"])
+            named = body.anonymous_id if id_type == "anonymous_id" else body.device_id
+            if named == name:  # logouts and links do not say `seen`, but leave a second claim themselves
+                return max(claim.last, Stamp(row["occurred_at"], row["event_hash"]))
+        return claim.last
 
     def _put(self, identifier: Identifier, profile_id: str, via: str, undone_at: int | None) -> None:
         key = (identifier, profile_id, via)

@@ -14,13 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.profiles.memory import MemoryProfiles
-from backend.profiles.model import IDENTIFIED, OPERATOR, TRUST, Identifier
+from backend.profiles.model import EVER, IDENTIFIED, OBSERVED, OPERATOR, TRUST, Identifier
 from backend.profiles.placing import person_of
 from backend.profiles.rules import standing
 from backend.profiles.service import ProfileService, whose
 from backend.profiles.store import ProfileStore
 from backend.storage import profiles
 from backend.storage.database import open_for_writing, transaction
+from backend.storage.entries import HOUR_MS
 from backend.storage.profile_rows import ProfileRows
 from sdk_bridge.wire.app_events import AppEvent, ExternalId, Link, PushAddress
 
@@ -307,8 +308,11 @@ class DatabaseWorld(World):
     """Each step in a store of its own, so that nothing is known but what was written."""
 
     def __init__(self, session: Any) -> None:
-        super().__init__(ProfileRows(session))
         self._session = session
+        super().__init__(self._opened())
+
+    def _opened(self) -> ProfileRows:
+        return ProfileRows(self._session)
 
     def hear(self, event: AppEvent) -> None:
         super().hear(event)
@@ -324,7 +328,7 @@ class DatabaseWorld(World):
 
     def _forget(self) -> None:
         self.store.flush()
-        self.store = ProfileRows(self._session)
+        self.store = self._opened()
 
     def rows(self) -> bytes:
         """Every person as the API shows them, and where each profile belongs."""
@@ -354,11 +358,15 @@ class RollBackError(Exception):
     """Ends a transaction without a trace."""
 
 
-def in_database(connection: sqlite3.Connection, play_in: Callable[[DatabaseWorld], None]) -> bytes:
+def in_database(
+    connection: sqlite3.Connection,
+    play_in: Callable[[DatabaseWorld], None],
+    kind: type[DatabaseWorld] = DatabaseWorld,
+) -> bytes:
     found: list[bytes] = []
 
     def work(session: Any) -> None:
-        world = DatabaseWorld(session)
+        world = kind(session)
         play_in(world)
         found.append(world.rows())
         raise RollBackError
@@ -379,3 +387,93 @@ def test_so_it_is_in_the_database(database: sqlite3.Connection, sequence: bytes)
         play(sequence, World(MemoryProfiles()), world)
 
     assert in_database(database, merging) == in_database(database, never)
+
+
+class WorldOfEvents(DatabaseWorld):
+    """Keeps its events, as the fold does, though not where people were; so it need not write each claim."""
+
+    def _opened(self) -> ProfileRows:
+        return ProfileRows(self._session, events_follow=True)
+
+    def hear(self, event: AppEvent) -> None:
+        known = len(self.events)
+        super().hear(event)
+        if len(self.events) > known and event.kind not in OBSERVED:
+            self._session.many("add_event", [event_row(*self.events[-1])])
+
+    def _forget(self) -> None:
+        self.store.flush()
+        if len(self.events) % 3:
+            self.store = self._opened()
+
+    def rows(self) -> bytes:
+        self.store = self._opened()
+        return super().rows()
+
+
+def event_row(profile_id: str, event: AppEvent) -> dict[str, Any]:
+    return {
+        "event_id": int(event.message_id),
+        "event_hash": int(event.message_id) * 7919,
+        "profile_id": profile_id,
+        "kind": event.kind,
+        "name": None,
+        "source": event.source,
+        "message_id": event.message_id,
+        "occurred_at": event.occurred_at,
+        "received_at": event.received_at,
+        "body": msgspec.msgpack.encode(event),
+        "properties": None,
+    }
+
+
+@settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(sequence=sequences, seen=st.integers(0, 5))
+def test_what_events_can_tell_again_need_not_be_written(
+    database: sqlite3.Connection, sequence: bytes, seen: int
+) -> None:
+    def playing(world: DatabaseWorld) -> None:
+        hear = world.hear
+
+        def in_disguise(event: AppEvent) -> None:
+            observed = event.kind == "track" and int(event.message_id) % 6 < seen
+            hear(msgspec.structs.replace(event, kind="location") if observed else event)
+
+        world.hear = in_disguise  # type: ignore[method-assign]
+        play(sequence, world)
+
+    assert in_database(database, playing, WorldOfEvents) == in_database(database, playing)
+
+
+def proof(number: int, at: int, kind: str = "identify") -> AppEvent:
+    user = {"user_id": "u1", "proven": True} if kind != "logout" else {}
+    times = {"occurred_at": at, "received_at": DAY}
+    return AppEvent(kind=kind, message_id=str(number), source="app", anonymous_id="a1", **times, **user)
+
+
+@pytest.mark.parametrize(
+    ("events", "written", "until"),
+    [
+        ([proof(1, 5), proof(2, 7)], (5, 5), EVER),
+        ([proof(1, 5), proof(2, 7), proof(3, 6, "logout")], (5, 7), EVER),
+        ([proof(1, 5), proof(2, 7), proof(3, 8, "logout")], (5, 7), 8),
+        ([proof(1, 5), proof(2, 7), proof(3, 8, "logout"), proof(4, 9)], (5, 9), EVER),
+        ([proof(1, 5), proof(2, 7, "location"), proof(3, 6, "logout")], (5, 7), EVER),
+        ([proof(1, 5), proof(2, HOUR_MS + 5)], (5, HOUR_MS + 5), EVER),
+        ([proof(1, 5), proof(2, 3)], (3, 5), EVER),
+        ([proof(2, 7), proof(1, 7), proof(3, 7, "logout")], (7, 7), 7),
+    ],
+    ids=["same hour", "late logout", "logout", "proof again", "seen there", "next hour", "earlier", "tie"],
+)
+def test_when_a_claim_was_last_said_is_known_where_it_counts(
+    database: sqlite3.Connection, events: list[AppEvent], written: tuple[int, int], until: int
+) -> None:
+    def telling(world: DatabaseWorld) -> None:
+        for one in events:
+            world.hear(one)
+        kept = "select first_at, last_at from identity_claims where id = 'a1' and via = 'seen'"
+        assert [tuple(row) for row in database.execute(kept)] == [written]
+        own = world.store.profile(world.store.profile_of(("anonymous_id", "a1")))
+        assert own.attach_until == until
+
+    in_database(database, telling, WorldOfEvents)

@@ -274,6 +274,12 @@ select e.event_id, e.kind, e.name, e.source, e.occurred_at, e.body, e.properties
 from tree join profiles p using (profile_id) join events e using (profile_id)
 where e.occurred_at between p.attach_from and p.attach_until and e.occurred_at < :before order by e.occurred_at desc, e.event_id desc limit :limit;
 
+-- name: events_of_profile_between
+-- What was told of one profile, not of those merged into it, the last first.
+select occurred_at, event_hash, body from events
+where profile_id = :profile_id and occurred_at >= :from_at and occurred_at < :before
+order by occurred_at desc, event_hash desc limit :limit;
+
 -- name: people_with_beacons
 -- Every beacon that is a person's, not the shop's, with the person.
 with recursive up (beacon, profile_id, parent) as (
