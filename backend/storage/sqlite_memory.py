@@ -13,7 +13,7 @@ _MEMSTATUS: Final = 9  # of sqlite3_config
 def count_no_more() -> None:
     """Call before anything opens a file; where something has, or the library is out of reach, all stays.
 
-    Logins take a twentieth less without it. SQLite advises it: "SQLite Configuration Option
+    The fold takes a twentieth less time without it. SQLite advises it: "SQLite Configuration Option
     Constants", SQLITE_CONFIG_MEMSTATUS; "Recommended Compile-time Options".
     """
     with suppress(OSError, AttributeError):  # built into the interpreter, with names that nobody sees
