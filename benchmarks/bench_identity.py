@@ -103,6 +103,7 @@ def identities(
         numbered = [Numbered(one, next(numbers), message_hash(one.source, one.message_id)) for one in part]
 
         def work(session: Session) -> None:
+            # As in the fold; the events are needed only where somebody logs out, which nobody does here.
             rows = kept[0] if kept else ProfileRows(session, events_follow=True)
             rows.begin(session)
             service.apply_all(rows, numbered, lambda: uuid7(now))

@@ -21,7 +21,7 @@ from backend.profiles.service import Numbered, ProfileService, whose
 from backend.segments.memory import Memory
 from backend.storage import profiles, pushes, segments
 from backend.storage.database import Session
-from backend.storage.entries import Entry, event_id
+from backend.storage.entries import HOUR_MS, Entry, event_id
 from backend.storage.journal import message_hashes
 from backend.storage.orders import Told, keep_orders
 from backend.storage.profile_rows import ProfileRows
@@ -37,7 +37,6 @@ class Observers:
     fences: FencePart
 
 
-HOUR_MS = 3_600_000
 EVENT = (
     "event_id", "event_hash", "profile_id", "kind", "name", "source", "message_id", "occurred_at",
     "received_at", "body", "properties",

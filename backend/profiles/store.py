@@ -67,7 +67,7 @@ class ProfileStore(Protocol):
     ) -> bool:
         """Keeps a claim, or widens its times; whether anything changed by it.
 
-        `kept`: the event that says so is kept as long as the claim, and may be asked for it again.
+        `kept`: the event that says so is kept for good, and may be asked for it again.
         """
         ...
 

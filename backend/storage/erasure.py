@@ -30,6 +30,7 @@ from backend.segments.model import SegmentInvalid, parse_definition
 from backend.storage import segments
 from backend.storage.orders import forget_order_event
 from backend.storage.personal import AT_ONCE, HISTORY, By, Personal
+from backend.storage.profile_rows import write_seen_by
 from backend.storage.session import Row, Session
 from sdk_bridge.wire.app_events import AppEvent
 
@@ -342,6 +343,8 @@ def forget_in_events(session: Session, receipt_id: str, person: Person, found: I
     rows = [row for row in asked if row is not None]
     for row in rows:
         event = _event_of(row)
+        if event is not None and row["profile_id"] is not None:
+            write_seen_by(session, row["profile_id"], event, row["event_hash"])
         if event is None or event.user_id in users:
             _forget_event(session, row, event)
         else:

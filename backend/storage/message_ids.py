@@ -21,7 +21,7 @@ Values: TypeAlias = dict[str, Any]
 RECENT_IDS: Final = (
     64_000  # three to a page where an hour has three million; twice as many take 30 ms to sort
 )
-RECENT_RUNS: Final = 2_000  # of few ids each: to sort 5,000 takes 40 ms, in which no sender is answered
+RECENT_RUNS: Final = 2_000  # of few ids each; to sort 5,000 takes 40 ms, in which no sender is answered
 PORTION: Final = 4_096  # ids moved at once: some milliseconds, in which no sender is answered
 _BYTES: Final = 8
 

@@ -1,6 +1,7 @@
 """The database's side of the identity rules: reads what events name at once, writes what changed at once."""
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import msgspec
@@ -30,8 +31,9 @@ from sdk_bridge.wire.app_events import AppEvent, PushAddress
 
 
 class _Body(Struct):
-    """What browsers an event's body names."""
+    """What an event's body tells of browsers."""
 
+    kind: str
     anonymous_id: str | None = None
     device_id: str | None = None
 
@@ -52,7 +54,7 @@ CLAIM = ("id_type", "id", "profile_id", "via", "first_at", "last_at", "last_hash
 PUT_CLAIM = ("first_at", "last_at", "last_hash", "undone_at", "id_type", "id", "profile_id", "via")
 TRAIT = ("profile_id", "name", "value", "occurred_at", "event_hash")
 MAX_KEPT = 50_000  # identifiers remembered between transactions: some 50 MB
-MAX_RECALLED = 2_000  # events of one person in one hour; of more the last proof may be among those left out
+MAX_RECALLED = 5_000  # events of one profile in one hour: a robot's; of more the last proof may be left out
 
 
 class ProfileRows(MemoryProfiles):
@@ -63,9 +65,10 @@ class ProfileRows(MemoryProfiles):
     with `begin`, and of its end with `end`: what it knows holds as long as nobody else wrote anything.
 
     Nearly every event of somebody known claims the same browser again. While that is all that is claimed of
-    it, nobody asks when it was last, and of each hour only the first is written. Before another claim, or a
-    logout, comes beside it, the last is read from the person's events. `events_follow`: whoever applies
-    events keeps them, in the same transaction; else, and where others write at once, each claim is written.
+    it, no rule asks when it was last, and what follows in the hour that the row has need not be written.
+    Before another claim, or a logout, comes beside it, the last is read from the profile's events, of which a
+    robot may have too many (MAX_RECALLED). `events_follow`: whoever applies events keeps them, in the same
+    transaction; else, and where others write at once, each claim is written.
     """
 
     def __init__(self, session: Session, *, events_follow: bool = False) -> None:
@@ -81,6 +84,7 @@ class ProfileRows(MemoryProfiles):
         self._mark = None
         self._read.difference_update([one for one in self._passing if one not in self.owners])
         self._passing.clear()
+        self._told.clear()
 
     def end(self) -> None:
         """Nothing more is written in this transaction, by anybody."""
@@ -90,6 +94,8 @@ class ProfileRows(MemoryProfiles):
         super().__init__()
         self._session = session
         self._alone = session.written() is not None
+        self._told: dict[tuple[str, int], dict[Identifier, Stamp]] = {}
+        """When browsers were last claimed for a profile in an hour, by the events before this transaction."""
         self._read: set[Identifier] = set()
         self._passing: set[Identifier] = set()
         """Asked about once, as a user appeared; not worth being remembered where nothing is known."""
@@ -394,15 +400,20 @@ class ProfileRows(MemoryProfiles):
             self._put(identifier, *key, last.occurred_at if claim.undone else None)
 
     def _last_named(self, identifier: Identifier, claim: Claim) -> Stamp:
-        id_type, name = identifier
-        at = claim.last.occurred_at
-        asked = {"profile_id": claim.profile_id, "from_at": at, "before": (at // HOUR_MS + 1) * HOUR_MS}
-        for row in self._session.rows("events_of_profile_between", **asked, limit=MAX_RECALLED):
-            body = _body.decode(row["body"])
-            named = body.anonymous_id if id_type == "anonymous_id" else body.device_id
-            if named == name:  # logouts and links do not say `seen`, but leave a second claim themselves
-                return max(claim.last, Stamp(row["occurred_at"], row["event_hash"]))
-        return claim.last
+        hour = claim.last.occurred_at // HOUR_MS
+        told = self._told.get((claim.profile_id, hour))
+        if told is None:
+            told = self._told[claim.profile_id, hour] = self._told_in(claim.profile_id, hour * HOUR_MS)
+        return max(claim.last, told.get(identifier, claim.last))
+
+    def _told_in(self, profile_id: str, from_at: int) -> dict[Identifier, Stamp]:
+        asked = {"profile_id": profile_id, "from_at": from_at, "before": from_at + HOUR_MS}
+        told: dict[Identifier, Stamp] = {}
+        for row in self._session.rows("kept_events_of_profile", **asked, limit=MAX_RECALLED):
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # nobody can read it any more
+                for identifier in _seen_by(_body.decode(row["body"])):
+                    told.setdefault(identifier, Stamp(row["occurred_at"], row["event_hash"]))
+        return told
 
     def _put(self, identifier: Identifier, profile_id: str, via: str, undone_at: int | None) -> None:
         key = (identifier, profile_id, via)
@@ -613,6 +624,23 @@ class ProfileRows(MemoryProfiles):
                 "other_profile_id": other,
                 "cause": review.cause,
             }
+
+
+def write_seen_by(session: Session, profile_id: str, event: AppEvent, event_hash: int) -> None:
+    """What a kept event claims for its profile, before the event goes or its names: ProfileRows may have
+    left it to the event."""
+    for id_type, name in _seen_by(event):
+        told = {"at": event.occurred_at, "hash": event_hash}
+        session.run("widen_seen_claim", id_type=id_type, id=name, profile_id=profile_id, **told)
+
+
+def _seen_by(event: _Body | AppEvent) -> Iterator[Identifier]:
+    """The browsers that an event claims for the profile it is kept under; links, logouts claim otherwise."""
+    if event.kind not in ("link", "logout"):
+        if event.anonymous_id is not None:
+            yield "anonymous_id", event.anonymous_id
+        if event.device_id is not None:
+            yield "device_id", event.device_id
 
 
 def redemption_of(row: Row) -> Redemption:

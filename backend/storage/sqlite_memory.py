@@ -18,6 +18,7 @@ def count_no_more() -> None:
     """
     with suppress(OSError, AttributeError):  # built into the interpreter, with names that nobody sees
         library = ctypes.CDLL(_sqlite3.__file__)
+        library.sqlite3_config.argtypes = [ctypes.c_int]  # what follows is variadic
         if _counts(library) and memory_used(library) == 0 and library.sqlite3_shutdown() == _OK:
             library.sqlite3_config(_MEMSTATUS, 0)
             library.sqlite3_initialize()

@@ -18,6 +18,7 @@ from backend.campaigns.model import parse_campaign
 from backend.erased_elsewhere import KNOWN_MS, ErasedElsewhere
 from backend.eraser import Eraser, FoldBehind, GuardedJournal, Places
 from backend.profiles.erasure import ErasureKeys, Tombstones, Traces
+from backend.profiles.model import EVER
 from backend.push.model import NewPush, PushContent
 from backend.segments.model import (
     AnyOf,
@@ -490,6 +491,30 @@ async def test_others_events_lose_the_name_and_nothing_else(office):
     assert await shop.column("select count(*) from traits") == [0]
     assert await office.decoded(*NAMES) == []
     assert office.raw(*NAMES) == {}
+
+
+@pytest.mark.parametrize(
+    "who", ["12345678", "bob-erased"], ids=["the browser's name has it", "it goes itself"]
+)
+async def test_whose_browser_an_event_told_stays_known_though_it_changes(office, who):
+    """It was the last of its hour, and a logout from before it comes late."""
+    shop = office.shop
+    browser, mail = "GA1.2.1234567890.1700000000", [ExternalId("email", "alice@example.at")]
+    alice = {"user_id": None, "proven": False, "anonymous_id": browser, "external_ids": mail}
+    claimed = {"user_id": "bob-erased"} if who == "bob-erased" else {}
+    await office.send(shop.event("identify", user_id=who), shop.event("track", name="Seen", **alice))
+    await shop.folded()
+    shop.clock.forward(1000)
+    left = shop.event("logout", anonymous_id=browser, user_id=None, proven=False)
+    shop.clock.forward(1000)
+    await office.send(shop.event("track", name="Seen", **alice | claimed))
+    await shop.folded()
+    shop.clock.forward(1000)
+    await office.erase(f"user_id:{who}")
+    await office.send(left)
+    await shop.folded()
+    until = "select attach_until from profiles where id_type = 'anonymous_id'"
+    assert await shop.column(until) == [EVER], "she was seen there after that logout"
 
 
 async def test_whoever_loses_what_they_did_leaves_the_segments_that_ask_for_it(office):

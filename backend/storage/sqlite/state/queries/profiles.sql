@@ -86,6 +86,12 @@ update identity_claims
 set first_at = :first_at, last_at = :last_at, last_hash = :last_hash, undone_at = :undone_at
 where id_type = :id_type and id = :id and profile_id = :profile_id and via = :via;
 
+-- name: widen_seen_claim!
+-- It was said later than the row has.
+update identity_claims set last_at = :at, last_hash = :hash
+where id_type = :id_type and id = :id and profile_id = :profile_id and via = 'seen'
+  and (last_at < :at or (last_at = :at and last_hash < :hash));
+
 -- name: drop_identity_claim!
 -- An alias of what turned out to be a user, or a decision taken back.
 delete from identity_claims
@@ -274,10 +280,11 @@ select e.event_id, e.kind, e.name, e.source, e.occurred_at, e.body, e.properties
 from tree join profiles p using (profile_id) join events e using (profile_id)
 where e.occurred_at between p.attach_from and p.attach_until and e.occurred_at < :before order by e.occurred_at desc, e.event_id desc limit :limit;
 
--- name: events_of_profile_between
--- What was told of one profile, not of those merged into it, the last first.
+-- name: kept_events_of_profile
+-- Events of one profile, not of those merged into it, that no retention forgets, the last first.
 select occurred_at, event_hash, body from events
 where profile_id = :profile_id and occurred_at >= :from_at and occurred_at < :before
+  and kind not in ('beacon_sighting', 'fence_transition', 'location')
 order by occurred_at desc, event_hash desc limit :limit;
 
 -- name: people_with_beacons
