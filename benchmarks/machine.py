@@ -10,6 +10,7 @@ def undisturbed(rounds: Sequence[Sequence[float]]) -> float:
 
     Each round gives the seconds of each part. What others do on the machine only ever adds to them, so the
     least of each part is nearest to what it takes (Python's documentation of timeit says so of repetitions).
+    A bound all the same: what falls into now this part and now that, such as copying the log, is left out.
     """
     return sum(min(part) for part in zip(*rounds, strict=True))
 

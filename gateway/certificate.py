@@ -47,6 +47,14 @@ class Life:
     not_after: int
 
 
+def certificate_of(pem: bytes) -> x509.Certificate:
+    """A certificate in PEM. Raises ValueError."""
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except x509.InvalidVersion as error:  # it is no ValueError
+        raise ValueError(str(error)) from error
+
+
 def untimely(life: Life, now: int, good: int, synchronised: bool) -> str | None:
     """Why a certificate is outside its dates; None where it is inside. All times are unix ms.
 

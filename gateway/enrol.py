@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from gateway.certificate import KnownTime, TimedContext, due_at
+from gateway.certificate import KnownTime, TimedContext, certificate_of, due_at
 from gateway.identity import Facts, Identity, IdentityUnusable, check_papers, load_identity, write_identity
 from sdk_bridge.files import replace_file
 from sdk_bridge.wire.enrolment import (
@@ -99,7 +99,7 @@ class Backend:
         open_context.verify_mode = ssl.CERT_NONE  # what comes is judged by its fingerprint alone
         pem = self._exchange(open_context, "GET", "/fleet/authority", None).decode("ascii", "replace")
         try:
-            certificate = x509.load_pem_x509_certificate(pem.encode())
+            certificate = certificate_of(pem.encode())
         except ValueError as error:
             raise BackendUnreachable(f"the backend cannot be verified: {usual}") from error
         if certificate.fingerprint(hashes.SHA256()) != self.authority:

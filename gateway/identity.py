@@ -25,6 +25,7 @@ from gateway.certificate import (
     GatewayTls,
     KnownTime,
     Life,
+    certificate_of,
     life_of,
 )
 from gateway.files import give_to_owner_of
@@ -75,8 +76,8 @@ def check_papers(
 ) -> None:
     """That what the backend answered is for us, and by the authority we trust. Raises IdentityUnusable."""
     try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem.encode())
-        authority = x509.load_pem_x509_certificate(authority_pem.encode())
+        certificate = certificate_of(certificate_pem.encode())
+        authority = certificate_of(authority_pem.encode())
     except ValueError as error:
         raise IdentityUnusable("the backend's answer holds no certificate") from error
     if authority.fingerprint(hashes.SHA256()).hex() != facts.authority:
@@ -123,7 +124,7 @@ def load_identity(data_dir: Path, address: GatewayAddress) -> Identity | None:
     folder = link.resolve()
     try:
         facts = msgspec.json.decode((folder / FACTS_FILE).read_bytes(), type=Facts)
-        certificate = x509.load_pem_x509_certificate((folder / CERTIFICATE_FILE).read_bytes())
+        certificate = certificate_of((folder / CERTIFICATE_FILE).read_bytes())
         closed = (folder / KEY_FILE).stat().st_mode & 0o077 == 0
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise IdentityUnusable(f"{link}: {error}; enrol anew") from error

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import NameOID
 
-from gateway.certificate import KnownTime, Life, life_of
+from gateway.certificate import KnownTime, Life, certificate_of, life_of
 from gateway.clock import Clock
 from gateway.config import Config
 from gateway.identity import IdentityUnusable, broker_of, load_identity
@@ -366,7 +365,7 @@ class CertificateFacts:
 
 def look_at_certificate(certificate: Path, key: Path) -> CertificateFacts:
     """Raises OSError, ValueError, TypeError: not readable, not a certificate, a key under a password."""
-    found = x509.load_pem_x509_certificate(certificate.read_bytes())
+    found = certificate_of(certificate.read_bytes())
     secret = serialization.load_pem_private_key(key.read_bytes(), password=None)
     names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return CertificateFacts(

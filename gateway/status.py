@@ -224,12 +224,11 @@ def _age(at_ms: int | None, now: int) -> int | None:
 
 def certificate_until(path: Path) -> int | None:
     """When a certificate's file runs out, unix ms; None where it holds none. It may be replaced meanwhile."""
-    from cryptography import x509  # noqa: PLC0415 - a gateway without TLS needs no cryptography
-
-    from gateway.certificate import life_of  # noqa: PLC0415
+    # A gateway without TLS needs no cryptography.
+    from gateway.certificate import certificate_of, life_of  # noqa: PLC0415
 
     try:
-        return life_of(x509.load_pem_x509_certificate(path.read_bytes())).not_after
+        return life_of(certificate_of(path.read_bytes())).not_after
     except (OSError, ValueError):
         return None
 

@@ -172,7 +172,7 @@ def read_request(csr: str) -> PublicKey:
     try:
         request = x509.load_pem_x509_csr(csr.encode("ascii", "replace"))
         key, proved = request.public_key(), request.is_signature_valid
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise RequestRefused("this is not a certificate request in PEM") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise RequestRefused("the request's key must be ECDSA on P-256")

@@ -56,7 +56,7 @@ def open_keys(folder: Path, now: int, serial: Callable[[], int] = x509.random_se
         if not folder.exists():
             _make(folder, new_authority(now, serial()), now)
         return _load(folder)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, x509.InvalidVersion) as error:
         raise AuthorityUnusable(f"{folder}: {error}") from error
 
 

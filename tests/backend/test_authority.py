@@ -141,6 +141,15 @@ def forged():
     return x509.load_der_x509_csr(swapped).public_bytes(serialization.Encoding.PEM).decode()
 
 
+def of_version_9(pem: str) -> str:
+    """A certificate, or a request for one, of a version that X.509 does not have."""
+    kind = pem.splitlines()[0].strip("-").removeprefix("BEGIN ")
+    der = ssl.PEM_cert_to_DER_cert(pem.replace(kind, "CERTIFICATE"))
+    at = der.index(b"\x02\x01")  # the first whole number of one byte
+    damaged = der[: at + 2] + b"\x08" + der[at + 3 :]
+    return ssl.DER_cert_to_PEM_cert(damaged).replace("CERTIFICATE", kind)
+
+
 @pytest.mark.parametrize(
     ("csr", "reason"),
     [
@@ -151,7 +160,9 @@ def forged():
         (lambda: request_by(ec.generate_private_key(ec.SECP384R1())), "P-256"),
         (lambda: request_by(ed25519.Ed25519PrivateKey.generate()), "P-256"),
         (forged, "own key"),
+        (lambda: of_version_9(REQUEST.decode()), "PEM"),
     ],
+    ids=["empty", "text", "not DER", "RSA", "P-384", "Ed25519", "another's key", "version 9"],
 )
 def test_requests_that_prove_nothing_are_refused(csr, reason):
     with pytest.raises(RequestRefused, match=reason):
@@ -380,6 +391,10 @@ def test_of_two_processes_that_make_it_at_once_one_wins_and_both_use_it(tmp_path
         (lambda folder: (folder / "configuration.key").chmod(0o604), "chmod 600"),
         (lambda folder: (folder / "authority.key").unlink(), "authority.key"),
         (lambda folder: (folder / "authority.pem").write_text("nothing"), "authority"),
+        (
+            lambda folder: (folder / "authority.pem").write_text(of_version_9(new_authority(NOW, 3).pem)),
+            "version",
+        ),
         (lambda folder: (folder / "authority.key").write_text("nothing"), "authority"),
         (lambda folder: (folder / "authority.pem").write_text(new_authority(NOW, 3).pem), "does not belong"),
         (lambda folder: (folder / "configuration.key").replace(folder / "authority.key"), "configuration"),

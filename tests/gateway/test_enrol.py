@@ -314,6 +314,12 @@ def forged(office, **wrong):
 OTHER = new_authority(now_ms(), 5)
 
 
+def of_version_9(pem: str) -> str:
+    """A certificate with damaged bits: X.509 has three versions."""
+    der = ssl.PEM_cert_to_DER_cert(pem).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x08", 1)
+    return ssl.DER_cert_to_PEM_cert(der)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
@@ -325,6 +331,7 @@ OTHER = new_authority(now_ms(), 5)
         ({"papers": {"config_key": "00" * 32}}, "another key for configurations"),
         ({"papers": {"certificate": "nothing"}}, "holds no certificate"),
         ({"papers": {"authority": "nothing"}}, "holds no certificate"),
+        ({"papers": {"authority": of_version_9(OTHER.pem)}}, "holds no certificate"),
         ({"papers": {"broker_port": 0}}, "cannot be read"),
         ({"papers": {"broker_host": "two words"}}, "cannot be read"),
     ],
@@ -450,6 +457,7 @@ async def test_the_old_papers_hold_until_the_new_ones_are_whole(
     [
         (lambda papers: (papers / "key.pem").chmod(0o644), "open to other users"),
         (lambda papers: (papers / "certificate.pem").write_text("x"), "enrol anew"),
+        (lambda papers: (papers / "certificate.pem").write_text(of_version_9(OTHER.pem)), "enrol anew"),
         (lambda papers: (papers / "identity.json").write_text("{}"), "enrol anew"),
         (lambda papers: (papers / "key.pem").unlink(), "enrol anew"),
     ],
