@@ -28,9 +28,9 @@ from backend.profiles.spelling import as_kept
 from backend.push.model import PushContent, encode_content
 from backend.segments.model import SegmentInvalid, parse_definition
 from backend.storage import segments
+from backend.storage.browsers_seen import write_seen_by
 from backend.storage.orders import forget_order_event
 from backend.storage.personal import AT_ONCE, HISTORY, By, Personal
-from backend.storage.profile_rows import write_seen_by
 from backend.storage.session import Row, Session
 from sdk_bridge.wire.app_events import AppEvent
 

@@ -1,11 +1,9 @@
 """The database's side of the identity rules: reads what events name at once, writes what changed at once."""
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, cast
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from backend.profiles.memory import Address, MemoryProfiles, merge_edge
@@ -24,22 +22,12 @@ from backend.profiles.model import (
     Stamp,
 )
 from backend.segments.memory import Memory
-from backend.storage import profiles
+from backend.storage import browsers_seen, profiles
 from backend.storage.entries import HOUR_MS
 from backend.storage.session import Row, Rows, Session
 from sdk_bridge.wire.app_events import AppEvent, PushAddress
 
-
-class _Body(Struct):
-    """What an event's body tells of browsers."""
-
-    kind: str
-    anonymous_id: str | None = None
-    device_id: str | None = None
-
-
 _device = msgspec.msgpack.Decoder(Device)
-_body = msgspec.msgpack.Decoder(_Body)
 _encode_device = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
@@ -54,7 +42,6 @@ CLAIM = ("id_type", "id", "profile_id", "via", "first_at", "last_at", "last_hash
 PUT_CLAIM = ("first_at", "last_at", "last_hash", "undone_at", "id_type", "id", "profile_id", "via")
 TRAIT = ("profile_id", "name", "value", "occurred_at", "event_hash")
 MAX_KEPT = 50_000  # identifiers remembered between transactions: some 50 MB
-MAX_RECALLED = 5_000  # events of one profile in one hour: a robot's; of more the last proof may be left out
 
 
 class ProfileRows(MemoryProfiles):
@@ -66,9 +53,9 @@ class ProfileRows(MemoryProfiles):
 
     Nearly every event of somebody known claims the same browser again. While that is all that is claimed of
     it, no rule asks when it was last, and what follows in the hour that the row has need not be written.
-    Before another claim, or a logout, comes beside it, the last is read from the profile's events, of which a
-    robot may have too many (MAX_RECALLED). `events_follow`: whoever applies events keeps them, in the same
-    transaction; else, and where others write at once, each claim is written.
+    Before another claim, or a logout, comes beside it, the last is read from the profile's events
+    (browsers_seen.py), of which a robot may have too many. `events_follow`: whoever applies events keeps
+    them, in the same transaction; else, and where others write at once, each claim is written.
     """
 
     def __init__(self, session: Session, *, events_follow: bool = False) -> None:
@@ -403,17 +390,9 @@ class ProfileRows(MemoryProfiles):
         hour = claim.last.occurred_at // HOUR_MS
         told = self._told.get((claim.profile_id, hour))
         if told is None:
-            told = self._told[claim.profile_id, hour] = self._told_in(claim.profile_id, hour * HOUR_MS)
+            told = browsers_seen.told_in(self._session, claim.profile_id, hour * HOUR_MS)
+            self._told[claim.profile_id, hour] = told
         return max(claim.last, told.get(identifier, claim.last))
-
-    def _told_in(self, profile_id: str, from_at: int) -> dict[Identifier, Stamp]:
-        asked = {"profile_id": profile_id, "from_at": from_at, "before": from_at + HOUR_MS}
-        told: dict[Identifier, Stamp] = {}
-        for row in self._session.rows("kept_events_of_profile", **asked, limit=MAX_RECALLED):
-            with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # nobody can read it any more
-                for identifier in _seen_by(_body.decode(row["body"])):
-                    told.setdefault(identifier, Stamp(row["occurred_at"], row["event_hash"]))
-        return told
 
     def _put(self, identifier: Identifier, profile_id: str, via: str, undone_at: int | None) -> None:
         key = (identifier, profile_id, via)
@@ -624,23 +603,6 @@ class ProfileRows(MemoryProfiles):
                 "other_profile_id": other,
                 "cause": review.cause,
             }
-
-
-def write_seen_by(session: Session, profile_id: str, event: AppEvent, event_hash: int) -> None:
-    """What a kept event claims for its profile, before the event goes or its names: ProfileRows may have
-    left it to the event."""
-    for id_type, name in _seen_by(event):
-        told = {"at": event.occurred_at, "hash": event_hash}
-        session.run("widen_seen_claim", id_type=id_type, id=name, profile_id=profile_id, **told)
-
-
-def _seen_by(event: _Body | AppEvent) -> Iterator[Identifier]:
-    """The browsers that an event claims for the profile it is kept under; links, logouts claim otherwise."""
-    if event.kind not in ("link", "logout"):
-        if event.anonymous_id is not None:
-            yield "anonymous_id", event.anonymous_id
-        if event.device_id is not None:
-            yield "device_id", event.device_id
 
 
 def redemption_of(row: Row) -> Redemption:

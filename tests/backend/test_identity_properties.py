@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import re
 import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -19,10 +20,11 @@ from backend.profiles.placing import person_of
 from backend.profiles.rules import standing
 from backend.profiles.service import ProfileService, whose
 from backend.profiles.store import ProfileStore
-from backend.storage import profiles
+from backend.storage import browsers_seen, profiles
 from backend.storage.database import open_for_writing, transaction
 from backend.storage.entries import HOUR_MS
 from backend.storage.profile_rows import ProfileRows
+from backend.storage.queries import named_queries
 from sdk_bridge.wire.app_events import AppEvent, ExternalId, Link, PushAddress
 
 SEQUENCES = int(os.environ.get("FOOTFALL_SEQUENCES", "10000"))
@@ -477,3 +479,28 @@ def test_when_a_claim_was_last_said_is_known_where_it_counts(
         assert own.attach_until == until
 
     in_database(database, telling, WorldOfEvents)
+
+
+@pytest.mark.parametrize("harm", ["too many", "unreadable"])
+def test_what_nobody_can_tell_any_more_is_nobodys(
+    database: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, harm: str
+) -> None:
+    """Not the other way about: what follows a logout that somebody may have ended is not theirs."""
+    monkeypatch.setattr(browsers_seen, "MAX_RECALLED", 1 if harm == "too many" else 9)
+
+    def telling(world: DatabaseWorld) -> None:
+        phone = msgspec.structs.replace(proof(3, 8), anonymous_id=None, device_id="d1")
+        for one in (proof(1, 5), proof(2, 7), phone):
+            world.hear(one)
+        if harm == "unreadable":
+            database.execute("update events set body = x'c1' where event_id = 2")
+        world.store = world._opened()
+        world.hear(proof(4, 6, "logout"))
+        assert world.store.profile(world.store.profile_of(("anonymous_id", "a1"))).attach_until == 6
+
+    in_database(database, telling, WorldOfEvents)
+
+
+@pytest.mark.parametrize("query", ["forget_observations", "kept_events_of_profile"])
+def test_what_retention_forgets_is_not_relied_on(query: str) -> None:
+    assert set(re.findall(r"'(\w+)'", named_queries("state")[query])) == OBSERVED
